@@ -1,0 +1,1 @@
+"""Everything that touches a GPU. The only package that imports wgpu."""

@@ -1,0 +1,46 @@
+"""GPU memory: allocate, write, read back. Every error names the tensor and its size."""
+
+from typing import Any
+
+import numpy as np
+import wgpu
+
+from shaderfusion.errors import DeviceLimitError, ShapeError
+from shaderfusion.gpu.device import Device, gpu_errors
+from shaderfusion.tensor import DType, TensorSpec
+
+__all__ = ["NUMPY_DTYPES", "allocate", "download", "upload"]
+
+NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
+
+_USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
+
+
+def allocate(device: Device, size_bytes: int, name: str) -> Any:
+    """A storage buffer for the tensor `name`; DeviceLimitError or GpuMemoryError where it cannot be had."""
+    limit = min(device.limits["max-storage-buffer-binding-size"], device.limits["max-buffer-size"])
+    if size_bytes > limit:
+        raise DeviceLimitError(
+            f"{name}: {size_bytes / 1e6:.1f} MB is over what {device.info.name} can bind ({limit / 1e6:.1f} MB); "
+            "use a smaller size or batch, or another device or dtype"
+        )
+    with gpu_errors(f"allocating {size_bytes / 1e6:.1f} MB for {name}"):
+        return device.handle.create_buffer(label=name, size=size_bytes, usage=_USAGE)
+
+
+def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -> None:
+    """Writes an array of the tensor's shape, converted to its dtype."""
+    if tuple(array.shape) != tensor.shape:
+        raise ShapeError(f"{tensor.name}: got an array of shape {array.shape}, must be {tensor.shape}")
+    data = np.ascontiguousarray(array, NUMPY_DTYPES[tensor.dtype])
+    if data.nbytes % 4:  # WebGPU copies whole 4-byte words; allocations are rounded up to 16
+        data = np.append(data.reshape(-1), np.zeros(1, data.dtype))
+    with gpu_errors(f"writing {tensor.name}"):
+        device.handle.queue.write_buffer(buffer, 0, data)
+
+
+def download(device: Device, buffer: Any, tensor: TensorSpec) -> np.ndarray:
+    """Waits for the GPU and reads the tensor back, in its own shape and dtype."""
+    with gpu_errors(f"reading {tensor.name}"):
+        raw = device.handle.queue.read_buffer(buffer, 0, tensor.size_bytes)
+    return np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype])[: tensor.size].reshape(tensor.shape).copy()

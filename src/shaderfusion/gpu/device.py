@@ -1,0 +1,154 @@
+"""Which adapter, with which features, limits and dtype."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import wgpu
+
+from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShaderfusionError
+from shaderfusion.gpu.pipelines import PipelineCache
+from shaderfusion.tensor import DType
+
+if TYPE_CHECKING:
+    from wgpu import GPUAdapter
+
+__all__ = ["Device", "DeviceInfo", "gpu_errors", "list_devices", "open_device"]
+
+INSTALL_HINT = (
+    "no GPU adapter answers. Install your GPU's driver, or software Vulkan, which needs no GPU: "
+    "`sudo apt-get install mesa-vulkan-drivers` (Debian, Ubuntu), `sudo dnf install mesa-vulkan-drivers` (Fedora), "
+    "`sudo pacman -S vulkan-swrast` (Arch)"
+)
+
+_OPTIONAL_FEATURES = ("shader-f16", "subgroup", "timestamp-query")
+_LIMITS = (
+    "max-buffer-size",
+    "max-storage-buffer-binding-size",
+    "max-storage-buffers-per-shader-stage",
+    "max-compute-workgroup-storage-size",
+    "max-compute-invocations-per-workgroup",
+    "max-compute-workgroup-size-x",
+)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a person needs to tell adapters apart; `index` is what `--device` takes."""
+
+    index: int
+    name: str
+    driver: str
+    backend: str
+    kind: str
+    """DiscreteGPU, IntegratedGPU, CPU or Unknown, as the driver says."""
+    has_f16: bool
+    has_timestamps: bool
+    max_binding_bytes: int
+
+    @property
+    def default_dtype(self) -> DType:
+        """f16 where the GPU has it; f32 on CPU adapters, whose f16 is emulated and slow."""
+        return "f16" if self.has_f16 and self.kind != "CPU" else "f32"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the default dtype."""
+        return {**asdict(self), "default_dtype": self.default_dtype}
+
+
+class Device:
+    """An opened adapter: its handle, its limits and its pipeline cache.
+
+    `trusted` runs the kernels without the bounds and loop checks that the WebGPU implementation would add
+    (docs/architecture.md, "Trusted modules"); it is ignored where the implementation cannot do that.
+    """
+
+    def __init__(self, adapter: GPUAdapter, info: DeviceInfo, *, trusted: bool = True) -> None:
+        self.info = info
+        features: list[Any] = [feature for feature in _OPTIONAL_FEATURES if feature in adapter.features]
+        limits: dict[str, Any] = {name: adapter.limits[name] for name in _LIMITS if name in adapter.limits}
+        try:
+            with gpu_errors(f"opening {info.name}"):
+                self.handle = adapter.request_device_sync(required_features=features, required_limits=limits)
+        except RuntimeError as error:
+            raise DeviceError(f"device {info.index} ({info.name}) could not be opened: {error}") from error
+        self.limits: dict[str, Any] = dict(self.handle.limits)
+        self.pipelines = PipelineCache(self.handle, trusted=trusted)
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether dispatches can be timed on the GPU's own clock."""
+        return "timestamp-query" in self.handle.features
+
+    def __repr__(self) -> str:
+        return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"
+
+
+@contextmanager
+def gpu_errors(doing: str) -> Iterator[None]:
+    """Turns wgpu's exceptions into ours, with what was being done and to which tensor."""
+    try:
+        yield
+    except ShaderfusionError:
+        raise
+    except wgpu.GPUOutOfMemoryError as error:
+        raise GpuMemoryError(f"{doing}: the device is out of memory; use a smaller size or batch") from error
+    except wgpu.GPUError as error:
+        text = str(error)
+        if re.search(r"device.{0,20}lost|\blost\b", text, re.IGNORECASE):
+            raise DeviceLostError(f"{doing}: the driver dropped the device; open it again ({text})") from error
+        if re.search(r"out of memory|not enough memory", text, re.IGNORECASE):
+            raise GpuMemoryError(f"{doing}: the device is out of memory; use a smaller size or batch") from error
+        raise DeviceError(f"{doing}: {text}") from error
+
+
+@cache
+def _adapters() -> tuple[tuple[DeviceInfo, Any], ...]:
+    """All adapters that can run compute shaders, GPUs before CPUs, each physical device once.
+
+    OpenGL adapters are left out: they repeat a device that Vulkan, Metal or DX12 lists, without its features.
+    """
+    order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
+    found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
+    found.sort(key=lambda a: order.get(a.info["adapter_type"], 3))
+    return tuple((_describe(index, adapter), adapter) for index, adapter in enumerate(found))
+
+
+def _describe(index: int, adapter: GPUAdapter) -> DeviceInfo:
+    info = adapter.info
+    return DeviceInfo(
+        index=index,
+        name=info["device"],
+        driver=info["description"],
+        backend=info["backend_type"],
+        kind=info["adapter_type"],
+        has_f16="shader-f16" in adapter.features,
+        has_timestamps="timestamp-query" in adapter.features,
+        max_binding_bytes=adapter.limits["max-storage-buffer-binding-size"],
+    )
+
+
+def list_devices() -> list[DeviceInfo]:
+    """The adapters of this machine, in the order of their index; empty where there is none."""
+    return [info for info, _ in _adapters()]
+
+
+def open_device(selector: int | str | None = None, *, trusted: bool = True) -> Device:
+    """Opens the adapter with that index, or the first whose name contains that text; the first of all by default.
+
+    Raises DeviceError where there is no adapter and InputError where none matches.
+    """
+    adapters = _adapters()
+    if not adapters:
+        raise DeviceError(INSTALL_HINT)
+    text = "0" if selector is None else str(selector).strip()
+    for info, adapter in adapters:
+        if text == str(info.index) or (not text.isdigit() and text and text.lower() in info.name.lower()):
+            return Device(adapter, info, trusted=trusted)
+    known = "; ".join(f"{info.index}: {info.name}" for info, _ in adapters)
+    raise InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")

@@ -1,0 +1,64 @@
+"""Compute pipelines, each compiled once per device."""
+
+from typing import Any, NamedTuple
+
+import wgpu
+
+from shaderfusion.errors import ShaderError
+from shaderfusion.gpu.shader import compose, create_module
+from shaderfusion.kernels.call import KernelCall
+
+__all__ = ["Pipeline", "PipelineCache"]
+
+
+class Pipeline(NamedTuple):
+    """A compiled entry point and the layout that its bind groups follow."""
+
+    handle: Any
+    bind_group_layout: Any
+
+
+class PipelineCache:
+    """Pipelines by what makes them differ: the composed code, the entry point and the bindings' access."""
+
+    def __init__(self, device: Any, *, trusted: bool) -> None:
+        self._device = device
+        self._trusted = trusted
+        self._modules: dict[str, Any] = {}
+        self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
+
+    def __len__(self) -> int:
+        return len(self._pipelines)
+
+    def get(self, call: KernelCall) -> Pipeline:
+        """The pipeline of a call, compiled on first use; ShaderError if it does not compile."""
+        constants = tuple(sorted(call.constants.items()))
+        access = tuple(binding.access == "read" for binding in call.bindings)
+        key = (call.source, call.entry_point, call.dtype, constants, tuple(call.params), access)
+        if key not in self._pipelines:
+            self._pipelines[key] = self._compile(call, access)
+        return self._pipelines[key]
+
+    def _compile(self, call: KernelCall, access: tuple[bool, ...]) -> Pipeline:
+        source = compose(call)
+        module = self._modules.get(source.code)
+        if module is None:
+            module = create_module(self._device, source, call.source, trusted=self._trusted)
+            self._modules[source.code] = module
+        types = (["uniform"] if call.params else []) + ["read-only-storage" if only else "storage" for only in access]
+        first = 0 if call.params else 1
+        layout = self._device.create_bind_group_layout(
+            entries=[
+                {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+                for i, kind in enumerate(types)
+            ]
+        )
+        try:
+            handle = self._device.create_compute_pipeline(
+                label=call.name,
+                layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),
+                compute={"module": module, "entry_point": call.entry_point},
+            )
+        except wgpu.GPUError as error:
+            raise ShaderError(f"{call.source} ({call.entry_point}): {source.map_lines(str(error))}") from error
+        return Pipeline(handle, layout)

@@ -1,0 +1,143 @@
+"""WGSL files to shader modules: a prelude, imports, flags, and error lines mapped back to the file.
+
+A kernel file is plain WGSL plus four directives, each on a line of its own:
+
+    #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
+    #ifdef FLAG / #else / #endif keeps the lines of one side; may be nested
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import wgpu
+
+from shaderfusion.errors import ShaderError
+from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
+
+__all__ = ["ShaderSource", "can_trust", "compose", "create_module"]
+
+
+@dataclass(frozen=True)
+class ShaderSource:
+    """Composed WGSL, and for each of its lines the file and line it came from."""
+
+    code: str
+    origins: tuple[str, ...]
+
+    def map_lines(self, message: str) -> str:
+        """A compiler's message with each `wgsl:LINE:COLUMN` replaced by the file's own line."""
+
+        def replace(match: re.Match[str]) -> str:
+            line = int(match[1])
+            origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
+            return f"{origin}:{match[2]}"
+
+        return re.sub(r"\bwgsl:(\d+):(\d+)", replace, message)
+
+
+def compose(call: KernelCall) -> ShaderSource:
+    """The whole WGSL text of a call: prelude (`Elem`, constants, Params), then its file with imports expanded."""
+    flags = {name for name, value in call.constants.items() if value is True}
+    flags |= {f"{name}_{value.upper()}" for name, value in call.constants.items() if isinstance(value, str)}
+    lines = [(text, "prelude") for text in _prelude(call)]
+    lines += _expand(call.source, frozenset(flags), set())
+    code = "\n".join(text for text, _ in lines) + "\n"
+    return ShaderSource(code, tuple(origin for _, origin in lines))
+
+
+def _prelude(call: KernelCall) -> Iterator[str]:
+    if call.dtype == "f16":
+        yield "enable f16;"
+    yield f"alias Elem = {call.dtype};"
+    for name, value in call.constants.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"const {name} = {value!r};"
+    if call.params:
+        fields = (f"{name}: {'u32' if isinstance(value, int) else 'f32'}" for name, value in call.params.items())
+        yield f"struct Params {{ {', '.join(fields)} }}"
+        yield "@group(0) @binding(0) var<uniform> params: Params;"
+
+
+@cache
+def _read_lines(path: str) -> tuple[str, ...]:
+    file = KERNELS_FOLDER / path
+    if not file.is_file():
+        raise ShaderError(f"{path}: no such WGSL file under kernels/")
+    return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tuple[str, str]]:
+    """The lines of a file that its flags keep, each with `file:line`; imports in place, each file once."""
+    if path in imported:
+        return
+    imported.add(path)
+    keeping: list[bool] = []  # one entry per open #ifdef
+    for number, text in enumerate(_read_lines(path), start=1):
+        origin = f"{path}:{number}"
+        directive = re.fullmatch(r"\s*#(\w+)\s*([\w/]*)\s*", text)
+        if not directive:
+            if text.lstrip().startswith("#"):
+                raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
+            if all(keeping):
+                yield text, origin
+            continue
+        match directive[1], directive[2]:
+            case "import", fragment if fragment:
+                if all(keeping):
+                    yield from _expand(f"{fragment}.wgsl", flags, imported)
+            case "ifdef", flag if flag:
+                keeping.append(flag in flags)
+            case "else", "" if keeping:
+                keeping[-1] = not keeping[-1]
+            case "endif", "" if keeping:
+                keeping.pop()
+            case _:
+                raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
+    if keeping:
+        raise ShaderError(f"{path}: {len(keeping)} #ifdef without #endif")
+
+
+def create_module(device: Any, source: ShaderSource, label: str, *, trusted: bool) -> Any:
+    """Compiles a composed source; ShaderError carries the compiler's message with our files and lines."""
+    create = _create_trusted_module if trusted and can_trust() else _create_checked_module
+    try:
+        return create(device, source.code, label)
+    except wgpu.GPUError as error:
+        raise ShaderError(f"{label}: {source.map_lines(str(error))}") from error
+
+
+def _create_checked_module(device: Any, code: str, label: str) -> Any:
+    return device.create_shader_module(label=label, code=code)
+
+
+@cache
+def can_trust() -> bool:
+    """Whether this wgpu implementation can compile a module without bounds and loop checks."""
+    try:
+        from wgpu.backends.wgpu_native import lib
+    except ImportError:
+        return False
+    return hasattr(lib, "wgpuDeviceCreateShaderModuleTrusted")
+
+
+def _create_trusted_module(device: Any, code: str, label: str) -> Any:
+    """wgpu-native's extension call, which the wgpu package declares but does not wrap.
+
+    wgpu.h: WGPUShaderModule wgpuDeviceCreateShaderModuleTrusted(device, descriptor, runtime checks to keep).
+    """
+    from wgpu.backends.wgpu_native import _api as native
+
+    wgsl = native.new_struct_p("WGPUShaderSourceWGSL *", code=native.to_c_string_view(code))
+    wgsl[0].chain.next = native.ffi.NULL
+    wgsl[0].chain.sType = native.lib.WGPUSType_ShaderSourceWGSL
+    descriptor = native.new_struct_p(
+        "WGPUShaderModuleDescriptor *",
+        nextInChain=native.ffi.cast("WGPUChainedStruct *", wgsl),
+        label=native.to_c_string_view(label),
+    )
+    no_checks = native.lib.WGPUShaderRuntimeChecks_None
+    module = native.libf.wgpuDeviceCreateShaderModuleTrusted(device._internal, descriptor, no_checks)
+    return native.GPUShaderModule(label, module, device)

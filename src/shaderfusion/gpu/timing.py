@@ -1,0 +1,43 @@
+"""Time per label, on the GPU's own clock."""
+
+from typing import Any
+
+import numpy as np
+import wgpu
+
+from shaderfusion.errors import DeviceError
+from shaderfusion.gpu.device import Device, gpu_errors
+
+__all__ = ["Timestamps"]
+
+
+class Timestamps:
+    """Begin and end of up to `count` compute passes, in nanoseconds."""
+
+    def __init__(self, device: Device, count: int) -> None:
+        if not device.has_timestamps:
+            raise DeviceError(f"device {device.info.index} ({device.info.name}) has no timestamp queries")
+        self._device = device
+        self._count = count
+        usage = wgpu.BufferUsage.QUERY_RESOLVE | wgpu.BufferUsage.COPY_SRC
+        with gpu_errors("making timestamp queries"):
+            self._queries = device.handle.create_query_set(type="timestamp", count=2 * count)
+            self._buffer = device.handle.create_buffer(size=16 * count, usage=usage)
+
+    def writes(self, index: int) -> dict[str, Any]:
+        """The `timestamp_writes` of the pass with that index."""
+        return {
+            "query_set": self._queries,
+            "beginning_of_pass_write_index": 2 * index,
+            "end_of_pass_write_index": 2 * index + 1,
+        }
+
+    def resolve(self, encoder: Any) -> None:
+        """To be called after the last pass, before the encoder finishes."""
+        encoder.resolve_query_set(self._queries, 0, 2 * self._count, self._buffer, 0)
+
+    def read_ms(self) -> np.ndarray:
+        """Milliseconds of each pass, shape (count,). Waits for the GPU."""
+        raw = self._device.handle.queue.read_buffer(self._buffer)
+        ticks = np.frombuffer(raw, np.uint64).reshape(-1, 2)
+        return (ticks[:, 1] - ticks[:, 0]).astype(np.float64) / 1e6

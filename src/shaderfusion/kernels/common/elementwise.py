@@ -1,0 +1,38 @@
+"""out = f(x) for an activation f, or out = a + b."""
+
+from typing import Literal
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.tensor import TensorSpec
+
+__all__ = ["Activation", "activate", "add"]
+
+Activation = Literal["silu", "gelu", "quick_gelu"]
+
+_WORKGROUP_SIZE = 64
+
+
+def activate(x: TensorSpec, out: TensorSpec, *, activation: Activation) -> KernelCall:
+    """out = activation(x); both of one shape, any shape."""
+    return _call((x,), out, {"ACTIVATION": activation})
+
+
+def add(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> KernelCall:
+    """out = a + b; all of one shape, any shape."""
+    return _call((a, b), out, {"OP": "add"})
+
+
+def _call(inputs: tuple[TensorSpec, ...], out: TensorSpec, constants: dict[str, int | str]) -> KernelCall:
+    for tensor in inputs:
+        if tensor.shape != out.shape:
+            raise ShapeError(f"elementwise: {tensor} and {out} must have one shape")
+    return KernelCall(
+        source="common/elementwise.wgsl",
+        entry_point="elementwise",
+        dtype=out.dtype,
+        bindings=read(*inputs) + write(out),
+        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, **constants},
+        params={"size": out.size},
+        workgroups=spread_workgroups(ceil_div(out.size, _WORKGROUP_SIZE)),
+    )

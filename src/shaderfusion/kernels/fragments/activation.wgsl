@@ -1,0 +1,37 @@
+// The pointwise nonlinearities, in f32.
+
+fn silu(x: f32) -> f32 {
+    return x / (1.0 + exp(-x));
+}
+
+// x sigmoid(1.702 x): CLIP's approximation of GELU.
+fn quick_gelu(x: f32) -> f32 {
+    return x / (1.0 + exp(-1.702 * x));
+}
+
+// WGSL has no erf. Abramowitz and Stegun 7.1.26, |error| <= 1.5e-7 in exact arithmetic.
+fn erf(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.3275911 * abs(x));
+    let poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    return sign(x) * (1.0 - poly * exp(-x * x));
+}
+
+fn gelu(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
+}
+
+fn activation(x: f32) -> f32 {
+#ifdef ACTIVATION_SILU
+    return silu(x);
+#else
+#ifdef ACTIVATION_QUICK_GELU
+    return quick_gelu(x);
+#else
+#ifdef ACTIVATION_GELU
+    return gelu(x);
+#else
+    return x;
+#endif
+#endif
+#endif
+}

@@ -1,0 +1,46 @@
+"""Runs kernel calls on arrays, and compares with a float64 reference."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.program import Program
+from shaderfusion.kernels.call import KernelCall
+from shaderfusion.tensor import DType, TensorSpec
+
+NUMPY = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
+
+
+def tensor_in(name: str, array: np.ndarray, dtype: DType = "f32") -> TensorSpec:
+    """An input with the array's shape."""
+    return TensorSpec(name, tuple(array.shape), dtype, "input")
+
+
+def tensor_out(name: str, *shape: int, dtype: DType = "f32") -> TensorSpec:
+    """An output of that shape."""
+    return TensorSpec(name, shape, dtype, "output")
+
+
+def run_calls(
+    device: Device, calls: KernelCall | Sequence[KernelCall], inputs: dict[TensorSpec, np.ndarray], *outputs: TensorSpec
+) -> list[np.ndarray]:
+    """Fills every output with NaN (or all ones), runs the calls once and returns the outputs as float64."""
+    program = Program(device, [calls] if isinstance(calls, KernelCall) else list(calls), {})
+    for out in outputs:
+        poison = np.full(out.shape, 0xFFFFFFFF, np.uint32) if out.dtype == "u32" else np.full(out.shape, np.nan)
+        program.write(out, poison)
+    for tensor, array in inputs.items():
+        program.write(tensor, array)
+    program.run()
+    return [program.read(out).astype(np.float64) for out in outputs]
+
+
+def rounded(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """What the device holds of an array, as float64."""
+    return array.astype(NUMPY[dtype]).astype(np.float64)
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Norm of the difference over the norm of the expected array; NaN anywhere gives NaN, which no bound passes."""
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))

@@ -1,0 +1,41 @@
+"""Elementwise kernels against their reference."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.common.elementwise import Activation, activate, add
+from shaderfusion.tensor import DType
+
+# One value, one less and one more than a workgroup, and more workgroups than one dimension of a grid holds.
+SIZES = [(1,), (3, 21), (5, 13), (70_000, 64)]
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_add(any_device: Device, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, *shape))
+    ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", *shape)
+    (actual,) = run_calls(any_device, add(ta, tb, out), {ta: a, tb: b}, out)
+    assert relative_error(actual, reference.add(rounded(a, "f32"), rounded(b, "f32"))) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "quick_gelu"])
+def test_activate(any_device: Device, activation: Activation, dtype: Literal["f32", "f16"]) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 997), [0.0, -60.0, 60.0]])  # the tails must not become NaN
+    spec, out = tensor_in("x", x, dtype), tensor_out("out", *x.shape, dtype=dtype)
+    (actual,) = run_calls(any_device, activate(spec, out, activation=activation), {spec: x}, out)
+    expected = reference.activate(rounded(x, dtype), activation=activation)
+    bounds: dict[DType, float] = {"f32": 2e-6, "f16": 5e-4}
+    assert np.max(np.abs(actual - expected) / np.maximum(1, np.abs(expected))) < bounds[dtype]
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ShapeError, match="must have one shape"):
+        add(tensor_out("a", 2, 3), tensor_out("b", 3, 2), tensor_out("out", 2, 3))
