@@ -4,7 +4,12 @@ import math
 
 import numpy as np
 
-__all__ = ["activate", "add"]
+__all__ = [
+    "activate",
+    "add",
+    "layer_norm",
+    "softmax_unfused",
+]
 
 Array = np.ndarray
 
@@ -28,3 +33,19 @@ def activate(x: Array, *, activation: str | None) -> Array:
 def add(a: Array, b: Array) -> Array:
     """a + b."""
     return a + b
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over the last dimension."""
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = x.var(axis=-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def softmax_unfused(x: Array, *, num_columns: int, causal: bool = False) -> Array:
+    """exp(x_ij - max_j x_ij) / sum_j exp(x_ij - max_j x_ij) over j < num_columns (and j <= i if causal), else 0."""
+    i, j = np.indices(x.shape[-2:])
+    seen = (j < num_columns) & ((j <= i) | (not causal))
+    logits = np.where(seen, x, -np.inf)
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)

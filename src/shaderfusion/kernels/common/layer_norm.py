@@ -1,0 +1,33 @@
+"""Layer normalization over channels, in one dispatch."""
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.tensor import TensorSpec
+
+__all__ = ["layer_norm"]
+
+_WORKGROUP_SIZE = 128
+_ROW_LANES = 32
+
+
+def layer_norm(x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> KernelCall:
+    """out = (x - mean) / sqrt(var + eps) * weight + bias; x, out: (..., C), weight, bias: (C)."""
+    C = x.shape[-1]
+    if out.shape != x.shape:
+        raise ShapeError(f"layer_norm: {out} must have the shape of {x}")
+    for tensor in (weight, bias):
+        if tensor.shape != (C,):
+            raise ShapeError(f"layer_norm: {tensor} must have shape ({C},), the channels of {x}")
+    for tensor in (weight, bias, out):
+        if tensor.dtype != x.dtype:
+            raise ShapeError(f"layer_norm: {tensor} must have the dtype of {x}")
+    rows = x.size // C
+    return KernelCall(
+        source="common/layer_norm.wgsl",
+        entry_point="layer_norm",
+        dtype=x.dtype,
+        bindings=read(x, weight, bias) + write(out),
+        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": _ROW_LANES, "VEC4": C % 4 == 0},
+        params={"rows": rows, "channels": C, "eps": float(eps)},
+        workgroups=spread_workgroups(ceil_div(rows, _WORKGROUP_SIZE // _ROW_LANES)),
+    )

@@ -1,0 +1,58 @@
+"""Layer norm against its reference."""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.common.layer_norm import layer_norm
+from shaderfusion.tensor import DType
+
+EPS = 1e-5
+BOUNDS: dict[DType, float] = {"f32": 2e-6, "f16": 5e-4}
+
+SHAPES = [
+    (1, 1, 1),  # minimal: variance 0, so out = bias
+    (3, 5, 7),  # odd: one channel a load, more rows than lanes' rows
+    (1, 6, 36),  # 9 chunks of 4 for 32 lanes, a ragged last workgroup
+    (2, 77, 768),  # CLIP
+    (2, 16, 320),  # UNet, highest and lowest resolution
+    (1, 3, 1280),
+]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_layer_norm(any_device: Device, shape: tuple[int, ...], dtype: DType) -> None:
+    assert _error(any_device, np.random.default_rng(0).standard_normal(shape) + 0.5, dtype) < BOUNDS[dtype]
+
+
+def test_more_workgroups_than_one_dimension_of_a_grid(any_device: Device) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 4 * 65535 + 5, 4))
+    assert _error(any_device, x, "f32") < BOUNDS["f32"]
+
+
+def test_mean_far_from_zero(any_device: Device) -> None:
+    x = np.random.default_rng(2).standard_normal((1, 9, 320)) + 1000  # E[x^2] - mean^2 would lose the variance
+    assert _error(any_device, x, "f32") < 1e-4
+
+
+def _error(device: Device, x: np.ndarray, dtype: DType) -> float:
+    weight, bias = np.random.default_rng(3).standard_normal((2, x.shape[-1]))
+    tx, tweight, tbias = (tensor_in(name, a, dtype) for name, a in [("x", x), ("weight", weight), ("bias", bias)])
+    out = tensor_out("out", *x.shape, dtype=dtype)
+    call = layer_norm(tx, tweight, tbias, out, eps=EPS)
+    (actual,) = run_calls(device, call, {tx: x, tweight: weight, tbias: bias}, out)
+    return relative_error(actual, reference.layer_norm(*(rounded(a, dtype) for a in (x, weight, bias)), eps=EPS))
+
+
+def test_shape_errors() -> None:
+    x, weight, out = tensor_out("x", 2, 3, 8), tensor_out("weight", 8), tensor_out("out", 2, 3, 8)
+    with pytest.raises(ShapeError, match=r"layer_norm: out\[2, 3, 4\]:f32 must have the shape of x"):
+        layer_norm(x, weight, weight, tensor_out("out", 2, 3, 4), eps=EPS)
+    with pytest.raises(ShapeError, match=r"layer_norm: bias\[4\]:f32 must have shape \(8,\), the channels of x"):
+        layer_norm(x, weight, tensor_out("bias", 4), out, eps=EPS)
+    with pytest.raises(ShapeError, match=r"layer_norm: out\[2, 3, 8\]:f16 must have the dtype of x"):
+        layer_norm(x, weight, weight, tensor_out("out", 2, 3, 8, dtype="f16"), eps=EPS)
