@@ -1,0 +1,54 @@
+"""Euler's method on the probability-flow ODE: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
+Generative Models", algorithm 1 without the second-order correction.
+
+In units where x = x_0 + sigma eps, sigma = sqrt((1 - alpha) / alpha):
+
+    x_prev = x + (sigma_prev - sigma) eps,    UNet input = x / sqrt(sigma^2 + 1)
+"""
+
+import numpy as np
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction
+from shaderfusion.schedulers.schedule import Schedule, Update, require_option
+
+__all__ = ["euler"]
+
+# diffusers' stand-in for alpha = 0, so that sigma stays finite (4096).
+SMALLEST_ALPHA = 2.0**-24
+
+
+def euler(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
+    """The updates of diffusers' EulerDiscreteScheduler; linspace timesteps are fractions, as there.
+
+    Raises InputError (number of steps) and ModelError (an option that is not implemented).
+    """
+    remedy = 'try the scheduler "ddim"'
+    for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+        require_option(config, "euler", key, False, None, remedy=remedy)
+    require_option(config, "euler", "interpolation_type", "linear", remedy=remedy)
+    require_option(config, "euler", "timestep_type", "discrete", remedy=remedy)
+
+    timesteps = inference_timesteps(config, num_inference_steps, "linspace")
+    alphas = alphas_cumprod(config, zero_terminal_snr=config.rescale_betas_zero_snr)
+    if config.rescale_betas_zero_snr:
+        alphas[-1] = SMALLEST_ALPHA
+    trained_sigmas = np.sqrt((1 - alphas) / alphas)
+    sigmas = np.interp(timesteps, np.arange(len(trained_sigmas)), trained_sigmas).tolist()
+    last_sigma = 0.0 if config.final_sigmas_type == "zero" else float(trained_sigmas[0])
+
+    updates = []
+    for sigma, sigma_prev in zip(sigmas, [*sigmas[1:], last_sigma], strict=True):
+        p = prediction(1 / (sigma**2 + 1), config.prediction_type)
+        eps_x = p.eps_x / (sigma**2 + 1) ** 0.5  # the model saw x / sqrt(sigma^2 + 1)
+        updates.append(Update(c_x=1 + (sigma_prev - sigma) * eps_x, c_m=(sigma_prev - sigma) * p.eps_m))
+
+    spacing_is_leading = config.timestep_spacing == "leading"
+    return Schedule(
+        name="euler",
+        num_inference_steps=num_inference_steps,
+        init_noise_sigma=(max(sigmas) ** 2 + 1) ** 0.5 if spacing_is_leading else max(sigmas),
+        timesteps=tuple(timesteps.tolist()),
+        input_scales=tuple(1 / (sigma**2 + 1) ** 0.5 for sigma in sigmas),
+        updates=tuple(updates),
+    )

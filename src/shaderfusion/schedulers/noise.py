@@ -1,0 +1,91 @@
+"""How much noise a training timestep has, and which timesteps a run visits. Everything is float64.
+
+A noised image is x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps, where alpha_t is the product of (1 - beta) up to t
+(Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 4; written with a bar there).
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.errors import InputError
+
+__all__ = ["Prediction", "alphas_cumprod", "betas", "inference_timesteps", "prediction"]
+
+
+def betas(config: SchedulerConfig) -> np.ndarray:
+    """The variance added at each training timestep: (num_train_timesteps,).
+
+    scaled_linear is latent diffusion's (Rombach et al. 2022); squaredcos_cap_v2 is the cosine schedule of Nichol and
+    Dhariwal 2021, equation 17.
+    """
+    T = config.num_train_timesteps
+    if config.trained_betas is not None:
+        return np.array(config.trained_betas, dtype=np.float64)
+    if config.beta_schedule == "linear":
+        return np.linspace(config.beta_start, config.beta_end, T)
+    if config.beta_schedule == "scaled_linear":
+        return np.linspace(config.beta_start**0.5, config.beta_end**0.5, T) ** 2
+    alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+def alphas_cumprod(config: SchedulerConfig, *, zero_terminal_snr: bool) -> np.ndarray:
+    """alpha_t for each training timestep: (num_train_timesteps,), falling.
+
+    `zero_terminal_snr` shifts and scales sqrt(alpha) so that the last is 0 and the first stays (Lin et al. 2023,
+    "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1).
+    """
+    alphas = np.cumprod(1 - betas(config))
+    if zero_terminal_snr:
+        root = np.sqrt(alphas)
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alphas
+
+
+def inference_timesteps(
+    config: SchedulerConfig, num_inference_steps: int, default_spacing: Literal["leading", "linspace"]
+) -> np.ndarray:
+    """The timesteps a run visits: (num_inference_steps,), falling (Lin et al. 2023, table 2). linspace is not rounded.
+
+    trailing is cut to num_inference_steps, where rounding makes diffusers append timestep -1 (61 steps of 1000, say).
+
+    Raises InputError if there are not as many distinct timesteps in the model's training.
+    """
+    T, n = config.num_train_timesteps, num_inference_steps
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= T:
+        raise InputError(f"num_inference_steps (={n!r}) must be a whole number from 1 to num_train_timesteps (={T})")
+    spacing = default_spacing if config.timestep_spacing is None else config.timestep_spacing
+    if spacing == "linspace":
+        return np.linspace(0, T - 1, n)[::-1]
+    if spacing == "trailing":
+        return np.round(np.arange(T, 0, -T / n)[:n]) - 1
+    timesteps = np.arange(n)[::-1] * float(T // n) + config.steps_offset
+    if timesteps[0] > T - 1:
+        raise InputError(
+            f"num_inference_steps (={n}) with the model's steps_offset (={config.steps_offset}) starts at timestep "
+            f"{timesteps[0]:.0f}, after the last one trained, {T - 1}; ask for fewer steps"
+        )
+    return timesteps
+
+
+class Prediction(NamedTuple):
+    """What a model output m says of x_t, in linear form: x_0 = x0_x x_t + x0_m m and eps = eps_x x_t + eps_m m."""
+
+    x0_x: float
+    x0_m: float
+    eps_x: float
+    eps_m: float
+
+
+def prediction(alpha_t: float, prediction_type: Literal["epsilon", "v_prediction"]) -> Prediction:
+    """Solve x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps for x_0 and eps.
+
+    m is eps itself, or v = sqrt(alpha) eps - sqrt(1 - alpha) x_0 (Salimans and Ho 2022, appendix D). alpha_t must be
+    above 0 for epsilon.
+    """
+    signal, noise = float(alpha_t) ** 0.5, (1 - float(alpha_t)) ** 0.5
+    if prediction_type == "epsilon":
+        return Prediction(x0_x=1 / signal, x0_m=-noise / signal, eps_x=0.0, eps_m=1.0)
+    return Prediction(x0_x=signal, x0_m=-noise, eps_x=noise, eps_m=signal)

@@ -1,0 +1,79 @@
+"""PNDM in the form Stable Diffusion 1.x uses (PLMS): linear multistep, warmed up by one repeated timestep.
+
+Liu, Ren, Lin and Zhao 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds": the transfer part
+
+    x_prev = sqrt(alpha_prev / alpha_t) x_t - (alpha_prev - alpha_t) eps
+             / (alpha_t sqrt(1 - alpha_prev) + sqrt(alpha_t (1 - alpha_t) alpha_prev))
+
+applied to the Adams-Bashforth combination eps of the last four model outputs. The second call repeats the first step
+with the mean of the two outputs (Heun's method), as in the latent diffusion code.
+"""
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction
+from shaderfusion.schedulers.schedule import Schedule, Update, require_option
+
+__all__ = ["pndm"]
+
+# Weights of (m, h1, h2, h3), by how many earlier outputs there are.
+ADAMS_BASHFORTH = (
+    (1.0, 0.0, 0.0, 0.0),
+    (3 / 2, -1 / 2, 0.0, 0.0),
+    (23 / 12, -16 / 12, 5 / 12, 0.0),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+HEUN = (1 / 2, 1 / 2, 0.0, 0.0)
+
+
+def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
+    """The updates of diffusers' PNDMScheduler with skip_prk_steps: one more than num_inference_steps, if that is > 1.
+
+    Raises InputError (number of steps) and ModelError (the Runge-Kutta warm-up, which needs more memory than h1..h3).
+    """
+    remedy = 'set it to true in scheduler_config.json, or try the scheduler "ddim" or "euler"'
+    require_option(config, "pndm", "skip_prk_steps", True, remedy=remedy)
+    visited = inference_timesteps(config, num_inference_steps, "leading").round()
+    alphas = alphas_cumprod(config, zero_terminal_snr=False)
+    final_alpha = 1.0 if config.set_alpha_to_one else float(alphas[0])
+    stride = config.num_train_timesteps // num_inference_steps
+
+    def step(t: int, weights: tuple[float, float, float, float], *, again: bool = False, first: bool = False) -> Update:
+        """From timestep t one stride down; `again` starts from x_saved and leaves the history as it is."""
+        alpha_t = float(alphas[t])
+        alpha_prev = float(alphas[t - stride]) if t >= stride else final_alpha
+        sample, output = _transfer(alpha_t, alpha_prev, config)
+        c_m, c_h1, c_h2, c_h3 = (output * weight for weight in weights)
+        return Update(
+            c_x=0.0 if again else sample,
+            c_saved=sample if again else 0.0,
+            c_m=c_m,
+            c_h1=c_h1,
+            c_h2=c_h2,
+            c_h3=c_h3,
+            push_history=not again,
+            save_sample=first,
+        )
+
+    timesteps = visited.astype(int).tolist()
+    updates = [step(timesteps[0], ADAMS_BASHFORTH[0], first=True)]
+    if num_inference_steps > 1:
+        timesteps.insert(1, timesteps[1])
+        updates.append(step(timesteps[1] + stride, HEUN, again=True))
+        updates += [step(t, ADAMS_BASHFORTH[min(k, 3)]) for k, t in enumerate(timesteps[2:], start=1)]
+
+    return Schedule(
+        name="pndm",
+        num_inference_steps=num_inference_steps,
+        init_noise_sigma=1.0,
+        timesteps=tuple(map(float, timesteps)),
+        input_scales=(1.0,) * len(updates),
+        updates=tuple(updates),
+    )
+
+
+def _transfer(alpha_t: float, alpha_prev: float, config: SchedulerConfig) -> tuple[float, float]:
+    """Coefficients of x_t and of the combined model output in the transfer part."""
+    p = prediction(alpha_t, config.prediction_type)
+    denominator = alpha_t * (1 - alpha_prev) ** 0.5 + (alpha_t * (1 - alpha_t) * alpha_prev) ** 0.5
+    c_eps = -(alpha_prev - alpha_t) / denominator
+    return (alpha_prev / alpha_t) ** 0.5 + c_eps * p.eps_x, c_eps * p.eps_m

@@ -1,0 +1,93 @@
+"""Golden runs of diffusers' schedulers, and the update equation applied to the same model outputs in float64."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers import Schedule, Update, make_schedule
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "schedulers.npz"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of diffusers: see make_schedulers.py."""
+
+    scheduler: str
+    options: dict[str, Any]
+    num_inference_steps: int
+    timesteps: list[float]
+    init_noise_sigma: float
+    input_scales: list[float]
+    noise: np.ndarray  # (8,)
+    model_outputs: np.ndarray  # (calls, 8)
+    samples: np.ndarray  # (calls, 8)
+
+    def __str__(self) -> str:
+        keys = ("prediction_type", "timestep_spacing", "clip_sample", "rescale_betas_zero_snr")
+        return "-".join([str(self.options.get(key)) for key in keys] + [str(self.num_inference_steps)])
+
+    def config(self, folder: Path) -> SchedulerConfig:
+        """The options, read as a model's file."""
+        (folder / "scheduler_config.json").write_text(json.dumps(self.options))
+        return SchedulerConfig.from_json(folder)
+
+
+def golden_cases(scheduler: str) -> list[Case]:
+    """The cases of one scheduler."""
+    with np.load(GOLDEN) as golden:
+        cases = json.loads(str(golden["cases"]))
+        noise, model_outputs, samples = golden["noise"], golden["model_outputs"], golden["samples"]
+    result, start = [], 0
+    for case in cases:
+        num_calls = len(case["timesteps"])
+        parts = {"noise": noise, "model_outputs": model_outputs[:num_calls], "samples": samples[start:][:num_calls]}
+        start += num_calls
+        if case["scheduler"] == scheduler:
+            result.append(Case(**case, **parts))
+    return result
+
+
+def apply_update(update: Update, x_t: np.ndarray, m: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
+    """x_prev of `Update`'s docstring; `state` holds h1, h2, h3 and x_saved."""
+    x0 = np.clip(update.p_x * x_t + update.p_m * m, -update.clip_range, update.clip_range)
+    x_prev = update.c_x * x_t + update.c_saved * state["x_saved"] + update.c_m * m + update.c_x0 * x0
+    x_prev += update.c_h1 * state["h1"] + update.c_h2 * state["h2"] + update.c_h3 * state["h3"]
+    if update.push_history:
+        state.update(h3=state["h2"], h2=state["h1"], h1=m)
+    if update.save_sample:
+        state.update(x_saved=x_t)
+    return x_prev
+
+
+def trajectory(schedule: Schedule, noise: np.ndarray, model_outputs: np.ndarray) -> np.ndarray:
+    """The sample after each call: (calls, 8) float64."""
+    x = noise.astype(np.float64) * schedule.init_noise_sigma
+    state = {name: np.zeros_like(x) for name in ("h1", "h2", "h3", "x_saved")}
+    samples = []
+    for update, m in zip(schedule.updates, model_outputs.astype(np.float64), strict=True):
+        x = apply_update(update, x, m, state)
+        samples.append(x)
+    return np.array(samples)
+
+
+def relative_error(case: Case, schedule: Schedule) -> float:
+    """The largest error after any call, relative to that call's largest value."""
+    ours = trajectory(schedule, case.noise, case.model_outputs)
+    return float(np.max(np.abs(ours - case.samples).max(axis=1) / np.abs(case.samples).max(axis=1)))
+
+
+def check(case: Case, folder: Path, tolerance: float) -> None:
+    """Assert that our schedule does what diffusers did."""
+    schedule = make_schedule(case.config(folder), case.num_inference_steps, case.scheduler)
+    assert schedule.name == case.scheduler
+    assert schedule.num_inference_steps == case.num_inference_steps
+    assert len(schedule.timesteps) == len(schedule.input_scales) == len(schedule.updates)
+    np.testing.assert_allclose(schedule.timesteps, case.timesteps, rtol=1e-6)
+    np.testing.assert_allclose(schedule.init_noise_sigma, case.init_noise_sigma, rtol=tolerance)
+    np.testing.assert_allclose(schedule.input_scales, case.input_scales, rtol=tolerance)
+    assert relative_error(case, schedule) <= tolerance
