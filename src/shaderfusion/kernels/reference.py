@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "group_norm_unfused",
     "layer_norm",
     "softmax_unfused",
 ]
@@ -49,3 +50,14 @@ def softmax_unfused(x: Array, *, num_columns: int, causal: bool = False) -> Arra
     logits = np.where(seen, x, -np.inf)
     p = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return p / p.sum(axis=-1, keepdims=True)
+
+
+def group_norm_unfused(
+    x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None = None
+) -> Array:
+    """activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); a group g is C/G channels at every pixel."""
+    groups = x.reshape(x.shape[0], -1, num_groups, x.shape[-1] // num_groups)  # (B, P, G, C/G)
+    mean = groups.mean(axis=(1, 3), keepdims=True)
+    variance = groups.var(axis=(1, 3), keepdims=True)
+    normalized = ((groups - mean) / np.sqrt(variance + eps)).reshape(x.shape)
+    return activate(normalized * weight + bias, activation=activation)

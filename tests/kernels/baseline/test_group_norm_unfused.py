@@ -1,0 +1,68 @@
+"""Unfused group norm against its reference."""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.common.elementwise import Activation
+from shaderfusion.tensor import DType
+
+EPS = 1e-5
+BOUNDS: dict[DType, float] = {"f32": 2e-6, "f16": 1e-3}
+
+CASES: list[tuple[tuple[int, ...], int, Activation | None]] = [
+    ((1, 1), 1, None),  # minimal: variance 0, so out = bias
+    ((3, 5, 7, 9), 3, None),  # odd: one channel a load, a ragged last slice
+    ((2, 3, 3, 12), 6, "silu"),  # a load of 4 channels straddles groups of 2
+    ((1, 11, 60), 2, None),  # one spatial dimension
+    ((2, 16, 16, 320), 32, "silu"),  # UNet: 10 channels a group, straddled too
+    ((1, 64, 64, 128), 32, "silu"),  # decoder: few channels, many pixels
+    ((2, 2, 2, 2560), 32, None),  # UNet: many channels, few pixels
+]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("shape", "num_groups", "activation"), CASES, ids=str)
+def test_group_norm(
+    any_device: Device, shape: tuple[int, ...], num_groups: int, activation: Activation | None, dtype: DType
+) -> None:
+    x = np.random.default_rng(0).standard_normal(shape) + 0.5
+    assert _error(any_device, x, num_groups, activation, dtype) < BOUNDS[dtype]
+
+
+def test_mean_far_from_zero(any_device: Device) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 16, 16, 32)) + 1000  # E[x^2] - mean^2 would lose the variance
+    assert _error(any_device, x, 8, None, "f32") < 3e-4
+
+
+def _error(device: Device, x: np.ndarray, num_groups: int, activation: Activation | None, dtype: DType) -> float:
+    weight, bias = np.random.default_rng(2).standard_normal((2, x.shape[-1]))
+    tx, tweight, tbias = (tensor_in(name, a, dtype) for name, a in [("x", x), ("weight", weight), ("bias", bias)])
+    out = tensor_out("out", *x.shape, dtype=dtype)
+    calls = group_norm_unfused(tx, tweight, tbias, out, num_groups=num_groups, eps=EPS, activation=activation)
+    (actual,) = run_calls(device, calls, {tx: x, tweight: weight, tbias: bias}, out)
+    arrays = (rounded(a, dtype) for a in (x, weight, bias))
+    expected = reference.group_norm_unfused(*arrays, num_groups=num_groups, eps=EPS, activation=activation)
+    return relative_error(actual, expected)
+
+
+def test_large_groups_are_cut_into_slices() -> None:
+    x, weight, out = tensor_out("x", 1, 512, 512, 128), tensor_out("weight", 128), tensor_out("out", 1, 512, 512, 128)
+    sums, *_ = group_norm_unfused(x, weight, weight, out, num_groups=32, eps=EPS)
+    assert sums.workgroups == (512, 1, 1)
+
+
+def test_shape_errors() -> None:
+    x, weight, out = tensor_out("x", 2, 9, 320), tensor_out("weight", 320), tensor_out("out", 2, 9, 320)
+    with pytest.raises(ShapeError, match=r"group_norm: channels \(=320\) must be divisible by num_groups \(=33\)"):
+        group_norm_unfused(x, weight, weight, out, num_groups=33, eps=EPS)
+    with pytest.raises(ShapeError, match=r"must have one shape \(B, ..., C\)"):
+        group_norm_unfused(x, weight, weight, tensor_out("out", 2, 8, 320), num_groups=32, eps=EPS)
+    with pytest.raises(ShapeError, match=r"bias\[32\]:f32 must have shape \(320,\)"):
+        group_norm_unfused(x, weight, tensor_out("bias", 32), out, num_groups=32, eps=EPS)
+    with pytest.raises(ShapeError, match=r"bias\[320\]:f16 must have the dtype of x"):
+        group_norm_unfused(x, weight, tensor_out("bias", 320, dtype="f16"), out, num_groups=32, eps=EPS)
