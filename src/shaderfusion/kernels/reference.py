@@ -7,9 +7,13 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "concat_channels",
+    "embedding",
     "group_norm_unfused",
     "layer_norm",
     "softmax_unfused",
+    "timestep_embedding",
+    "upsample_nearest",
 ]
 
 Array = np.ndarray
@@ -61,3 +65,28 @@ def group_norm_unfused(
     variance = groups.var(axis=(1, 3), keepdims=True)
     normalized = ((groups - mean) / np.sqrt(variance + eps)).reshape(x.shape)
     return activate(normalized * weight + bias, activation=activation)
+
+
+def embedding(token_ids: Array, token_table: Array, position_table: Array) -> Array:
+    """token_table[token_ids[b, l]] + position_table[l]."""
+    return token_table[token_ids] + position_table[: token_ids.shape[1]]
+
+
+def timestep_embedding(
+    timestep: Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float, max_period: float = 10000.0
+) -> Array:
+    """[sin(t f_i), cos(t f_i), 0 if C is odd], f_i = max_period^(-i / (C//2 - freq_shift)); or the cosines first."""
+    frequencies = max_period ** (-np.arange(channels // 2) / (channels // 2 - freq_shift))
+    angles = timestep[:, None] * frequencies
+    halves = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
+    return np.concatenate([*halves, np.zeros((len(timestep), channels % 2))], axis=1)
+
+
+def upsample_nearest(x: Array, *, scale: int) -> Array:
+    """x[b, y // scale, x // scale]."""
+    return x.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def concat_channels(a: Array, b: Array) -> Array:
+    """[a, b] along the last dimension."""
+    return np.concatenate([a, b], axis=-1)

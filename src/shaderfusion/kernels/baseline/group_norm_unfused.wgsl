@@ -1,7 +1,7 @@
 // y = (x - mean_g) / sqrt(var_g + eps) * weight_c + bias_c (Wu and He, arXiv 1803.08494), a dispatch per step: what the
-// one-dispatch group norm replaces. The image's P pixels are cut into S slices. sum_channels, sum_squares: an invocation
-// adds one chunk of channels over one slice, so that neighbours read neighbouring memory. mean, variance: a workgroup
-// adds one group's S C/G partial sums. normalize_channels: an invocation writes one chunk.
+// one-dispatch group norm replaces. The image's P pixels are cut into S slices. sum_channels, sum_squares: an
+// invocation adds one chunk of channels over one slice, so that neighbours read neighbouring memory. mean, variance:
+// a workgroup adds one group's S C/G partial sums. normalize_channels: an invocation writes one chunk.
 // In all, x is read three times and out written once, beside what the activation that follows reads and writes.
 #import fragments/chunk
 #import fragments/indexing

@@ -1,4 +1,4 @@
-// softmax(A)_ij = exp(A_ij - L_i) / S_i, with L_i = max_j A_ij and S_i = sum_j exp(A_ij - L_i), as a dispatch of its own.
+// softmax(A)_ij = exp(A_ij - L_i) / S_i, L_i = max_j A_ij, S_i = sum_j exp(A_ij - L_i), in a dispatch of its own.
 // A workgroup takes WORKGROUP_SIZE / ROW_LANES rows; per element it reads x three times, the last two from cache, and
 // writes out once. Columns past num_columns, and with CAUSAL those right of the diagonal, become 0, whatever x holds.
 #import fragments/chunk
