@@ -1,0 +1,292 @@
+"""The command line: arguments -> StableDiffusionPipeline -> PNG files.
+
+Paths, tables and JSON go to stdout, everything else to stderr.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import shaderfusion
+from shaderfusion.errors import DeviceError, InputError, ShaderfusionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["main"]
+
+DEFAULT_MODEL = "emoji"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 2 after an error of ours, or 130 after Ctrl-C."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            args = _parser().parse_args(argv)
+            args.command(args)
+        except ShaderfusionError as error:
+            print(f"shaderfusion: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("shaderfusion: interrupted", file=sys.stderr)
+            return 130
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+def _generate(args: argparse.Namespace) -> None:
+    """Everything that can be checked without the model is checked before it loads."""
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    paths = _output_paths(args.output, args.prompt, seed, args.num_images)
+    from tqdm import tqdm
+
+    from shaderfusion.pipeline import StableDiffusionPipeline
+
+    started = time.perf_counter()
+    pipe = StableDiffusionPipeline.from_pretrained(
+        args.model, device=args.device, dtype=args.dtype, scheduler=args.scheduler
+    )
+    loaded = time.perf_counter()
+    progress = pipe.generate(
+        args.prompt,
+        negative_prompt=args.negative_prompt,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        width=args.width,
+        height=args.height,
+        num_images_per_prompt=args.num_images,
+        seed=seed,
+    )
+    images: list[Image] = []
+    with tqdm(total=args.steps, disable=None) as bar:  # None: only on a terminal
+        for state in progress:
+            bar.total = state.num_steps
+            bar.update(state.step - bar.n)
+            images = state.images or []
+    generated = time.perf_counter()
+    settings = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "seed": seed,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "scheduler": args.scheduler or "model's own",
+        "model": args.model,
+        "software": f"shaderfusion {shaderfusion.__version__}",
+    }
+    for index, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
+        _save_png(image, path, settings | ({"image": f"{index} of {len(paths)}"} if len(paths) > 1 else {}))
+    saved = time.perf_counter()
+
+    info = pipe.device.info
+    if args.json:
+        report = {
+            "paths": [str(path) for path in paths],
+            "seed": seed,
+            "device": info.name,
+            "driver": info.driver,
+            "dtype": pipe.dtype,
+            "steps": args.steps,
+            "seconds": {"load": loaded - started, "generate": generated - loaded, "save": saved - generated},
+        }
+        print(json.dumps(report))
+        return
+    if sys.stderr.isatty():
+        print(f"seed {seed}, {generated - loaded:.1f} s on {info.name} in {pipe.dtype}", file=sys.stderr)
+    for path in paths:
+        print(path)
+
+
+def _devices(args: argparse.Namespace) -> None:
+    from shaderfusion.gpu.device import INSTALL_HINT, list_devices
+
+    devices = list_devices()
+    if not devices:
+        raise DeviceError(INSTALL_HINT)
+    if args.json:
+        print(json.dumps([device.as_dict() for device in devices]))
+        return
+    rows = [("index", "name", "kind", "backend", "driver", "dtype")]
+    rows += [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
+    _print_table(rows)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from shaderfusion.info import describe
+
+    info = describe(args.model, width=args.width, height=args.height, batch=args.batch, dtype=args.dtype)
+    if args.json:
+        print(json.dumps(info.as_dict()))
+        return
+    raise NotImplementedError
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, through the same way out as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (`{self.prog} --help` shows what there is)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="shaderfusion", description="Stable Diffusion as GPU compute shaders.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"shaderfusion {shaderfusion.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    generate = commands.add_parser("generate", help="make pictures from a prompt", allow_abbrev=False)
+    generate.set_defaults(command=_generate)
+    generate.add_argument("prompt", metavar="PROMPT", help="what to show")
+    generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
+    _add_model(generate, "--model", default=DEFAULT_MODEL)
+    generate.add_argument("--steps", type=_whole_number(1, 20), default=20, metavar="N", help="default: 20")
+    generate.add_argument("--guidance-scale", type=_guidance_scale, default=7.5, metavar="X", help="default: 7.5")
+    generate.add_argument("--seed", type=_whole_number(0, 42), metavar="N", help="default: random")
+    generate.add_argument("--scheduler", choices=("ddim", "pndm", "euler"), help="default: the model's own")
+    _add_size(generate)
+    generate.add_argument("--num-images", type=_whole_number(1, 1), default=1, metavar="N", help="default: 1")
+    generate.add_argument(
+        "--output",
+        metavar="FILE.png",
+        help="default: PROMPT-SEED.png; replaces a file of that name; several images are numbered: -1.png, -2.png",
+    )
+    generate.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
+    _add_dtype(generate)
+    _add_json(generate)
+
+    devices = commands.add_parser("devices", help="list the GPU adapters of this machine", allow_abbrev=False)
+    devices.set_defaults(command=_devices)
+    _add_json(devices)
+
+    info = commands.add_parser("info", help="a model's size, memory and dispatches, without running it")
+    info.set_defaults(command=_info)
+    _add_model(info, "model")
+    _add_size(info)
+    info.add_argument("--batch", type=_whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
+    _add_dtype(info)
+    _add_json(info)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    meaning = f"`{DEFAULT_MODEL}`, which is embedded, or a folder in diffusers' format"
+    parser.add_argument(name, metavar="MODEL", type=_not_empty, help=meaning, **options)
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    for name in ("--width", "--height"):
+        parser.add_argument(name, type=_whole_number(1, 512), metavar="PX", help="default: the model's own")
+
+
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=("f16", "f32"), help="default: f16 where the GPU has it, f32 on a CPU")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _whole_number(minimum: int, example: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a whole number of at least {minimum}, such as {example}"
+            )
+        return number
+
+    return parse
+
+
+def _guidance_scale(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0, such as 7.5")
+    return number
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} must name a model: `{DEFAULT_MODEL}` or a folder")
+    return text
+
+
+# ---------------------------------------------------------------------------------------------- output
+
+
+def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -> list[Path]:
+    """Where the images will go; InputError where they cannot."""
+    default = f"{_slug(prompt)}-{seed}.png"
+    path = Path(default if output is None else output)
+    rule = None
+    try:
+        if path.is_dir():
+            rule = f"is a folder; name a file in it, such as {path / default}"
+        elif path.suffix.lower() != ".png":
+            rule = f"must end in .png, the only format that is written; try {path.with_suffix('.png')}"
+        elif not path.parent.is_dir():
+            rule = f"must be in a folder that exists; make {path.parent} first"
+        elif not os.access(path.parent, os.W_OK):
+            rule = f"must be in a folder that you may write to; {path.parent} is not"
+    except OSError as error:  # such as a name that is too long
+        rule = f"cannot be a file ({error.strerror}); choose another name"
+    if rule:
+        raise InputError(f"--output (={output or default}) {rule}")
+    if num_images == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{index}") for index in range(1, num_images + 1)]
+
+
+def _slug(prompt: str) -> str:
+    """The prompt's first words, as part of a file name."""
+    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"
+
+
+def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
+    """Writes the image with its settings as PNG text. `path` is always whole: the old file, the new one or none."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    for key, value in settings.items():
+        text.add_text(key, str(value))
+    png = BytesIO()
+    image.save(png, "png", pnginfo=text)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(png.getbuffer())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"--output (={path}) could not be written: {error.strerror}; choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"shaderfusion: warning: {message}", file=sys.stderr)

@@ -1,0 +1,210 @@
+"""The command line from outside: what it refuses, what it prints where, and the files it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import shaderfusion
+from shaderfusion.cli import main
+
+SOURCE = Path(__file__).parent.parent / "src"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
+COMMAND = [sys.executable, "-m", "shaderfusion"]
+NO_ADAPTER = {"VK_ICD_FILENAMES": os.devnull, "VK_DRIVER_FILES": os.devnull}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a person would start it, its output piped."""
+    return subprocess.run([*COMMAND, *args], env=ENVIRONMENT | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ("", "required: COMMAND"),
+        ("paint x", "'paint'"),
+        ("generate", "required: PROMPT"),
+        ("generate x --steps 0", "--steps: '0' must be a whole number of at least 1, such as 20"),
+        ("generate x --steps -1", "--steps: '-1' must be a whole number"),
+        ("generate x --steps 2.5", "--steps: '2.5' must be a whole number"),
+        ("generate x --steps twenty", "--steps: 'twenty' must be a whole number"),
+        (f"generate x --steps {'9' * 5000}", "must be a whole number"),
+        ("generate x --guidance-scale nan", "--guidance-scale: 'nan' must be a number of at least 0, such as 7.5"),
+        ("generate x --guidance-scale=-inf", "--guidance-scale: '-inf' must be a number"),
+        ("generate x --guidance-scale inf", "--guidance-scale: 'inf' must be a number"),
+        ("generate x --guidance-scale -1", "--guidance-scale: '-1' must be a number"),
+        ("generate x --seed -1", "--seed: '-1' must be a whole number of at least 0"),
+        ("generate x --width 0", "--width: '0' must be a whole number"),
+        ("generate x --height -64", "--height: '-64' must be a whole number"),
+        ("generate x --num-images 0", "--num-images: '0' must be a whole number"),
+        ("generate x --dtype f8", "'f8' (choose from"),
+        ("generate x --scheduler best", "'best' (choose from"),
+        ("generate x --step 3", "unrecognized arguments: --step 3"),
+        ("generate x --model=", "--model: '' must name a model"),
+        ("info", "required: MODEL"),
+        ("generate x --output none/a.png", "--output (=none/a.png) must be in a folder that exists; make none first"),
+        ("generate x --output . --seed 7", "--output (=.) is a folder; name a file in it, such as x-7.png"),
+        ("generate x --output a.jpg", "--output (=a.jpg) must end in .png, the only format that is written; try a.png"),
+        ("generate x --output a", "--output (=a) must end in .png"),
+        (f"generate x --output {'a' * 300}.png", "cannot be a file"),
+    ],
+)
+def test_refuses_before_loading_anything(
+    args: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("shaderfusion: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ("generate x --model nowhere", "nowhere"),
+        ("info nowhere", "nowhere"),
+        ("generate x --width 100", "100"),
+        ("generate x --device abacus", "'abacus'"),
+        ("generate x --steps 5000", "5000"),
+    ],
+)
+def test_refuses_what_the_model_or_device_cannot(
+    args: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("shaderfusion: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hides adapters from the Vulkan loader")
+@pytest.mark.parametrize("args", [("devices",), ("devices", "--json"), ("generate", "x")])
+def test_no_adapter(args: tuple[str, ...], folder: Path) -> None:
+    done = run(*args, **NO_ADAPTER)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("shaderfusion: no GPU adapter answers. Install ")
+    assert not list(folder.iterdir())
+
+
+def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "--json"]) == 0
+    devices = json.loads(capsys.readouterr().out)
+    assert [device["index"] for device in devices] == list(range(len(devices)))
+    assert main(["devices"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["index", "name", "kind", "backend", "driver", "dtype"]
+    for line, device in zip(lines, devices, strict=True):
+        assert line.startswith(f"{device['index']} ")
+        assert device["name"] in line
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"shaderfusion {shaderfusion.__version__}\n"
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "emoji", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert main(["info", "emoji", "--batch", "2", "--json"]) == 0
+    large = json.loads(capsys.readouterr().out)
+    assert {component["name"] for component in small["components"]} == {"text_encoder", "unet", "vae"}
+    assert small["dispatches"] == large["dispatches"]
+    assert small["tensors_bytes"]["unet"] < large["tensors_bytes"]["unet"]
+    assert main(["info", "emoji"]) == 0
+    text = capsys.readouterr().out
+    assert all(component["class"] in text for component in small["components"])
+
+
+def test_generate_prints_only_the_path(folder: Path) -> None:
+    done = run("generate", "A red/heart: \u2764", "--steps", "2", "--seed", "5")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a-red-heart-5.png\n", "")
+    assert [path.name for path in folder.iterdir()] == ["a-red-heart-5.png"]
+    with Image.open(folder / "a-red-heart-5.png") as image:
+        assert image.getextrema() != ((0, 0), (0, 0), (0, 0))
+        assert image.info == {
+            "prompt": "A red/heart: \u2764",
+            "negative_prompt": "",
+            "seed": "5",
+            "steps": "2",
+            "guidance_scale": "7.5",
+            "scheduler": "ddim",
+            "model": "emoji",
+            "software": f"shaderfusion {shaderfusion.__version__}",
+        }
+
+
+def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "pictures").mkdir()
+    args = ["generate", "pizza", "--steps", "1", "--num-images", "2", "--output", "pictures/p.png", "--json"]
+    assert main([*args, "--device", "0"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    paths = [Path("pictures/p-1.png"), Path("pictures/p-2.png")]
+    assert [Path(path) for path in report["paths"]] == paths
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*.png")) == paths
+    assert report["steps"] == 1
+    assert report["dtype"] in ("f16", "f32")
+    assert set(report["seconds"]) == {"load", "generate", "save"}
+    assert report["device"]
+    assert report["driver"]
+    images = [Image.open(path) for path in paths]
+    assert images[0].tobytes() != images[1].tobytes()
+    assert {image.info["seed"] for image in images} == {str(report["seed"])}
+    assert [image.info["image"] for image in images] == ["1 of 2", "2 of 2"]
+
+
+def test_empty_prompt_is_allowed(folder: Path) -> None:
+    assert main(["generate", "", "--steps", "1", "--seed", "3"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["image-3.png"]
+
+
+def test_long_prompt_is_cut_with_a_warning(folder: Path) -> None:
+    done = run("generate", "heart " * 1700, "--steps", "1", "--output", "a.png")
+    assert (done.returncode, done.stdout) == (0, "a.png\n")
+    assert done.stderr.startswith("shaderfusion: warning: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process")
+def test_interrupt_leaves_nothing(folder: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "x", "--steps", "999"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "shaderfusion: interrupted\n")
+    assert not list(folder.iterdir())
+
+
+def test_failed_write_keeps_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a.png").write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    assert main(["generate", "x", "--steps", "1", "--output", "a.png"]) == 2
+    assert "--output (=a.png) could not be written: No space left on device" in capsys.readouterr().err
+    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.png", b"old")]

@@ -1,0 +1,153 @@
+"""The layout of the source: who imports whom, and that no kernel comes without its shader, reference and test."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "shaderfusion"
+KERNELS = SOURCE / "kernels"
+
+# A module imports from its own entry and from earlier ones, never from later ones.
+ORDER = [
+    "errors",
+    "tensor",
+    "config",
+    "random",
+    "text",
+    "kernels",
+    "graph.graph",
+    "graph.memory_plan",
+    "schedulers",
+    "weights",
+    "models",
+    "info",
+    "gpu",
+    "graph.program",
+    "pipeline",
+    "cli",
+    "__main__",
+]
+GPU_USERS = ["gpu", "graph.program", "pipeline", "cli"]  # cli only inside the functions that need it: test_package.py
+WGPU_USERS = ["gpu", "graph.program"]
+
+
+def find_entry(module: str, entries: Iterable[str]) -> str | None:
+    """The entry that is the module or a package around it."""
+    return next((entry for entry in entries if f"{module}.".startswith(f"{entry}.")), None)
+
+
+def find_imports(tree: ast.AST) -> Iterator[str]:
+    """Every name imported anywhere in a source, dotted: `a` for `import a`, `a.b` for `from a import b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def find_violations(module: str, source: str) -> list[str]:
+    """What a module, named from below shaderfusion, does against the rules."""
+    tree = ast.parse(source)
+    if all(isinstance(node, ast.Expr) for node in tree.body):  # an __init__ that is empty or only a docstring
+        return []
+    public = [
+        node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) and "__all__" in ast.unparse(node)
+    ]
+    found = [] if public else ["does not define __all__"]
+    own = find_entry(module, ORDER)
+    if own is None and module != "":
+        return [*found, "is not in ORDER"]
+    for name in find_imports(tree):
+        package, _, inner = name.partition(".")
+        if package == "":
+            found.append(f"imports {name}, which is relative")
+        elif package == "wgpu" and not find_entry(module, WGPU_USERS):
+            found.append("imports wgpu")
+        elif package == "shaderfusion" and own:
+            entry = find_entry(inner, ORDER)
+            if entry is None:
+                allowed = inner in ("", "__version__") and own == "cli"
+            else:
+                allowed = ORDER.index(entry) <= ORDER.index(own)
+                allowed = allowed and (entry != "gpu" or find_entry(module, GPU_USERS) is not None)
+                allowed = allowed and (own != "kernels" or entry in ("errors", "tensor", "kernels"))
+            if not allowed:
+                found.append(f"imports {name}")
+    return found
+
+
+def public_functions(source: str) -> list[str]:
+    """Functions that a kernel module lists in __all__."""
+    tree = ast.parse(source)
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [name for name in ast.literal_eval(node.value) if name in functions]
+    return []
+
+
+def module_name(file: Path) -> str:
+    """`graph.program` for src/shaderfusion/graph/program.py, `graph` for its __init__.py, and "" for the root's."""
+    return ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {module_name(file): file for file in sorted(SOURCE.rglob("*.py"))}
+KERNEL_FILES = {file.relative_to(KERNELS).with_suffix("").as_posix() for file in KERNELS.glob("*/*.py")}
+KERNEL_STEMS = sorted(stem for stem in KERNEL_FILES if not stem.endswith("__init__"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module or "__init__")
+def test_module(module: str) -> None:
+    assert find_violations(module, MODULES[module].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "violation"),
+    [
+        ("errors", "import math", "does not define __all__"),
+        ("gpu.buffers", "import wgpu.utils\nx = 1", "does not define __all__"),
+        ("newcomer", "__all__ = []\nx = 1", "is not in ORDER"),
+        ("models.unet", "__all__ = []\nfrom wgpu import gpu", "imports wgpu"),
+        (
+            "kernels.call",
+            "__all__ = []\nfrom shaderfusion.graph.graph import Graph",
+            "imports shaderfusion.graph.graph.Graph",
+        ),
+        ("kernels.call", "__all__ = []\nfrom shaderfusion.config import x", "imports shaderfusion.config.x"),
+        (
+            "models.unet",
+            "__all__ = []\ndef f():\n    import shaderfusion.gpu.device",
+            "imports shaderfusion.gpu.device",
+        ),
+        ("pipeline", "__all__ = []\nfrom shaderfusion import cli", "imports shaderfusion.cli"),
+        (
+            "models.unet",
+            "__all__ = []\nfrom shaderfusion import StableDiffusionPipeline",
+            "imports shaderfusion.Stable",
+        ),
+        ("graph.graph", "__all__ = []\nfrom shaderfusion.graph import program", "imports shaderfusion.graph.program"),
+        ("graph.graph", "__all__ = []\nfrom .program import Program", "imports .program.Program, which is relative"),
+    ],
+)
+def test_violations_are_found(module: str, source: str, violation: str) -> None:
+    assert any(found.startswith(violation) for found in find_violations(module, source))
+
+
+@pytest.mark.parametrize("stem", KERNEL_STEMS)
+def test_kernel_is_complete(stem: str) -> None:
+    folder, name = stem.split("/")
+    host = (KERNELS / f"{stem}.py").read_text("utf-8")
+    assert (KERNELS / f"{stem}.wgsl").is_file()
+    assert (TESTS / "kernels" / folder / f"test_{name}.py").is_file()
+    references = public_functions((KERNELS / "reference.py").read_text("utf-8"))
+    functions = public_functions(host)
+    assert functions
+    assert set(functions) <= set(references)
+
+
+def test_every_shader_has_its_host() -> None:
+    shaders = {file.relative_to(KERNELS).with_suffix("").as_posix() for file in KERNELS.glob("*/*.wgsl")}
+    assert {stem for stem in shaders if not stem.startswith("fragments/")} == set(KERNEL_STEMS)
