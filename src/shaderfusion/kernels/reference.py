@@ -9,8 +9,10 @@ __all__ = [
     "add",
     "concat_channels",
     "embedding",
+    "geglu_unfused",
     "group_norm_unfused",
     "layer_norm",
+    "multiply",
     "softmax_unfused",
     "timestep_embedding",
     "upsample_nearest",
@@ -90,3 +92,14 @@ def upsample_nearest(x: Array, *, scale: int) -> Array:
 def concat_channels(a: Array, b: Array) -> Array:
     """[a, b] along the last dimension."""
     return np.concatenate([a, b], axis=-1)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """a b, element by element."""
+    return a * b
+
+
+def geglu_unfused(x: Array) -> Array:
+    """a GELU(b), with a and b the halves of x along the last dimension."""
+    a, b = np.split(x, 2, axis=-1)
+    return a * activate(b, activation="gelu")

@@ -1,5 +1,7 @@
 """Unfused group norm against its reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -8,6 +10,7 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.tensor import DType
 
@@ -37,6 +40,18 @@ def test_group_norm(
 def test_mean_far_from_zero(any_device: Device) -> None:
     x = np.random.default_rng(1).standard_normal((2, 16, 16, 32)) + 1000  # E[x^2] - mean^2 would lose the variance
     assert _error(any_device, x, 8, None, "f32") < 3e-4
+
+
+def test_grids_of_two_rows(any_device: Device) -> None:
+    x, weight, bias = (np.random.default_rng(3).standard_normal(shape) for shape in ((2, 99, 24), 24, 24))
+    tx, tweight, tbias = tensor_in("x", x), tensor_in("weight", weight), tensor_in("bias", bias)
+    out = tensor_out("out", *x.shape)
+    calls = group_norm_unfused(tx, tweight, tbias, out, num_groups=3, eps=EPS)
+    # As for more workgroups than one dimension holds.
+    calls = [replace(call, workgroups=(ceil_div(call.workgroups[0], 2), 2, 1)) for call in calls]
+    (actual,) = run_calls(any_device, calls, {tx: x, tweight: weight, tbias: bias}, out)
+    expected = reference.group_norm_unfused(x, weight, bias, num_groups=3, eps=EPS)
+    assert relative_error(actual, expected) < BOUNDS["f32"]
 
 
 def _error(device: Device, x: np.ndarray, num_groups: int, activation: Activation | None, dtype: DType) -> float:

@@ -1,5 +1,6 @@
 """Elementwise kernels against their reference."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,11 +10,11 @@ from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.common.elementwise import Activation, activate, add
+from shaderfusion.kernels.common.elementwise import Activation, activate, add, multiply
 from shaderfusion.tensor import DType
 
-# One value, one less and one more than a workgroup, and more workgroups than one dimension of a grid holds.
-SIZES = [(1,), (3, 21), (5, 13), (70_000, 64)]
+# One value, one less and one more than the values of a workgroup, and many workgroups.
+SIZES = [(1,), (7, 73), (3, 171), (70, 64, 64)]
 
 
 @pytest.mark.parametrize("shape", SIZES, ids=str)
@@ -23,6 +24,23 @@ def test_add(any_device: Device, shape: tuple[int, ...]) -> None:
     ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", *shape)
     (actual,) = run_calls(any_device, add(ta, tb, out), {ta: a, tb: b}, out)
     assert relative_error(actual, reference.add(rounded(a, "f32"), rounded(b, "f32"))) < 1e-6
+
+
+def test_grid_of_two_rows(any_device: Device) -> None:
+    a, b = np.random.default_rng(1).standard_normal((2, 9, 512))
+    ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", 9, 512)
+    call = replace(add(ta, tb, out), workgroups=(5, 2, 1))  # as for more workgroups than one dimension holds
+    (actual,) = run_calls(any_device, call, {ta: a, tb: b}, out)
+    assert relative_error(actual, reference.add(rounded(a, "f32"), rounded(b, "f32"))) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_multiply(any_device: Device, dtype: DType) -> None:
+    a, b = np.random.default_rng(1).standard_normal((2, 3, 171))
+    ta, tb, out = tensor_in("a", a, dtype), tensor_in("b", b, dtype), tensor_out("out", 3, 171, dtype=dtype)
+    (actual,) = run_calls(any_device, multiply(ta, tb, out), {ta: a, tb: b}, out)
+    bounds: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
+    assert relative_error(actual, reference.multiply(rounded(a, dtype), rounded(b, dtype))) < bounds[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
@@ -39,3 +57,5 @@ def test_activate(any_device: Device, activation: Activation, dtype: Literal["f3
 def test_shapes_must_agree() -> None:
     with pytest.raises(ShapeError, match="must have one shape"):
         add(tensor_out("a", 2, 3), tensor_out("b", 3, 2), tensor_out("out", 2, 3))
+    with pytest.raises(ShapeError, match="must have one shape and dtype"):
+        activate(tensor_out("x", 2, 3), tensor_out("out", 2, 3, dtype="f16"), activation="silu")

@@ -1,5 +1,7 @@
 """Layer norm against its reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -29,9 +31,9 @@ def test_layer_norm(any_device: Device, shape: tuple[int, ...], dtype: DType) ->
     assert _error(any_device, np.random.default_rng(0).standard_normal(shape) + 0.5, dtype) < BOUNDS[dtype]
 
 
-def test_more_workgroups_than_one_dimension_of_a_grid(any_device: Device) -> None:
-    x = np.random.default_rng(1).standard_normal((1, 4 * 65535 + 5, 4))
-    assert _error(any_device, x, "f32") < BOUNDS["f32"]
+def test_grid_of_two_rows(any_device: Device) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 4 * 5, 8))  # as for more workgroups than one dimension holds
+    assert _error(any_device, x, "f32", workgroups=(3, 2, 1)) < BOUNDS["f32"]
 
 
 def test_mean_far_from_zero(any_device: Device) -> None:
@@ -39,11 +41,13 @@ def test_mean_far_from_zero(any_device: Device) -> None:
     assert _error(any_device, x, "f32") < 1e-4
 
 
-def _error(device: Device, x: np.ndarray, dtype: DType) -> float:
+def _error(device: Device, x: np.ndarray, dtype: DType, workgroups: tuple[int, int, int] | None = None) -> float:
     weight, bias = np.random.default_rng(3).standard_normal((2, x.shape[-1]))
     tx, tweight, tbias = (tensor_in(name, a, dtype) for name, a in [("x", x), ("weight", weight), ("bias", bias)])
     out = tensor_out("out", *x.shape, dtype=dtype)
     call = layer_norm(tx, tweight, tbias, out, eps=EPS)
+    if workgroups:
+        call = replace(call, workgroups=workgroups)
     (actual,) = run_calls(device, call, {tx: x, tweight: weight, tbias: bias}, out)
     return relative_error(actual, reference.layer_norm(*(rounded(a, dtype) for a in (x, weight, bias)), eps=EPS))
 

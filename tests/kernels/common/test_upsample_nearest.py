@@ -1,5 +1,7 @@
 """Nearest-neighbour upsampling against its reference: copies, so equal to the last bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import rounded, run_calls, tensor_in, tensor_out
@@ -26,6 +28,14 @@ def test_upsample_nearest(any_device: Device, shape: tuple[int, int, int, int], 
     spec, out = tensor_in("x", x, dtype), tensor_out("out", B, scale * H, scale * W, C, dtype=dtype)
     (actual,) = run_calls(any_device, upsample_nearest(spec, out, scale=scale), {spec: x}, out)
     np.testing.assert_array_equal(actual, reference.upsample_nearest(rounded(x, dtype), scale=scale))
+
+
+def test_grid_of_two_rows(any_device: Device) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 64))
+    spec, out = tensor_in("x", x), tensor_out("out", 2, 6, 10, 64)
+    call = replace(upsample_nearest(spec, out), workgroups=(8, 2, 1))  # as for more than one dimension holds
+    (actual,) = run_calls(any_device, call, {spec: x}, out)
+    np.testing.assert_array_equal(actual, reference.upsample_nearest(rounded(x, "f32"), scale=2))
 
 
 def test_shape_errors() -> None:

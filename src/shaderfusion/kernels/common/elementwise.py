@@ -1,4 +1,4 @@
-"""out = f(x) for an activation f, or out = a + b."""
+"""out = f(x) for an activation f, out = a + b, or out = a b."""
 
 from typing import Literal
 
@@ -6,33 +6,39 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["Activation", "activate", "add"]
+__all__ = ["Activation", "activate", "add", "multiply"]
 
 Activation = Literal["silu", "gelu", "quick_gelu"]
 
-_WORKGROUP_SIZE = 64
+_WORKGROUP_SIZE = 128
 
 
 def activate(x: TensorSpec, out: TensorSpec, *, activation: Activation) -> KernelCall:
     """out = activation(x); both of one shape, any shape."""
-    return _call((x,), out, {"ACTIVATION": activation})
+    return _call((x,), out, {"OP": "activate", "ACTIVATION": activation})
 
 
 def add(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> KernelCall:
     """out = a + b; all of one shape, any shape."""
-    return _call((a, b), out, {"OP": "add"})
+    return _call((a, b), out, {"OP": "add", "BINARY": True})
 
 
-def _call(inputs: tuple[TensorSpec, ...], out: TensorSpec, constants: dict[str, int | str]) -> KernelCall:
+def multiply(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> KernelCall:
+    """out = a b, element by element; all of one shape, any shape."""
+    return _call((a, b), out, {"OP": "multiply", "BINARY": True})
+
+
+def _call(inputs: tuple[TensorSpec, ...], out: TensorSpec, constants: dict[str, int | str | bool]) -> KernelCall:
     for tensor in inputs:
-        if tensor.shape != out.shape:
-            raise ShapeError(f"elementwise: {tensor} and {out} must have one shape")
+        if tensor.shape != out.shape or tensor.dtype != out.dtype:
+            raise ShapeError(f"elementwise: {tensor} and {out} must have one shape and dtype")
+    quads = ceil_div(out.size, 4)
     return KernelCall(
         source="common/elementwise.wgsl",
         entry_point="elementwise",
         dtype=out.dtype,
         bindings=read(*inputs) + write(out),
         constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, **constants},
-        params={"size": out.size},
-        workgroups=spread_workgroups(ceil_div(out.size, _WORKGROUP_SIZE)),
+        params={"quads": quads},
+        workgroups=spread_workgroups(ceil_div(quads, _WORKGROUP_SIZE)),
     )
