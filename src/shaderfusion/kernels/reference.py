@@ -8,6 +8,7 @@ __all__ = [
     "activate",
     "add",
     "concat_channels",
+    "denoise_step",
     "embedding",
     "geglu_unfused",
     "group_norm_unfused",
@@ -103,3 +104,25 @@ def geglu_unfused(x: Array) -> Array:
     """a GELU(b), with a and b the halves of x along the last dimension."""
     a, b = np.split(x, 2, axis=-1)
     return a * activate(b, activation="gelu")
+
+
+def denoise_step(
+    model_output: Array, coefficients: Array, x_t: Array, x_saved: Array, history: Array, *, guidance: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Guidance and a scheduler's update (equations: schedulers.schedule.Update): the new x_t, x_saved, history, input.
+
+    A term with coefficient 0 is left out, not multiplied: x_saved and the history may be NaN before their first use.
+    """
+    guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0 = coefficients[:10]
+    clip_range, next_input_scale, push_history, save_sample = coefficients[10:14]
+
+    def combine(*terms: tuple[float, Array]) -> Array:
+        return sum((c * value for c, value in terms if c != 0), start=np.zeros_like(x_t))
+
+    uncond, text = np.split(model_output, 2) if guidance else (model_output, model_output)
+    m = uncond + guidance_scale * (text - uncond)
+    h1, h2, h3 = history
+    x0 = np.clip(combine((p_x, x_t), (p_m, m)), -clip_range, clip_range)
+    x_prev = combine((c_x, x_t), (c_saved, x_saved), (c_m, m), (c_h1, h1), (c_h2, h2), (c_h3, h3), (c_x0, x0))
+    model_input = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
+    return x_prev, x_t if save_sample else x_saved, np.stack([m, h1, h2]) if push_history else history, model_input

@@ -1,5 +1,5 @@
-// out = f(a), out = a + b or out = a b: four values per invocation (memory of a tensor is a multiple of 16 bytes, so that
-// the last four may be part padding); reads 1 or 2 values and writes 1 per element.
+// out = f(a), out = a + b or out = a b: four values per invocation (a tensor's memory is a multiple of 16 bytes, so the
+// last four may be part padding); reads 1 or 2 values and writes 1 per element.
 #import fragments/activation
 #import fragments/indexing
 

@@ -1,0 +1,59 @@
+// Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) and the scheduler's update, value by value:
+//   m      = uncond + guidance_scale (text - uncond)
+//   x0     = clamp(p_x x_t + p_m m, -clip_range, clip_range)
+//   x_prev = c_x x_t + c_saved x_saved + c_m m + c_h1 h1 + c_h2 h2 + c_h3 h3 + c_x0 x0
+// then the history moves on and x_t becomes x_prev, which scaled is the model's next input. An invocation does one
+// value: reads 6 or 7 and writes 2 to 7 per element. Terms with coefficient 0 are left out, not multiplied: x_saved and
+// the history hold anything, even NaN, before their first use.
+#import fragments/indexing
+
+@group(0) @binding(1) var<storage, read> model_output: array<Elem>;      // (2 B or B, H, W, C)
+@group(0) @binding(2) var<storage, read> coefficients: array<f32>;       // (16)
+@group(0) @binding(3) var<storage, read_write> x_t: array<f32>;          // (B, H, W, C)
+@group(0) @binding(4) var<storage, read_write> x_saved: array<f32>;      // (B, H, W, C)
+@group(0) @binding(5) var<storage, read_write> history: array<f32>;      // (3, B, H, W, C): h1, h2, h3
+@group(0) @binding(6) var<storage, read_write> model_input: array<Elem>; // (2 B or B, H, W, C)
+
+fn term(coefficient: f32, value: f32) -> f32 {
+    if (coefficient == 0.0) { return 0.0; }
+    return coefficient * value;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn denoise_step(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                @builtin(local_invocation_index) lane: u32) {
+    let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane; // of (B, H, W, C)
+    let size = params.size;
+    if (i >= size) { return; }
+
+#ifdef GUIDANCE
+    let uncond = f32(model_output[i]);
+    let text = f32(model_output[size + i]);
+    let m = uncond + coefficients[GUIDANCE_SCALE] * (text - uncond);
+#else
+    let m = f32(model_output[i]);
+#endif
+    let x = x_t[i];
+    let h1 = history[i];
+    let h2 = history[size + i];
+    let h3 = history[2 * size + i];
+
+    let clip_range = coefficients[CLIP_RANGE];
+    let x0 = clamp(term(coefficients[P_X], x) + term(coefficients[P_M], m), -clip_range, clip_range);
+    let x_prev = term(coefficients[C_X], x) + term(coefficients[C_SAVED], x_saved[i]) + term(coefficients[C_M], m)
+        + term(coefficients[C_H1], h1) + term(coefficients[C_H2], h2) + term(coefficients[C_H3], h3)
+        + term(coefficients[C_X0], x0);
+
+    if (coefficients[PUSH_HISTORY] != 0.0) {
+        history[i] = m;
+        history[size + i] = h1;
+        history[2 * size + i] = h2;
+    }
+    if (coefficients[SAVE_SAMPLE] != 0.0) { x_saved[i] = x; }
+    x_t[i] = x_prev;
+    let next_input = Elem(coefficients[NEXT_INPUT_SCALE] * x_prev);
+    model_input[i] = next_input;
+#ifdef GUIDANCE
+    model_input[size + i] = next_input;
+#endif
+}
