@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["ClipTextConfig", "SchedulerConfig", "UNetConfig", "VaeConfig"]
+__all__ = ["ClipTextConfig", "SchedulerConfig", "UNetConfig", "VaeConfig", "load_json"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Config:
         file = Path(path)
         if file.is_dir():
             file = file / cls._FILE
-        options = _load_object(file)
+        options = load_json(file)
         for key, supported in cls._FIXED.items():
             if key in options and _without_repeats(options[key]) not in supported:
                 choices = " or ".join(json.dumps(value) for value in supported)
@@ -148,8 +148,8 @@ class _Config:
         self._require(all(n % number == 0 for n in numbers), key, f"be divisible by {divisor} (={number})")
 
 
-def _load_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`."""
+def load_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`. Raises ModelError: no such file, not JSON, not an object."""
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
