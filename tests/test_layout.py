@@ -17,20 +17,23 @@ ORDER = [
     "config",
     "random",
     "text",
+    "schedulers",
     "kernels",
     "graph.graph",
     "graph.memory_plan",
-    "schedulers",
-    "weights",
     "models",
+    "weights.names",
+    "weights.checkpoint",
     "info",
     "gpu",
     "graph.program",
+    "weights.prepare",
     "pipeline",
     "cli",
     "__main__",
 ]
-GPU_USERS = ["gpu", "graph.program", "pipeline", "cli"]  # cli only inside the functions that need it: test_package.py
+# cli only inside the functions that need it: tests/test_package.py.
+GPU_USERS = ["gpu", "graph.program", "weights.prepare", "pipeline", "cli"]
 WGPU_USERS = ["gpu", "graph.program"]
 
 
