@@ -42,5 +42,5 @@ def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -
 def download(device: Device, buffer: Any, tensor: TensorSpec) -> np.ndarray:
     """Waits for the GPU and reads the tensor back, in its own shape and dtype."""
     with gpu_errors(f"reading {tensor.name}"):
-        raw = device.handle.queue.read_buffer(buffer, 0, tensor.size_bytes)
+        raw: Any = device.handle.queue.read_buffer(buffer, 0, tensor.size_bytes)
     return np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype])[: tensor.size].reshape(tensor.shape).copy()

@@ -128,7 +128,9 @@ def _create_trusted_module(device: Any, code: str, label: str) -> Any:
 
     wgpu.h: WGPUShaderModule wgpuDeviceCreateShaderModuleTrusted(device, descriptor, runtime checks to keep).
     """
-    from wgpu.backends.wgpu_native import _api as native
+    from wgpu.backends.wgpu_native import _api
+
+    native: Any = _api  # its attributes are made at run time
 
     wgsl = native.new_struct_p("WGPUShaderSourceWGSL *", code=native.to_c_string_view(code))
     wgsl[0].chain.next = native.ffi.NULL

@@ -38,6 +38,6 @@ class Timestamps:
 
     def read_ms(self) -> np.ndarray:
         """Milliseconds of each pass, shape (count,). Waits for the GPU."""
-        raw = self._device.handle.queue.read_buffer(self._buffer)
+        raw: Any = self._device.handle.queue.read_buffer(self._buffer)
         ticks = np.frombuffer(raw, np.uint64).reshape(-1, 2)
         return (ticks[:, 1] - ticks[:, 0]).astype(np.float64) / 1e6

@@ -1,35 +1,46 @@
 """A model as an ordered list of kernel calls over tensors without memory. Knows no device."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, Role, TensorSpec
 
-__all__ = ["Graph", "Weight", "WeightLayout"]
+__all__ = ["LAYOUT_SHAPES", "Graph", "Weight", "WeightLayout"]
 
-WeightLayout = str
-"""How a checkpoint's tensor becomes the kernel's: a key of weights.prepare.LAYOUTS."""
+WeightLayout = Literal["as_is", "linear", "conv2d"]
+
+LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
+    "as_is": lambda shape: shape,
+    "linear": lambda shape: shape[::-1],  # (N, K) -> (K, N)
+    "conv2d": lambda shape: (shape[2], shape[3], shape[1], shape[0]),  # (C_out, C_in, k, k) -> (k, k, C_in, C_out)
+}
+"""The kernel's shape for the checkpoint's."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the checkpoint: its path there, our spec, and the layout that leads from one to the other."""
+    """A tensor of the checkpoint, its path and shape there, and our spec in the kernel's layout."""
 
     path: str
-    tensor: TensorSpec
+    source_shape: tuple[int, ...]
     layout: WeightLayout
+    tensor: TensorSpec
 
 
 class Graph:
     """Records calls and names. Paths are the checkpoint's own (`down_blocks.0.resnets.1.conv1`), prefixed with
     the graph's name in labels, so that graph, buffers, timestamps and errors all say the same."""
 
-    def __init__(self, name: str, dtype: DType) -> None:
+    def __init__(self, name: str, kernels: Kernels) -> None:
         self.name = name
-        self.dtype: DType = dtype
+        self.kernels = kernels
+        self.dtype: DType = kernels.dtype
         self.calls: list[KernelCall] = []
         self.weights: dict[str, Weight] = {}
         self.inputs: dict[str, TensorSpec] = {}
@@ -70,14 +81,23 @@ class Graph:
         table[name] = TensorSpec(f"{self.name}.{name}", shape, dtype or self.dtype, role)
         return table[name]
 
-    def weight(self, name: str, *shape: int, layout: WeightLayout = "as_is") -> TensorSpec:
-        """The checkpoint's tensor `name` of the current scope, in the kernel's `shape` and `layout`."""
+    def weight(
+        self, name: str, *shape: int, layout: WeightLayout = "as_is", padded_to: int | None = None
+    ) -> TensorSpec:
+        """The checkpoint's tensor `name` of the current scope, of that shape in the checkpoint.
+
+        The spec has the kernel's layout, with the output channels zero-padded to `padded_to` where that is given.
+        """
         path = self.path(name)
         if path not in self.weights:
-            self.weights[path] = Weight(path, TensorSpec(f"{self.name}.{path}", shape, self.dtype, "weight"), layout)
+            kernel_shape = LAYOUT_SHAPES[layout](shape)
+            if padded_to:
+                kernel_shape = (*kernel_shape[:-1], padded_to)
+            tensor = TensorSpec(f"{self.name}.{path}", kernel_shape, self.dtype, "weight")
+            self.weights[path] = Weight(path, shape, layout, tensor)
         known = self.weights[path]
-        if known.tensor.shape != shape or known.layout != layout:
-            raise ShapeError(f"{known.tensor.name}: used as {known.tensor.shape} and as {shape}; one shape per weight")
+        if known.source_shape != shape or known.layout != layout:
+            raise ShapeError(f"{known.tensor.name}: used as {known.source_shape} and as {shape}; one shape per weight")
         return known.tensor
 
     def add(self, *calls: KernelCall) -> None:
@@ -92,3 +112,8 @@ class Graph:
     def weights_bytes(self) -> int:
         """Memory of all weights in the kernels' layout."""
         return sum(weight.tensor.size_bytes for weight in self.weights.values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Values of all weights in the checkpoint."""
+        return sum(math.prod(weight.source_shape) for weight in self.weights.values())

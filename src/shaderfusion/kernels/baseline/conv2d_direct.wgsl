@@ -1,0 +1,36 @@
+// 2D convolution, channels last, as one product over K = KERNEL_SIZE^2 C_in without storing the patches:
+//   out[b, y, x, o] = bias[o] + sum_{i, j, c} x[b, STRIDE y + i - PADDING, STRIDE x + j - PADDING, c] weight[i, j, c, o]
+// A's row is an output pixel, B is the filter. One workgroup computes TILE_M pixels x TILE_N channels; see
+// fragments/tile_matmul for what it reads and writes.
+#import fragments/tile_matmul
+
+#ifdef SUM_SPLITS
+#else
+@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, H, W, C_in / 4)
+@group(0) @binding(2) var<storage, read> weight: array<vec4<Elem>>; // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 4)
+
+struct RowA { image: u32, y: i32, x: i32 } // of the patch's top left corner
+
+fn row_a(batch: u32, row: u32) -> RowA {
+    let pixel = row % params.out_pixels;
+    return RowA(row / params.out_pixels, i32(STRIDE * (pixel / params.out_width)) - PADDING,
+                i32(STRIDE * (pixel % params.out_width)) - PADDING);
+}
+
+fn load_a(row: RowA, k: u32) -> vec4<Elem> {
+    let tap = k / params.in_channels;
+    let channel = k % params.in_channels;
+    let y = row.y + i32(tap / KERNEL_SIZE);
+    let column = row.x + i32(tap % KERNEL_SIZE);
+    if (k >= params.depth || y < 0 || column < 0 || y >= i32(params.in_height) || column >= i32(params.in_width)) {
+        return vec4<Elem>();
+    }
+    let pixel = (row.image * params.in_height + u32(y)) * params.in_width + u32(column);
+    return x[(pixel * params.in_channels + channel) / 4];
+}
+
+fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
+    if (k >= params.depth || column >= params.num_columns) { return vec4<Elem>(); }
+    return weight[(k * params.num_columns + column) / 4];
+}
+#endif

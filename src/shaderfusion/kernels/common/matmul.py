@@ -1,0 +1,223 @@
+"""Matrix products: a linear layer, and the two products of attention, through one tiled kernel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.tensor import TensorSpec
+
+__all__ = [
+    "Epilogue",
+    "Tile",
+    "attention_scores",
+    "attention_values",
+    "choose_tile",
+    "matmul",
+    "product_calls",
+    "require_multiples_of_4",
+]
+
+_SUM_WORKGROUP_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4."""
+
+    m: int = 64
+    n: int = 64
+    k: int = 16
+    thread_m: int = 8
+    thread_n4: int = 2
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
+        threads = (self.m // self.thread_m) * (self.n // 4 // self.thread_n4)
+        if self.m % self.thread_m or self.n % (4 * self.thread_n4) or self.k % 4:
+            raise ShapeError(f"{self}: m, n and k must be multiples of thread_m, 4 thread_n4 and 4")
+        if threads % (self.k // 4) or (self.m * self.k // 4) % threads:
+            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4")
+        sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
+        return {**sizes, "THREAD_M": self.thread_m, "THREAD_N4": self.thread_n4}
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """out = scale * sums + bias + image_bias + residual; None adds nothing."""
+
+    scale: float = 1.0
+    bias: TensorSpec | None = None
+    """(N,)"""
+    image_bias: TensorSpec | None = None
+    """(B, N), a row for all pixels of an image, or (1, N), such as the time embedding."""
+    residual: TensorSpec | None = None
+    """The shape of out."""
+
+
+def choose_tile(num_rows: int, num_columns: int, num_batches: int = 1) -> Tile:
+    """Large tiles where they still give a few hundred workgroups, small ones for small products."""
+    if num_batches * ceil_div(num_rows, 128) * ceil_div(num_columns, 128) >= 128:
+        return Tile(128, 128)
+    return Tile()
+
+
+def choose_splits(tile: Tile, num_rows: int, num_columns: int, num_batches: int, depth: int) -> int:
+    """How many workgroups share one tile's sum over K, so that small products of great depth still fill a GPU."""
+    workgroups = num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
+    return max(1, min(512 // workgroups, depth // 512, 8))
+
+
+def matmul(
+    a: TensorSpec,
+    b: TensorSpec,
+    out: TensorSpec,
+    epilogue: Epilogue | None = None,
+    *,
+    tile: Tile | None = None,
+    num_splits: int | None = None,
+) -> tuple[KernelCall, ...]:
+    """out = epilogue(a b), a linear layer; a: (..., M, K), b: (K, N), out: (..., M, N)."""
+    K, N = b.shape
+    M = a.size // K
+    if a.shape[-1] != K or out.shape != (*a.shape[:-1], N):
+        raise ShapeError(f"matmul: {a} times {b} must give {out}")
+    require_multiples_of_4("matmul", K=K, N=N)
+    params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "b_row": N // 4, "b_outer": 0, "b_inner": 0, "b_columns": N}
+    params |= {"out_row": N // 4, "out_outer": 0, "out_inner": 0}
+    return product_calls(
+        "common/matmul.wgsl", a, b, out, (1, 1, M, N, K), params, epilogue, tile=tile, num_splits=num_splits
+    )
+
+
+def attention_scores(
+    q: TensorSpec, k: TensorSpec, out: TensorSpec, *, num_heads: int, scale: float, tile: Tile | None = None
+) -> tuple[KernelCall, ...]:
+    """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, N, M rounded up to 4)."""
+    B, N, C = q.shape
+    M = k.shape[1]
+    D = C // num_heads
+    padded = ceil_div(M, 4) * 4
+    if k.shape != (B, M, C) or C % num_heads or out.shape != (B, num_heads, N, padded):
+        raise ShapeError(f"attention_scores: {q} times {k} with num_heads (={num_heads}) must give {out}")
+    require_multiples_of_4("attention_scores", D=D)
+    params = {"a_row": C // 4, "a_outer": N * C // 4, "a_inner": D // 4}
+    params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": M}
+    params |= {"out_row": padded // 4, "out_outer": num_heads * N * padded // 4, "out_inner": N * padded // 4}
+    sizes = (B, num_heads, N, padded, D)
+    constants = {"TRANSPOSE_B": True}
+    return product_calls("common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, tile=tile)
+
+
+def attention_values(
+    probs: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, tile: Tile | None = None
+) -> tuple[KernelCall, ...]:
+    """out_h = probs[b, h] v_h; probs: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D)."""
+    B, N, C = out.shape
+    M = v.shape[1]
+    D = C // num_heads
+    padded = ceil_div(M, 4) * 4
+    if v.shape != (B, M, C) or C % num_heads or probs.shape != (B, num_heads, N, padded):
+        raise ShapeError(f"attention_values: {probs} times {v} with num_heads (={num_heads}) must give {out}")
+    require_multiples_of_4("attention_values", D=D)
+    params = {"a_row": padded // 4, "a_outer": num_heads * N * padded // 4, "a_inner": N * padded // 4}
+    params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": D}
+    params |= {"out_row": C // 4, "out_outer": N * C // 4, "out_inner": D // 4}
+    return product_calls("common/matmul.wgsl", probs, v, out, (B, num_heads, N, D, M), params, tile=tile)
+
+
+def product_calls(
+    source: str,
+    a: TensorSpec,
+    b: TensorSpec,
+    out: TensorSpec,
+    sizes: tuple[int, int, int, int, int],
+    params: Mapping[str, int],
+    epilogue: Epilogue | None = None,
+    constants: Mapping[str, int | bool] | None = None,
+    *,
+    tile: Tile | None = None,
+    num_splits: int | None = None,
+) -> tuple[KernelCall, ...]:
+    """The calls of a kernel built on fragments/tile_matmul: one, or two where K is split.
+
+    `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out.
+    """
+    outer, num_inner, M, N, K = sizes
+    epilogue = epilogue or Epilogue()
+    kernel = PurePosixPath(source).stem
+    _require_shape(kernel, "bias", epilogue.bias, (N,))
+    _require_shape(kernel, "residual", epilogue.residual, out.shape)
+    if epilogue.image_bias and (epilogue.image_bias.shape[-1] != N or M % epilogue.image_bias.shape[0]):
+        raise ShapeError(f"{kernel}: image_bias {epilogue.image_bias} must be (images, {N}), for {M} rows")
+    num_batches = outer * num_inner
+    tile = tile or choose_tile(M, N, num_batches)
+    num_splits = num_splits or choose_splits(tile, M, N, num_batches, K)
+    split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
+    num_splits = ceil_div(K, split_depth)
+    shared: dict[str, int | float] = {
+        "num_rows": M,
+        "num_columns": N,
+        "num_batches": num_batches,
+        "num_inner": num_inner,
+        "num_splits": num_splits,
+        "scale": float(epilogue.scale),
+        "rows_per_image": M // epilogue.image_bias.shape[0] if epilogue.image_bias else M,
+        **params,
+    }
+    grid = (ceil_div(N, tile.n), ceil_div(M, tile.m), num_batches * num_splits)
+    product = KernelCall(
+        source=source,
+        entry_point="product",
+        dtype=out.dtype,
+        bindings=read(a, b),
+        constants={**tile.constants, **(constants or {})},
+        params={**shared, "depth": K, "split_depth": split_depth},
+        workgroups=grid,
+    )
+    if num_splits == 1:
+        return (_with_epilogue(product, out, epilogue),)
+    parts = TensorSpec(f"{out.name}.parts", (num_splits, num_batches, M, N), "f32")
+    return (
+        _extend(product, write(parts), {"SPLIT": True}),
+        _with_epilogue(
+            KernelCall(
+                source=source,
+                entry_point="sum_splits",
+                dtype=out.dtype,
+                bindings=read(parts),
+                constants={"SUM_SPLITS": True, "SUM_WORKGROUP_SIZE": _SUM_WORKGROUP_SIZE},
+                params=shared,
+                workgroups=spread_workgroups(ceil_div(num_batches * M * N // 4, _SUM_WORKGROUP_SIZE)),
+            ),
+            out,
+            epilogue,
+        ),
+    )
+
+
+def _with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> KernelCall:
+    """Binds out and what the epilogue adds, each optional tensor with its flag and its binding's number."""
+    call = _extend(call, write(out), {"OUT_BINDING": len(call.bindings) + 1})
+    added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}
+    for flag, tensor in added.items():
+        if tensor:
+            call = _extend(call, read(tensor), {flag: True, f"{flag}_BINDING": len(call.bindings) + 1})
+    return call
+
+
+def _extend(call: KernelCall, bindings: tuple[Binding, ...], constants: dict[str, int | bool]) -> KernelCall:
+    return replace(call, bindings=call.bindings + bindings, constants={**call.constants, **constants})
+
+
+def require_multiples_of_4(kernel: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size % 4:
+            raise ShapeError(f"{kernel}: {name} (={size}) must be a multiple of 4; pad the tensor with zeros")
+
+
+def _require_shape(kernel: str, name: str, tensor: TensorSpec | None, shape: tuple[int, ...]) -> None:
+    if tensor and tensor.shape != shape:
+        raise ShapeError(f"{kernel}: {name} {tensor} must have shape {shape}")

@@ -1,0 +1,32 @@
+// out = scale A B + bias + residual, for a batch of strided matrices: A is (M, K), B is (K, N), or (N, K) with
+// TRANSPOSE_B. One workgroup computes one tile of out; see fragments/tile_matmul for what it reads and writes.
+// Batches are (outer, inner), such as (image, attention head). All strides are in vectors of 4.
+#import fragments/tile_matmul
+
+#ifdef SUM_SPLITS
+#else
+@group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4)
+@group(0) @binding(2) var<storage, read> b: array<vec4<Elem>>; // (B, K, N / 4) or (B, N, K / 4)
+
+struct RowA { start: u32 }
+
+fn row_a(batch: u32, row: u32) -> RowA {
+    return RowA((batch / params.num_inner) * params.a_outer + (batch % params.num_inner) * params.a_inner
+        + row * params.a_row);
+}
+
+fn load_a(row: RowA, k: u32) -> vec4<Elem> {
+    if (k >= params.depth) { return vec4<Elem>(); }
+    return a[row.start + k / 4];
+}
+
+fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
+    if (k >= params.depth || column >= params.b_columns) { return vec4<Elem>(); }
+    let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner;
+#ifdef TRANSPOSE_B
+    return b[start + column * params.b_row + k / 4];
+#else
+    return b[start + k * params.b_row + column / 4];
+#endif
+}
+#endif

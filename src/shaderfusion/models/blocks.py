@@ -1,0 +1,192 @@
+"""Layers and blocks that the models share. Each records calls into a graph and returns its output tensor.
+
+`name` is the layer's path in the checkpoint, relative to the graph's scope.
+"""
+
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.call import ceil_div
+from shaderfusion.kernels.common.concat_channels import concat_channels
+from shaderfusion.kernels.common.elementwise import Activation, activate
+from shaderfusion.kernels.common.layer_norm import layer_norm as layer_norm_kernel
+from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.common.upsample_nearest import upsample_nearest
+from shaderfusion.tensor import TensorSpec
+
+__all__ = [
+    "activation",
+    "attention",
+    "concat",
+    "conv2d",
+    "downsample",
+    "group_norm",
+    "layer_norm",
+    "linear",
+    "resnet_block",
+    "transformer",
+    "upsample",
+]
+
+
+def linear(
+    g: Graph, name: str, x: TensorSpec, channels: int, *, bias: bool = True, residual: TensorSpec | None = None
+) -> TensorSpec:
+    """x W^T + b + residual; x: (..., C) -> (..., channels)."""
+    with g.scope(name):
+        out = g.tensor("out", *x.shape[:-1], channels)
+        weight = g.weight("weight", channels, x.shape[-1], layout="linear")
+        epilogue = Epilogue(bias=g.weight("bias", channels) if bias else None, residual=residual)
+        g.add(*g.kernels.matmul(x, weight, out, epilogue))
+    return out
+
+
+def conv2d(
+    g: Graph,
+    name: str,
+    x: TensorSpec,
+    channels: int,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    scale: float = 1.0,
+    image_bias: TensorSpec | None = None,
+    residual: TensorSpec | None = None,
+    out: TensorSpec | None = None,
+) -> TensorSpec:
+    """scale * convolution + biases + residual, zero-padded; x: (B, H, W, C) -> (B, H / stride, W / stride, channels).
+
+    The kernels want channels in fours, so the output has zeros after its last channel where it must.
+    """
+    B, H, W, C = x.shape
+    padded = ceil_div(channels, 4) * 4
+    with g.scope(name):
+        out = out or g.tensor("out", B, ceil_div(H, stride), ceil_div(W, stride), padded)
+        weight = g.weight("weight", channels, C, kernel_size, kernel_size, layout="conv2d", padded_to=padded)
+        bias = g.weight("bias", channels, padded_to=padded)
+        epilogue = Epilogue(scale, bias, image_bias, residual)
+        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride))
+    return out
+
+
+def group_norm(
+    g: Graph, name: str, x: TensorSpec, *, num_groups: int, eps: float, activation: Activation | None = None
+) -> TensorSpec:
+    """Group normalization, then the activation; x: (B, ..., C)."""
+    C = x.shape[-1]
+    with g.scope(name):
+        out = g.tensor("out", *x.shape)
+        weight, bias = g.weight("weight", C), g.weight("bias", C)
+        g.add(*g.kernels.group_norm(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation))
+    return out
+
+
+def layer_norm(g: Graph, name: str, x: TensorSpec, *, eps: float = 1e-5, out: TensorSpec | None = None) -> TensorSpec:
+    """Layer normalization; x: (..., C)."""
+    C = x.shape[-1]
+    with g.scope(name):
+        out = out or g.tensor("out", *x.shape)
+        g.add(layer_norm_kernel(x, g.weight("weight", C), g.weight("bias", C), out, eps=eps))
+    return out
+
+
+def activation(g: Graph, x: TensorSpec, kind: Activation) -> TensorSpec:
+    """An elementwise nonlinearity."""
+    out = g.tensor(kind, *x.shape)
+    g.add(activate(x, out, activation=kind))
+    return out
+
+
+def concat(g: Graph, name: str, a: TensorSpec, b: TensorSpec) -> TensorSpec:
+    """[a, b] along the channels."""
+    with g.scope(name):
+        out = g.tensor("concat", *a.shape[:-1], a.shape[-1] + b.shape[-1])
+        g.add(concat_channels(a, b, out))
+    return out
+
+
+def upsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
+    """Nearest neighbour to twice the size, then a 3x3 convolution."""
+    B, H, W, C = x.shape
+    with g.scope(name):
+        wide = g.tensor("nearest", B, 2 * H, 2 * W, C)
+        g.add(upsample_nearest(x, wide))
+        return conv2d(g, "conv", wide, C)
+
+
+def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
+    """A 3x3 convolution of stride 2."""
+    with g.scope(name):
+        return conv2d(g, "conv", x, x.shape[-1], stride=2)
+
+
+def resnet_block(
+    g: Graph, name: str, x: TensorSpec, channels: int, *, num_groups: int, eps: float, time: TensorSpec | None = None
+) -> TensorSpec:
+    """x + conv(silu(norm(conv(silu(norm(x))) + W time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, C_t)."""
+    with g.scope(name):
+        h = group_norm(g, "norm1", x, num_groups=num_groups, eps=eps, activation="silu")
+        time_bias = linear(g, "time_emb_proj", time, channels) if time else None
+        h = conv2d(g, "conv1", h, channels, image_bias=time_bias)
+        h = group_norm(g, "norm2", h, num_groups=num_groups, eps=eps, activation="silu")
+        if x.shape[-1] != channels:
+            x = conv2d(g, "conv_shortcut", x, channels, kernel_size=1)
+        return conv2d(g, "conv2", h, channels, residual=x)
+
+
+def attention(
+    g: Graph, name: str, x: TensorSpec, context: TensorSpec, *, num_heads: int, bias: bool, residual: TensorSpec
+) -> TensorSpec:
+    """residual + multi-head attention of x (B, N, C) to context (B, M, C_context), in diffusers' names."""
+    C = x.shape[-1]
+    with g.scope(name):
+        q = linear(g, "to_q", x, C, bias=bias)
+        k = linear(g, "to_k", context, C, bias=bias)
+        v = linear(g, "to_v", context, C, bias=bias)
+        h = g.tensor("heads", *x.shape)
+        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads))
+        return linear(g, "to_out.0", h, C, residual=residual)
+
+
+def transformer(
+    g: Graph,
+    name: str,
+    x: TensorSpec,
+    context: TensorSpec,
+    *,
+    num_heads: int,
+    num_layers: int,
+    num_groups: int,
+    linear_projection: bool,
+) -> TensorSpec:
+    """diffusers' Transformer2DModel: pixels as tokens, `num_layers` of self-attention, cross-attention, feed-forward.
+
+    x: (B, H, W, C), context: (B, L, C_context).
+    """
+    B, H, W, C = x.shape
+
+    def project(layer: str, h: TensorSpec, residual: TensorSpec | None = None) -> TensorSpec:
+        if linear_projection:
+            return linear(g, layer, h.reshape(B, H * W, C), C, residual=residual and residual.reshape(B, H * W, C))
+        return conv2d(g, layer, h.reshape(B, H, W, C), C, kernel_size=1, residual=residual)
+
+    with g.scope(name):
+        h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6)
+        h = project("proj_in", h).reshape(B, H * W, C)
+        for layer in range(num_layers):
+            with g.scope("transformer_blocks", layer):
+                n = layer_norm(g, "norm1", h)
+                h = attention(g, "attn1", n, n, num_heads=num_heads, bias=False, residual=h)
+                n = layer_norm(g, "norm2", h)
+                h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
+                n = layer_norm(g, "norm3", h)
+                h = _feed_forward(g, "ff.net", n, residual=h)
+        return project("proj_out", h, residual=x).reshape(B, H, W, C)
+
+
+def _feed_forward(g: Graph, name: str, x: TensorSpec, *, residual: TensorSpec) -> TensorSpec:
+    """residual + W2 (a GELU(b)) with [a, b] = W1 x, four times as wide as x (B, N, C)."""
+    B, N, C = x.shape
+    with g.scope(name):
+        wide = linear(g, "0.proj", x, 8 * C)
+        gated = g.tensor("geglu", B, N, 4 * C)
+        g.add(*g.kernels.geglu(wide, gated))
+        return linear(g, "2", gated, C, residual=residual)

@@ -1,0 +1,97 @@
+"""The noise predictor, UNet2DConditionModel: (x_t, t, prompt embedding) -> eps. Rombach et al. 2022 (2112.10752)."""
+
+from functools import partial
+
+from shaderfusion.config import UNetConfig
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.common.timestep_embedding import timestep_embedding
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.blocks import (
+    activation,
+    concat,
+    conv2d,
+    downsample,
+    group_norm,
+    linear,
+    resnet_block,
+    transformer,
+    upsample,
+)
+from shaderfusion.tensor import TensorSpec
+
+__all__ = ["unet_graph"]
+
+
+def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int, width: int, num_tokens: int) -> Graph:
+    """Height and width are in latent cells.
+
+    Inputs: latents (B, H, W, C_in), timestep (1,) f32, embedding (B, L, C). Outputs: model_output (B, H, W, C_out).
+    """
+    g = Graph("unet", kernels)
+    latents = g.input("latents", batch, height, width, config.in_channels)
+    timestep = g.input("timestep", 1, dtype="f32")
+    text = g.input("embedding", batch, num_tokens, config.cross_attention_dim)
+    time = _time_embedding(g, config, timestep)
+
+    norm = {"num_groups": config.norm_num_groups, "eps": config.norm_eps}
+    resnet = partial(resnet_block, g, time=time, **norm)
+
+    def attend(name: str, x: TensorSpec, block: int) -> TensorSpec:
+        return transformer(
+            g,
+            name,
+            x,
+            text,
+            num_heads=config.num_heads_per_block[block],
+            num_layers=config.num_transformer_layers_per_block[block],
+            num_groups=config.norm_num_groups,
+            linear_projection=config.use_linear_projection,
+        )
+
+    num_blocks = len(config.block_out_channels)
+    last = num_blocks - 1
+    h = conv2d(g, "conv_in", latents, config.block_out_channels[0])
+    skips = [h]
+    for block, channels in enumerate(config.block_out_channels):
+        with g.scope("down_blocks", block):
+            for layer in range(config.num_layers_per_block[block]):
+                h = resnet(f"resnets.{layer}", h, channels)
+                if config.down_block_types[block] == "CrossAttnDownBlock2D":
+                    h = attend(f"attentions.{layer}", h, block)
+                skips.append(h)
+            if block != last:
+                h = downsample(g, "downsamplers.0", h)
+                skips.append(h)
+
+    with g.scope("mid_block"):
+        h = resnet("resnets.0", h, config.block_out_channels[-1])
+        h = attend("attentions.0", h, last)
+        h = resnet("resnets.1", h, config.block_out_channels[-1])
+
+    for up_block in range(num_blocks):
+        block = last - up_block
+        with g.scope("up_blocks", up_block):
+            for layer in range(config.num_layers_per_block[block] + 1):
+                h = concat(g, f"resnets.{layer}", h, skips.pop())
+                h = resnet(f"resnets.{layer}", h, config.block_out_channels[block])
+                if config.up_block_types[up_block] == "CrossAttnUpBlock2D":
+                    h = attend(f"attentions.{layer}", h, block)
+            if up_block != last:
+                h = upsample(g, "upsamplers.0", h)
+
+    h = group_norm(g, "conv_norm_out", h, activation="silu", **norm)
+    out = g.output("model_output", batch, height, width, config.out_channels)
+    conv2d(g, "conv_out", h, config.out_channels, out=out)
+    return g
+
+
+def _time_embedding(g: Graph, config: UNetConfig, timestep: TensorSpec) -> TensorSpec:
+    """The timestep (1,) as sinusoids, then two layers: (1, C_t), after the SiLU that each residual block applies."""
+    with g.scope("time_embedding"):
+        sinusoids = g.tensor("sinusoids", 1, config.block_out_channels[0])
+        flip, shift = config.flip_sin_to_cos, config.freq_shift
+        g.add(timestep_embedding(timestep, sinusoids, flip_sin_to_cos=flip, freq_shift=shift))
+        h = linear(g, "linear_1", sinusoids, config.time_embed_dim)
+        h = activation(g, h, "silu")
+        h = linear(g, "linear_2", h, config.time_embed_dim)
+        return activation(g, h, "silu")

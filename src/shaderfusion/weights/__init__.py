@@ -1,0 +1,1 @@
+"""Checkpoints in diffusers' folder format: open, check, convert, upload."""

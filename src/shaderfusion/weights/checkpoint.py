@@ -1,0 +1,100 @@
+"""A component's safetensors files: found, memory-mapped, checked. Pickle files are never opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from shaderfusion.errors import ModelError, WeightsError
+from shaderfusion.weights.names import name_candidates
+
+__all__ = ["Checkpoint"]
+
+_STEMS = ("diffusion_pytorch_model", "model")
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+_CONVERT = (
+    "pickle files can run code when opened, so shaderfusion never does; convert it where you trust it: "
+    "`StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder, safe_serialization=True)` with diffusers, "
+    "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
+)
+
+
+class Checkpoint:
+    """The tensors of one component's folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file_of: dict[str, Any] = {}
+        self._path_of: dict[str, Path] = {}
+        for path in _find_files(folder):
+            try:
+                handle: Any = safe_open(path, framework="numpy")
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+            for name in handle.keys():  # noqa: SIM118: not a dict
+                self._file_of[name] = handle
+                self._path_of[name] = path
+
+    def find(self, path: str, shape: tuple[int, ...]) -> str:
+        """The tensor's name in this checkpoint; WeightsError where it is missing or has another shape."""
+        for name in name_candidates(path):
+            if name not in self._file_of:
+                continue
+            actual = tuple(self._file_of[name].get_slice(name).get_shape())
+            # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
+            if _without_ones(actual) != _without_ones(shape):
+                where = self._path_of[name]
+                raise WeightsError(f"{where}: {name} has shape {actual}, must be {shape} by the model's config.json")
+            return name
+        raise WeightsError(f"{self.folder}: the weights lack the tensor {path}, which the model's config.json asks for")
+
+    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor in its stored dtype (f32, f16 or bf16) and the given shape."""
+        name = self.find(path, shape)
+        array: np.ndarray = self._file_of[name].get_tensor(name)
+        if array.dtype.name not in ("float16", "float32", "bfloat16"):
+            where = self._path_of[name]
+            raise WeightsError(f"{where}: {name} has dtype {array.dtype}, must be float32, float16 or bfloat16")
+        return array.reshape(shape)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _find_files(folder: Path) -> list[Path]:
+    """The component's safetensors files: one, or the shards of an index; f32 before other variants."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: the model has no such component folder; it must be a diffusers model folder")
+    for stem in _STEMS:
+        if (single := folder / f"{stem}.safetensors").is_file():
+            return [single]
+        if (index := folder / f"{stem}.safetensors.index.json").is_file():
+            return _read_index(index)
+    variants = sorted(folder.glob("*.safetensors"))
+    if len(variants) == 1:
+        return variants
+    if variants:
+        names = ", ".join(path.name for path in variants)
+        raise ModelError(f"{folder}: which weights to use is unclear ({names}); name one {_STEMS[0]}.safetensors")
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ModelError(f"{pickles[0]}: {_CONVERT}")
+    raise ModelError(f"{folder}: no .safetensors file here; download the model's weights in that format")
+
+
+def _read_index(index: Path) -> list[Path]:
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
+    files = [index.parent / name for name in sorted(shards)]
+    for path in files:
+        if not path.is_file():
+            raise WeightsError(f"{path}: this shard is missing; download it, {index.name} asks for it")
+    return files

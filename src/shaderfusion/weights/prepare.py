@@ -1,0 +1,50 @@
+"""Checkpoint tensors to GPU buffers in the kernels' layout and dtype, one at a time, once."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from shaderfusion.errors import WeightsError
+from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, upload
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Weight
+from shaderfusion.graph.program import Buffers
+from shaderfusion.weights.checkpoint import Checkpoint
+
+__all__ = ["load_weights", "prepare"]
+
+_AXES = {"as_is": None, "linear": (1, 0), "conv2d": (2, 3, 1, 0)}
+"""graph.LAYOUT_SHAPES as permutations of the axes."""
+
+
+def load_weights(device: Device, weights: Iterable[Weight], checkpoint: Checkpoint) -> Buffers:
+    """Buffers of all weights. All names and shapes are checked before the first is read.
+
+    On the host at most one tensor is held: as stored, as converted and as wgpu's copy of that for the transfer.
+    """
+    weights = list(weights)
+    for weight in weights:
+        checkpoint.find(weight.path, weight.source_shape)
+    buffers: Buffers = {}
+    for weight in weights:
+        array = prepare(checkpoint.read(weight.path, weight.source_shape), weight)
+        buffer = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
+        upload(device, buffer, weight.tensor, array)
+        device.handle.queue.submit([])  # hands the transfer to the GPU, which frees wgpu's copy
+        buffers[weight.tensor] = buffer
+    return buffers
+
+
+def prepare(array: np.ndarray, weight: Weight) -> np.ndarray:
+    """A checkpoint's tensor in the layout, dtype and padded shape of the kernel; WeightsError for NaN or overflow."""
+    tensor = weight.tensor
+    axes = _AXES[weight.layout]
+    view = array if axes is None else array.transpose(axes)
+    out = np.zeros(tensor.shape, NUMPY_DTYPES[tensor.dtype])
+    with np.errstate(over="ignore"):
+        out[..., : view.shape[-1]] = view
+    if not np.isfinite(out).all():
+        if np.isfinite(array.astype(np.float32, copy=False)).all():
+            raise WeightsError(f"{tensor.name}: has values over the range of {tensor.dtype}; use dtype f32")
+        raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
+    return out
