@@ -1,0 +1,35 @@
+"""Write randn.npz: torch's noise for a few shapes and seeds. Needs the `golden` extra and an x86-64 CPU with AVX2.
+
+Each array is named "seed:shape". Of a large one only the first and last 64 values are kept.
+"""
+
+# pyright: reportMissingImports=false
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SHAPES = [(), (0,), (1,), (3,), (15,), (16,), (17,), (31,), (32,), (5, 7), (1000,), (1, 4, 8, 8), (2, 4, 64, 64)]
+SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32 + 42, 2**63 - 1, 2**64 - 1, -1, -42, -(2**63)]
+NUM_KEPT = 64
+
+
+def main() -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in ("AVX2", "AVX512"):
+        raise SystemExit(f"torch would use its {capability} code, which rounds otherwise")
+    arrays = {}
+    for seed in SEEDS:
+        for shape in SHAPES:
+            values = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).numpy().reshape(-1)
+            if values.size > 2 * NUM_KEPT:
+                values = np.concatenate([values[:NUM_KEPT], values[-NUM_KEPT:]])
+            arrays[f"{seed}:{'x'.join(map(str, shape))}"] = values
+    path = Path(__file__).with_name("randn.npz")
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    print(f"{path.name}: {len(arrays)} arrays, {path.stat().st_size} bytes, torch {torch.__version__}, {capability}")
+
+
+if __name__ == "__main__":
+    main()
