@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 
 NUMPY = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
@@ -26,14 +28,18 @@ def run_calls(
     device: Device, calls: KernelCall | Sequence[KernelCall], inputs: dict[TensorSpec, np.ndarray], *outputs: TensorSpec
 ) -> list[np.ndarray]:
     """Fills every output with NaN (or all ones), runs the calls once and returns the outputs as float64."""
-    program = Program(device, [calls] if isinstance(calls, KernelCall) else list(calls), {})
+    graph = Graph("test", Kernels("f32"))
+    graph.calls = [calls] if isinstance(calls, KernelCall) else list(calls)
+    graph.inputs = {tensor.name: tensor for tensor in inputs}
+    graph.outputs = {out.name: out for out in outputs}
+    program = Program(device, graph, {})
     for out in outputs:
         poison = np.full(out.shape, 0xFFFFFFFF, np.uint32) if out.dtype == "u32" else np.full(out.shape, np.nan)
-        program.write(out, poison)
+        program.write(out.name, poison)
     for tensor, array in inputs.items():
-        program.write(tensor, array)
+        program.write(tensor.name, array)
     program.run()
-    return [program.read(out).astype(np.float64) for out in outputs]
+    return [program.read(out.name).astype(np.float64) for out in outputs]
 
 
 def rounded(array: np.ndarray, dtype: DType) -> np.ndarray:

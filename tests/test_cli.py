@@ -128,11 +128,15 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "emoji", "--batch", "2", "--json"]) == 0
     large = json.loads(capsys.readouterr().out)
     assert {component["name"] for component in small["components"]} == {"text_encoder", "unet", "vae"}
-    assert small["dispatches"] == large["dispatches"]
-    assert small["tensors_bytes"]["unet"] < large["tensors_bytes"]["unet"]
+    for one, two in zip(small["components"], large["components"], strict=True):
+        assert one["parameters"] == two["parameters"]
+        assert (one["tensors_bytes"] < two["tensors_bytes"]) == (one["name"] == "unet")
     assert main(["info", "emoji"]) == 0
-    text = capsys.readouterr().out
-    assert all(component["class"] in text for component in small["components"])
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    for line, component in zip(lines, small["components"], strict=True):
+        name, parameters, *_, dispatches = line.split()
+        assert (name, parameters) == (component["name"], f"{component['parameters']:,}")
+        assert dispatches == str(component["dispatches"])
 
 
 def test_generate_prints_only_the_path(folder: Path) -> None:
@@ -147,7 +151,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
             "seed": "5",
             "steps": "2",
             "guidance_scale": "7.5",
-            "scheduler": "ddim",
+            "scheduler": "DDIMScheduler",
             "model": "emoji",
             "software": f"shaderfusion {shaderfusion.__version__}",
         }
@@ -192,7 +196,9 @@ def test_interrupt_leaves_nothing(folder: Path) -> None:
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "shaderfusion: interrupted\n")
+    # Python itself ends with the signal, which a shell reports as 130 too, if it came while a module was imported.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert err == "shaderfusion: interrupted\n"
     assert not list(folder.iterdir())
 
 

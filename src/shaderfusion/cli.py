@@ -83,7 +83,7 @@ def _generate(args: argparse.Namespace) -> None:
         "seed": seed,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
-        "scheduler": args.scheduler or "model's own",
+        "scheduler": args.scheduler or pipe.scheduler_config.class_name,
         "model": args.model,
         "software": f"shaderfusion {shaderfusion.__version__}",
     }
@@ -121,7 +121,7 @@ def _devices(args: argparse.Namespace) -> None:
         return
     rows = [("index", "name", "kind", "backend", "driver", "dtype")]
     rows += [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
-    _print_table(rows)
+    _print_table(rows, "<<<<<<")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -131,7 +131,12 @@ def _info(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(info.as_dict()))
         return
-    raise NotImplementedError
+    print(f"{info.model}: {info.batch} of {info.width}x{info.height} px with guidance, in {info.dtype}")
+    rows = [("component", "parameters", "weights MB", "tensors MB", "dispatches")]
+    for c in info.components:
+        megabytes = (f"{size / 1e6:.1f}" for size in (c.weights_bytes, c.tensors_bytes))
+        rows.append((c.name, f"{c.parameters:,}", *megabytes, str(c.dispatches)))
+    _print_table(rows, "<>>>>")
 
 
 # ---------------------------------------------------------------------------------------------- arguments
@@ -166,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         help="default: PROMPT-SEED.png; replaces a file of that name; several images are numbered: -1.png, -2.png",
     )
     generate.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
-    _add_dtype(generate)
+    _add_dtype(generate, "f16 where the GPU has it, f32 on a CPU")
     _add_json(generate)
 
     devices = commands.add_parser("devices", help="list the GPU adapters of this machine", allow_abbrev=False)
@@ -178,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(info, "model")
     _add_size(info)
     info.add_argument("--batch", type=_whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
-    _add_dtype(info)
+    _add_dtype(info, "f16")
     _add_json(info)
     return parser
 
@@ -193,8 +198,8 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=_whole_number(1, 512), metavar="PX", help="default: the model's own")
 
 
-def _add_dtype(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=("f16", "f32"), help="default: f16 where the GPU has it, f32 on a CPU")
+def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -282,10 +287,12 @@ def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _print_table(rows: Sequence[Sequence[str]], align: str) -> None:
+    """Columns as wide as their widest cell; `align` has < or > for each."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = zip(row, align, widths, strict=True)
+        print("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

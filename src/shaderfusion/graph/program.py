@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import wgpu
 
+from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.buffers import allocate, download, upload
 from shaderfusion.gpu.device import Device, gpu_errors
 from shaderfusion.gpu.timing import Timestamps
+from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.tensor import TensorSpec
@@ -30,17 +32,17 @@ class _Dispatch(NamedTuple):
 
 
 class Program:
-    """A sequence of calls, ready to run on one device.
+    """A graph, ready to run on one device.
 
     `external` holds the buffers of weights, inputs and outputs; inputs and outputs that it lacks are allocated
     into it. The intermediate tensors live in buffers of `memory`, a list that programs which never run at the
     same time can share: it grows to what the largest of them needs.
     """
 
-    def __init__(
-        self, device: Device, calls: Sequence[KernelCall], external: Buffers, memory: list[Any] | None = None
-    ) -> None:
+    def __init__(self, device: Device, graph: Graph, external: Buffers, memory: list[Any] | None = None) -> None:
         self.device = device
+        self.graph = graph
+        calls = graph.calls
         self.plan = plan_memory(calls)
         self._external = external
         self._memory = _grow([] if memory is None else memory, device, self.plan.buffer_sizes_bytes, self._largest())
@@ -77,13 +79,21 @@ class Program:
             group = self.device.handle.create_bind_group(layout=pipeline.bind_group_layout, entries=entries)
         return _Dispatch(pipeline.handle, group, call.workgroups, call.label)
 
-    def write(self, tensor: TensorSpec, array: np.ndarray) -> None:
-        """Fills an input before the next run."""
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Fills an input or output before the next run."""
+        tensor = self._external_tensor(name)
         upload(self.device, self._buffer(tensor), tensor, array)
 
-    def read(self, tensor: TensorSpec) -> np.ndarray:
+    def read(self, name: str) -> np.ndarray:
         """Waits for the runs so far and reads an input or output."""
+        tensor = self._external_tensor(name)
         return download(self.device, self._buffer(tensor), tensor)
+
+    def _external_tensor(self, name: str) -> TensorSpec:
+        tensors = self.graph.inputs | self.graph.outputs
+        if name not in tensors:
+            raise ShapeError(f"{self.graph.name}: no input or output {name!r}; it has {', '.join(tensors)}")
+        return tensors[name]
 
     def run(self) -> None:
         """Submits every call, in order, without waiting for the GPU."""

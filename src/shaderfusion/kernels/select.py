@@ -26,17 +26,15 @@ class Kernels:
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
-        tile = self._tile(out.size // out.shape[-1], out.shape[-1])
-        return matmul(x, weight, out, epilogue, tile=tile, num_splits=self._num_splits)
+        return matmul(x, weight, out, epilogue, tile=self._tile, num_splits=self._num_splits)
 
     def conv2d(
         self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int = 1
     ) -> Calls:
         """A convolution whose padding keeps the size at stride 1: x (B, H, W, C_in), weight (k, k, C_in, C_out)."""
-        tile = self._tile(out.size // out.shape[-1], out.shape[-1])
         padding = weight.shape[0] // 2
         return conv2d_direct(
-            x, weight, out, epilogue, stride=stride, padding=padding, tile=tile, num_splits=self._num_splits
+            x, weight, out, epilogue, stride=stride, padding=padding, tile=self._tile, num_splits=self._num_splits
         )
 
     def group_norm(
@@ -67,19 +65,16 @@ class Kernels:
         probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
         scale = (C // num_heads) ** -0.5
         return (
-            *attention_scores(q, k, scores, num_heads=num_heads, scale=scale),
+            *attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=self._tile),
             softmax_unfused(scores, probs, num_columns=M, causal=causal),
-            *attention_values(probs, v, out, num_heads=num_heads),
+            *attention_values(probs, v, out, num_heads=num_heads, tile=self._tile),
         )
 
     @property
     def _num_splits(self) -> int | None:
         return 1 if self.is_cpu else None
 
-    def _tile(self, num_rows: int, num_columns: int) -> Tile | None:
-        """The tile on a CPU; None leaves the choice to the kernel. Two workgroups at least, one for each core."""
-        if not self.is_cpu:
-            return None
-        if ceil_div(num_rows, 128) * ceil_div(num_columns, 128) >= 2:
-            return Tile(128, 128, k=32, thread_m=32, thread_n4=4)
-        return Tile(64, 64, k=32, thread_m=16, thread_n4=4)
+    @property
+    def _tile(self) -> Tile | None:
+        """None leaves the choice to the kernel."""
+        return Tile(64, 64, k=8, thread_m=16, thread_n4=4) if self.is_cpu else None

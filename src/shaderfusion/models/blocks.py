@@ -28,13 +28,20 @@ __all__ = [
 
 
 def linear(
-    g: Graph, name: str, x: TensorSpec, channels: int, *, bias: bool = True, residual: TensorSpec | None = None
+    g: Graph,
+    name: str,
+    x: TensorSpec,
+    channels: int,
+    *,
+    bias: bool = True,
+    scale: float = 1.0,
+    residual: TensorSpec | None = None,
 ) -> TensorSpec:
-    """x W^T + b + residual; x: (..., C) -> (..., channels)."""
+    """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution."""
     with g.scope(name):
         out = g.tensor("out", *x.shape[:-1], channels)
         weight = g.weight("weight", channels, x.shape[-1], layout="linear")
-        epilogue = Epilogue(bias=g.weight("bias", channels) if bias else None, residual=residual)
+        epilogue = Epilogue(scale, g.weight("bias", channels) if bias else None, residual=residual)
         g.add(*g.kernels.matmul(x, weight, out, epilogue))
     return out
 
@@ -45,14 +52,13 @@ def conv2d(
     x: TensorSpec,
     channels: int,
     *,
-    kernel_size: int = 3,
     stride: int = 1,
     scale: float = 1.0,
     image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
     out: TensorSpec | None = None,
 ) -> TensorSpec:
-    """scale * convolution + biases + residual, zero-padded; x: (B, H, W, C) -> (B, H / stride, W / stride, channels).
+    """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H/stride, W/stride, channels).
 
     The kernels want channels in fours, so the output has zeros after its last channel where it must.
     """
@@ -60,7 +66,7 @@ def conv2d(
     padded = ceil_div(channels, 4) * 4
     with g.scope(name):
         out = out or g.tensor("out", B, ceil_div(H, stride), ceil_div(W, stride), padded)
-        weight = g.weight("weight", channels, C, kernel_size, kernel_size, layout="conv2d", padded_to=padded)
+        weight = g.weight("weight", channels, C, 3, 3, layout="conv2d", padded_to=padded)
         bias = g.weight("bias", channels, padded_to=padded)
         epilogue = Epilogue(scale, bias, image_bias, residual)
         g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride))
@@ -128,7 +134,7 @@ def resnet_block(
         h = conv2d(g, "conv1", h, channels, image_bias=time_bias)
         h = group_norm(g, "norm2", h, num_groups=num_groups, eps=eps, activation="silu")
         if x.shape[-1] != channels:
-            x = conv2d(g, "conv_shortcut", x, channels, kernel_size=1)
+            x = linear(g, "conv_shortcut", x, channels)
         return conv2d(g, "conv2", h, channels, residual=x)
 
 
@@ -147,30 +153,17 @@ def attention(
 
 
 def transformer(
-    g: Graph,
-    name: str,
-    x: TensorSpec,
-    context: TensorSpec,
-    *,
-    num_heads: int,
-    num_layers: int,
-    num_groups: int,
-    linear_projection: bool,
+    g: Graph, name: str, x: TensorSpec, context: TensorSpec, *, num_heads: int, num_layers: int, num_groups: int
 ) -> TensorSpec:
     """diffusers' Transformer2DModel: pixels as tokens, `num_layers` of self-attention, cross-attention, feed-forward.
 
-    x: (B, H, W, C), context: (B, L, C_context).
+    x: (B, H, W, C), context: (B, L, C_context). Its projections are 1x1 convolutions in SD 1.x and linear layers in
+    2.x, which is the same product.
     """
     B, H, W, C = x.shape
-
-    def project(layer: str, h: TensorSpec, residual: TensorSpec | None = None) -> TensorSpec:
-        if linear_projection:
-            return linear(g, layer, h.reshape(B, H * W, C), C, residual=residual and residual.reshape(B, H * W, C))
-        return conv2d(g, layer, h.reshape(B, H, W, C), C, kernel_size=1, residual=residual)
-
     with g.scope(name):
-        h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6)
-        h = project("proj_in", h).reshape(B, H * W, C)
+        h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6).reshape(B, H * W, C)
+        h = linear(g, "proj_in", h, C)
         for layer in range(num_layers):
             with g.scope("transformer_blocks", layer):
                 n = layer_norm(g, "norm1", h)
@@ -179,7 +172,7 @@ def transformer(
                 h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm3", h)
                 h = _feed_forward(g, "ff.net", n, residual=h)
-        return project("proj_out", h, residual=x).reshape(B, H, W, C)
+        return linear(g, "proj_out", h, C, residual=x.reshape(B, H * W, C)).reshape(B, H, W, C)
 
 
 def _feed_forward(g: Graph, name: str, x: TensorSpec, *, residual: TensorSpec) -> TensorSpec:

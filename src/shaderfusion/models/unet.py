@@ -45,7 +45,6 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
             num_heads=config.num_heads_per_block[block],
             num_layers=config.num_transformer_layers_per_block[block],
             num_groups=config.norm_num_groups,
-            linear_projection=config.use_linear_projection,
         )
 
     num_blocks = len(config.block_out_channels)

@@ -5,7 +5,7 @@ from functools import partial
 from shaderfusion.config import VaeConfig
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.blocks import attention, conv2d, group_norm, resnet_block, upsample
+from shaderfusion.models.blocks import attention, conv2d, group_norm, linear, resnet_block, upsample
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["decoder_graph"]
@@ -16,7 +16,7 @@ _EPS = 1e-6  # AutoencoderKL has no option for it
 def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: int, width: int) -> Graph:
     """Height and width are in latent cells, f is the model's scale factor.
 
-    Inputs: latents (B, H, W, C), as the sampler leaves them: the first convolution divides by the scaling factor.
+    Inputs: latents (B, H, W, C), as the sampler leaves them: the first layer divides by the scaling factor.
     Outputs: image (B, f H, f W, 4): red, green, blue in -1..1, and a padding channel.
     """
     g = Graph("vae", kernels)
@@ -25,7 +25,7 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
     h: TensorSpec = g.input("latents", batch, height, width, config.latent_channels)
     scale = 1 / config.scaling_factor
     if config.use_post_quant_conv:
-        h = conv2d(g, "post_quant_conv", h, config.latent_channels, kernel_size=1, scale=scale)
+        h = linear(g, "post_quant_conv", h, config.latent_channels, scale=scale)
         scale = 1.0
     with g.scope("decoder"):
         channels = config.block_out_channels[::-1]

@@ -36,7 +36,7 @@ class Checkpoint:
                 handle: Any = safe_open(path, framework="numpy")
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
-            for name in handle.keys():  # noqa: SIM118: not a dict
+            for name in list(handle.keys()):
                 self._file_of[name] = handle
                 self._path_of[name] = path
 
