@@ -80,7 +80,7 @@ def test_refuses_before_loading_anything(
     [
         ("generate x --model nowhere", "nowhere"),
         ("info nowhere", "nowhere"),
-        ("generate x --width 100", "100"),
+        ("generate x --width 101", "101"),
         ("generate x --device abacus", "'abacus'"),
         ("generate x --steps 5000", "5000"),
     ],

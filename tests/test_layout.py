@@ -28,12 +28,13 @@ ORDER = [
     "gpu",
     "graph.program",
     "weights.prepare",
+    "engine",
     "pipeline",
     "cli",
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
-GPU_USERS = ["gpu", "graph.program", "weights.prepare", "pipeline", "cli"]
+GPU_USERS = ["gpu", "graph.program", "weights.prepare", "engine", "pipeline", "cli"]
 WGPU_USERS = ["gpu", "graph.program"]
 
 

@@ -134,8 +134,8 @@ def _info(args: argparse.Namespace) -> None:
     print(f"{info.model}: {info.batch} of {info.width}x{info.height} px with guidance, in {info.dtype}")
     rows = [("component", "parameters", "weights MB", "tensors MB", "dispatches")]
     for c in info.components:
-        megabytes = (f"{size / 1e6:.1f}" for size in (c.weights_bytes, c.tensors_bytes))
-        rows.append((c.name, f"{c.parameters:,}", *megabytes, str(c.dispatches)))
+        weights, tensors = (f"{size / 1e6:.1f}" for size in (c.weights_bytes, c.tensors_bytes))
+        rows.append((c.name, f"{c.parameters:,}", weights, tensors, str(c.dispatches)))
     _print_table(rows, "<>>>>")
 
 
