@@ -1,0 +1,86 @@
+"""Verified, warmed-up measurements on the GPU's own clock; every row says on what it was made."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import shaderfusion
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Program
+from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.select import Kernels
+
+__all__ = ["Measurement", "environment", "measure", "program_of"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Milliseconds of `num_runs` runs of one program."""
+
+    name: str
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    num_runs: int
+    flop: float = 0.0
+
+    @property
+    def tflop_per_s(self) -> float:
+        """At the median."""
+        return self.flop / self.p50_ms / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "tflop_per_s": self.tflop_per_s}
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Device, driver, package version, commit and date of a row."""
+    root = Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "device": device.info.name,
+        "driver": device.info.driver,
+        "backend": device.info.backend,
+        "version": shaderfusion.__version__,
+        "commit": commit or "unknown",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def program_of(device: Device, calls: Sequence[KernelCall], *, seed: int = 0) -> tuple[Program, dict[str, np.ndarray]]:
+    """A program of these calls whose inputs hold standard normal values, and those values.
+
+    Tensors with the role input are filled, those with the role output can be read.
+    """
+    graph = Graph("benchmark", Kernels(calls[0].dtype))
+    graph.calls = list(calls)
+    tensors = {binding.tensor.storage for call in calls for binding in call.bindings}
+    graph.inputs = {tensor.name: tensor for tensor in tensors if tensor.role == "input"}
+    graph.outputs = {tensor.name: tensor for tensor in tensors if tensor.role == "output"}
+    program = Program(device, graph, {})
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in sorted(graph.inputs.items()):
+        dtype = np.float16 if tensor.dtype == "f16" else np.float32
+        arrays[name] = rng.standard_normal(tensor.shape, np.float32).astype(dtype)
+        program.write(name, arrays[name])
+    return program, arrays
+
+
+def measure(name: str, program: Program, *, flop: float = 0.0, num_runs: int = 20, num_warm_up: int = 3) -> Measurement:
+    """Warm up, then time whole runs with GPU timestamps."""
+    for _ in range(num_warm_up):
+        program.run()
+    times_ms = [program.time_ms() for _ in range(num_runs)]
+    p20, p50, p80 = (float(p) for p in np.percentile(times_ms, (20, 50, 80)))
+    return Measurement(name, p20, p50, p80, num_runs, flop)
