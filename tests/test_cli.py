@@ -17,6 +17,7 @@ from shaderfusion.cli import main
 SOURCE = Path(__file__).parent.parent / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 COMMAND = [sys.executable, "-m", "shaderfusion"]
+SMALL = ["--steps", "1", "--width", "32", "--height", "32"]
 NO_ADAPTER = {"VK_ICD_FILENAMES": os.devnull, "VK_DRIVER_FILES": os.devnull}
 
 
@@ -144,6 +145,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "a-red-heart-5.png\n", "")
     assert [path.name for path in folder.iterdir()] == ["a-red-heart-5.png"]
     with Image.open(folder / "a-red-heart-5.png") as image:
+        assert image.size == (128, 128)
         assert image.getextrema() != ((0, 0), (0, 0), (0, 0))
         assert image.info == {
             "prompt": "A red/heart: \u2764",
@@ -159,7 +161,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
 
 def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "pictures").mkdir()
-    args = ["generate", "pizza", "--steps", "1", "--num-images", "2", "--output", "pictures/p.png", "--json"]
+    args = ["generate", "pizza", *SMALL, "--num-images", "2", "--output", "pictures/p.png", "--json"]
     assert main([*args, "--device", "0"]) == 0
     report = json.loads(capsys.readouterr().out)
     paths = [Path("pictures/p-1.png"), Path("pictures/p-2.png")]
@@ -171,18 +173,19 @@ def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert report["device"]
     assert report["driver"]
     images = [Image.open(path) for path in paths]
+    assert {image.size for image in images} == {(32, 32)}
     assert images[0].tobytes() != images[1].tobytes()
     assert {image.info["seed"] for image in images} == {str(report["seed"])}
     assert [image.info["image"] for image in images] == ["1 of 2", "2 of 2"]
 
 
 def test_empty_prompt_is_allowed(folder: Path) -> None:
-    assert main(["generate", "", "--steps", "1", "--seed", "3"]) == 0
+    assert main(["generate", "", *SMALL, "--seed", "3"]) == 0
     assert [path.name for path in folder.iterdir()] == ["image-3.png"]
 
 
 def test_long_prompt_is_cut_with_a_warning(folder: Path) -> None:
-    done = run("generate", "heart " * 1700, "--steps", "1", "--output", "a.png")
+    done = run("generate", "heart " * 1700, *SMALL, "--output", "a.png")
     assert (done.returncode, done.stdout) == (0, "a.png\n")
     assert done.stderr.startswith("shaderfusion: warning: ")
     assert done.stderr.count("\n") == 1
@@ -211,6 +214,6 @@ def test_failed_write_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    assert main(["generate", "x", "--steps", "1", "--output", "a.png"]) == 2
+    assert main(["generate", "x", *SMALL, "--output", "a.png"]) == 2
     assert "--output (=a.png) could not be written: No space left on device" in capsys.readouterr().err
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.png", b"old")]
