@@ -1,15 +1,15 @@
 """Exceptions of shaderfusion. Every message names the value, the rule and the remedy.
 
-    ShaderfusionError
-    ├── InputError            a value the caller passed (also a ValueError)
-    │   └── ShapeError        a tensor handed to a kernel or graph has the wrong shape or dtype
-    ├── ModelError            a model folder: missing component, unsupported option, bad JSON
-    │   └── WeightsError      a weights file: missing or misshapen tensor, truncated file, NaN
-    ├── DeviceError           no adapter, or none that matches
-    │   ├── DeviceLostError   the driver dropped the device while it was in use
-    │   ├── GpuMemoryError    an allocation failed (also a MemoryError)
-    │   └── DeviceLimitError  a tensor is larger than the device lets a shader bind
-    └── ShaderError           a WGSL source did not compose or compile
+ShaderfusionError
+├── InputError            a value the caller passed (also a ValueError)
+│   └── ShapeError        a tensor handed to a kernel or graph has the wrong shape or dtype
+├── ModelError            a model folder: missing component, unsupported option, bad JSON
+│   └── WeightsError      a weights file: missing or misshapen tensor, truncated file, NaN
+├── DeviceError           no adapter, or none that matches
+│   ├── DeviceLostError   the driver dropped the device while it was in use
+│   ├── GpuMemoryError    an allocation failed (also a MemoryError)
+│   └── DeviceLimitError  a tensor is larger than the device lets a shader bind
+└── ShaderError           a WGSL source did not compose or compile
 """
 
 __all__ = [

@@ -185,7 +185,7 @@ class StableDiffusionPipeline:
 
 def _make_kernels(device: Device, dtype: DType) -> Kernels:
     """The kernels that suit a device."""
-    return Kernels(dtype, is_cpu=device.info.kind == "CPU")
+    return Kernels(dtype, lanes=device.info.kind == "CPU" and device.has_subgroups)
 
 
 def _require_count(name: str, value: int) -> int:

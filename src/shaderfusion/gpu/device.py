@@ -85,6 +85,11 @@ class Device:
         """Whether dispatches can be timed on the GPU's own clock."""
         return "timestamp-query" in self.handle.features
 
+    @property
+    def has_subgroups(self) -> bool:
+        """Whether shaders can exchange values among the lanes of a subgroup."""
+        return "subgroup" in self.handle.features
+
     def __repr__(self) -> str:
         return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"
 

@@ -97,31 +97,35 @@ class Program:
 
     def run(self) -> None:
         """Submits every call, in order, without waiting for the GPU."""
-        with gpu_errors("running a program"):
-            encoder = self.device.handle.create_command_encoder()
-            compute_pass = encoder.begin_compute_pass()
-            for dispatch in self._dispatches:
-                compute_pass.set_pipeline(dispatch.pipeline)
-                compute_pass.set_bind_group(0, dispatch.bind_group)
-                compute_pass.dispatch_workgroups(*dispatch.workgroups)
-            compute_pass.end()
-            self.device.handle.queue.submit([encoder.finish()])
+        self._submit([self._dispatches], None)
+
+    def time_ms(self) -> float:
+        """Runs once and waits: milliseconds on the GPU's clock. DeviceError without timestamps."""
+        timestamps = Timestamps(self.device, 1)
+        self._submit([self._dispatches], timestamps)
+        return float(timestamps.read_ms()[0])
 
     def profile_ms(self) -> list[tuple[str, float]]:
         """Runs once with a timestamp around each call: (label, ms) in order. DeviceError without timestamps."""
         timestamps = Timestamps(self.device, len(self._dispatches))
-        with gpu_errors("profiling a program"):
-            encoder = self.device.handle.create_command_encoder()
-            for index, dispatch in enumerate(self._dispatches):
-                compute_pass = encoder.begin_compute_pass(timestamp_writes=timestamps.writes(index))
-                compute_pass.set_pipeline(dispatch.pipeline)
-                compute_pass.set_bind_group(0, dispatch.bind_group)
-                compute_pass.dispatch_workgroups(*dispatch.workgroups)
-                compute_pass.end()
-            timestamps.resolve(encoder)
-            self.device.handle.queue.submit([encoder.finish()])
-            times_ms = timestamps.read_ms()
+        self._submit([[dispatch] for dispatch in self._dispatches], timestamps)
+        times_ms = timestamps.read_ms()
         return [(dispatch.label, float(ms)) for dispatch, ms in zip(self._dispatches, times_ms, strict=True)]
+
+    def _submit(self, passes: Sequence[Sequence[_Dispatch]], timestamps: Timestamps | None) -> None:
+        with gpu_errors(f"running {self.graph.name}"):
+            encoder = self.device.handle.create_command_encoder()
+            for index, dispatches in enumerate(passes):
+                writes = timestamps.writes(index) if timestamps else None
+                compute_pass = encoder.begin_compute_pass(timestamp_writes=writes)
+                for dispatch in dispatches:
+                    compute_pass.set_pipeline(dispatch.pipeline)
+                    compute_pass.set_bind_group(0, dispatch.bind_group)
+                    compute_pass.dispatch_workgroups(*dispatch.workgroups)
+                compute_pass.end()
+            if timestamps:
+                timestamps.resolve(encoder)
+            self.device.handle.queue.submit([encoder.finish()])
 
 
 def _grow(memory: list[Any], device: Device, sizes_bytes: tuple[int, ...], names: list[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.kernels.common.matmul import Epilogue, Tile, product_calls, require_multiples_of_4
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, product_calls, require_multiples_of_4
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["conv2d_direct"]
@@ -16,7 +16,7 @@ def conv2d_direct(
     *,
     stride: int = 1,
     padding: int = 1,
-    tile: Tile | None = None,
+    tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border."""
@@ -38,6 +38,6 @@ def conv2d_direct(
         params,
         epilogue,
         {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": padding},
-        tile=tile,
+        tile=tile or Tile(64, 128),
         num_splits=num_splits,
     )

@@ -2,7 +2,7 @@
 //   out[b, y, x, o] = bias[o] + sum_{i, j, c} x[b, STRIDE y + i - PADDING, STRIDE x + j - PADDING, c] weight[i, j, c, o]
 // A's row is an output pixel, B is the filter. One workgroup computes TILE_M pixels x TILE_N channels; see
 // fragments/tile_matmul for what it reads and writes.
-#import fragments/tile_matmul
+#import fragments/product
 
 #ifdef SUM_SPLITS
 #else

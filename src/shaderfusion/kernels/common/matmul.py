@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
@@ -10,10 +11,10 @@ from shaderfusion.tensor import TensorSpec
 
 __all__ = [
     "Epilogue",
+    "LaneTile",
     "Tile",
     "attention_scores",
     "attention_values",
-    "choose_tile",
     "matmul",
     "product_calls",
     "require_multiples_of_4",
@@ -24,9 +25,12 @@ _SUM_WORKGROUP_SIZE = 64
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4."""
+    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4.
 
-    m: int = 64
+    The default was the fastest for linear layers on an H200 (docs/benchmarks.md).
+    """
+
+    m: int = 128
     n: int = 64
     k: int = 16
     thread_m: int = 8
@@ -38,10 +42,29 @@ class Tile:
         threads = (self.m // self.thread_m) * (self.n // 4 // self.thread_n4)
         if self.m % self.thread_m or self.n % (4 * self.thread_n4) or self.k % 4:
             raise ShapeError(f"{self}: m, n and k must be multiples of thread_m, 4 thread_n4 and 4")
-        if threads % (self.k // 4) or (self.m * self.k // 4) % threads:
-            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4")
+        if threads % (self.k // 4) or (self.m * self.k // 4) % threads or (self.n * self.k // 4) % threads:
+            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4, n k / 4")
         sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
         return {**sizes, "THREAD_M": self.thread_m, "THREAD_N4": self.thread_n4}
+
+
+@dataclass(frozen=True)
+class LaneTile:
+    """Sizes of fragments/lane_matmul: per workgroup, which is one subgroup of a CPU, m rows x n columns."""
+
+    m: int = 32
+    n: int = 64
+
+    NUM_LANES: ClassVar[int] = 8
+    """A subgroup of llvmpipe: a 256-bit vector of f32. With fewer lanes a workgroup has several subgroups."""
+
+    @property
+    def constants(self) -> dict[str, int | bool]:
+        """The kernel's constants; ShapeError where the columns do not divide evenly among lanes."""
+        if self.n % (4 * self.NUM_LANES):
+            raise ShapeError(f"{self}: n must be a multiple of {4 * self.NUM_LANES}, 4 columns a lane")
+        n4 = self.n // (4 * self.NUM_LANES)
+        return {"LANES": True, "NUM_LANES": self.NUM_LANES, "LANE_TILE_M": self.m, "LANE_TILE_N4": n4}
 
 
 @dataclass(frozen=True)
@@ -57,17 +80,10 @@ class Epilogue:
     """The shape of out."""
 
 
-def choose_tile(num_rows: int, num_columns: int, num_batches: int = 1) -> Tile:
-    """Large tiles where they still give a few hundred workgroups, small ones for small products."""
-    if num_batches * ceil_div(num_rows, 128) * ceil_div(num_columns, 128) >= 128:
-        return Tile(128, 128)
-    return Tile()
-
-
 def choose_splits(tile: Tile, num_rows: int, num_columns: int, num_batches: int, depth: int) -> int:
     """How many workgroups share one tile's sum over K, so that small products of great depth still fill a GPU."""
     workgroups = num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-    return max(1, min(512 // workgroups, depth // 512, 8))
+    return max(1, min(600 // workgroups, depth // 128, 16))
 
 
 def matmul(
@@ -76,7 +92,7 @@ def matmul(
     out: TensorSpec,
     epilogue: Epilogue | None = None,
     *,
-    tile: Tile | None = None,
+    tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """out = epilogue(a b), a linear layer; a: (..., M, K), b: (K, N), out: (..., M, N)."""
@@ -93,7 +109,7 @@ def matmul(
 
 
 def attention_scores(
-    q: TensorSpec, k: TensorSpec, out: TensorSpec, *, num_heads: int, scale: float, tile: Tile | None = None
+    q: TensorSpec, k: TensorSpec, out: TensorSpec, *, num_heads: int, scale: float, tile: Tile | LaneTile | None = None
 ) -> tuple[KernelCall, ...]:
     """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, N, M rounded up to 4)."""
     B, N, C = q.shape
@@ -112,7 +128,7 @@ def attention_scores(
 
 
 def attention_values(
-    probs: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, tile: Tile | None = None
+    probs: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, tile: Tile | LaneTile | None = None
 ) -> tuple[KernelCall, ...]:
     """out_h = probs[b, h] v_h; probs: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D)."""
     B, N, C = out.shape
@@ -138,10 +154,10 @@ def product_calls(
     epilogue: Epilogue | None = None,
     constants: Mapping[str, int | bool] | None = None,
     *,
-    tile: Tile | None = None,
+    tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
-    """The calls of a kernel built on fragments/tile_matmul: one, or two where K is split.
+    """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
     `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out.
     """
@@ -153,9 +169,11 @@ def product_calls(
     if epilogue.image_bias and (epilogue.image_bias.shape[-1] != N or M % epilogue.image_bias.shape[0]):
         raise ShapeError(f"{kernel}: image_bias {epilogue.image_bias} must be (images, {N}), for {M} rows")
     num_batches = outer * num_inner
-    tile = tile or choose_tile(M, N, num_batches)
-    num_splits = num_splits or choose_splits(tile, M, N, num_batches, K)
-    split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
+    tile = tile or Tile()
+    split_depth = K
+    if isinstance(tile, Tile):
+        num_splits = num_splits or choose_splits(tile, M, N, num_batches, K)
+        split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
     num_splits = ceil_div(K, split_depth)
     shared: dict[str, int | float] = {
         "num_rows": M,
@@ -213,6 +231,7 @@ def _extend(call: KernelCall, bindings: tuple[Binding, ...], constants: dict[str
 
 
 def require_multiples_of_4(kernel: str, **sizes: int) -> None:
+    """ShapeError unless the kernels' loads of four values fit."""
     for name, size in sizes.items():
         if size % 4:
             raise ShapeError(f"{kernel}: {name} (={size}) must be a multiple of 4; pad the tensor with zeros")

@@ -1,7 +1,7 @@
 // out = scale A B + bias + residual, for a batch of strided matrices: A is (M, K), B is (K, N), or (N, K) with
-// TRANSPOSE_B. One workgroup computes one tile of out; see fragments/tile_matmul for what it reads and writes.
+// TRANSPOSE_B. One workgroup computes one tile of out; see fragments/product for what it reads and writes.
 // Batches are (outer, inner), such as (image, attention head). All strides are in vectors of 4.
-#import fragments/tile_matmul
+#import fragments/product
 
 #ifdef SUM_SPLITS
 #else

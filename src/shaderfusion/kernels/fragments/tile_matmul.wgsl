@@ -1,77 +1,34 @@
-// out = epilogue(A B), register-tiled: a workgroup sums a TILE_M x TILE_N tile over K, a thread THREAD_M x 4 THREAD_N4.
-// For each TILE_K of K it stages TILE_M x TILE_K of A and TILE_K x TILE_N of B in workgroup memory, as f32. So A is
-// read N / TILE_N times, B M / TILE_M times, out written once. With SPLIT, each of num_splits workgroups sums its part
-// of K into parts (num_splits, batches, M, N) f32; then sum_splits, with SUM_SPLITS, adds them and applies the epilogue.
-//
-// The importing file defines: struct RowA; fn row_a(batch, row) -> RowA; fn load_a(row, k) -> vec4<Elem>, 4 values
-// along k; fn load_b(batch, k, column) -> vec4<Elem>, 4 values along the columns, or along k with TRANSPOSE_B.
-// k and column are multiples of 4 (but any column with TRANSPOSE_B); beyond their edge both loads give 0.
+// A B, register-tiled, for GPUs: a workgroup sums a TILE_M x TILE_N tile over K, a thread THREAD_M x 4 THREAD_N4 of it.
+// For each TILE_K of K it stages TILE_M x TILE_K of A and TILE_K x TILE_N of B in workgroup memory, as f32, so that A
+// is read N / TILE_N times and B M / TILE_M times. For what the importing file defines, see fragments/product.
 
-#ifdef SPLIT
-@group(0) @binding(3) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
-#else
-@group(0) @binding(OUT_BINDING) var<storage, read_write> out: array<vec4<Elem>>; // (B, M, N / 4), any row stride
-#endif
-#ifdef BIAS
-@group(0) @binding(BIAS_BINDING) var<storage, read> bias: array<vec4<Elem>>; // (N / 4)
-#endif
-#ifdef IMAGE_BIAS
-@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<vec4<Elem>>; // (images, N / 4)
-#endif
-#ifdef RESIDUAL
-@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<vec4<Elem>>; // as out
-#endif
-
-// Writes one vector of sums, as out = scale sums + bias + image_bias + residual.
-fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
-#ifdef SPLIT
-    // batch counts the splits too, outermost.
-    parts[((batch * params.num_rows + row) * params.num_columns + column) / 4] = sums;
-#else
-    let index = (batch / params.num_inner) * params.out_outer + (batch % params.num_inner) * params.out_inner
-        + row * params.out_row + column / 4;
-    var value = params.scale * sums;
-#ifdef BIAS
-    value += vec4<f32>(bias[column / 4]);
-#endif
-#ifdef IMAGE_BIAS
-    value += vec4<f32>(image_bias[((row / params.rows_per_image) * params.num_columns + column) / 4]);
-#endif
-#ifdef RESIDUAL
-    value += vec4<f32>(residual[index]);
-#endif
-    out[index] = vec4<Elem>(value);
-#endif
-}
-
-#ifdef SUM_SPLITS
-@group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>; // (S, B, M, N / 4)
-
-@compute @workgroup_size(SUM_WORKGROUP_SIZE)
-fn sum_splits(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
-              @builtin(local_invocation_index) lane: u32) {
-    let i = (group.x + group.y * grid.x) * SUM_WORKGROUP_SIZE + lane;
-    let size = params.num_batches * params.num_rows * (params.num_columns / 4);
-    if (i >= size) { return; }
-    var sums = parts[i];
-    for (var split = 1u; split < params.num_splits; split++) {
-        sums += parts[split * size + i];
-    }
-    let row = i / (params.num_columns / 4);
-    store(row / params.num_rows, row % params.num_rows, 4 * (i % (params.num_columns / 4)), sums);
-}
-#else
 const K4 = TILE_K / 4;
 const N4 = TILE_N / 4;
 const THREADS_M = TILE_M / THREAD_M;
 const THREADS_N = N4 / THREAD_N4;
 const THREADS = THREADS_M * THREADS_N;
 const A_PER_THREAD = TILE_M * K4 / THREADS;
+const B_PER_THREAD = TILE_K * N4 / THREADS;
 const A_ROW_STEP = THREADS / K4;
 const A_STRIDE = TILE_M + 1; // one vector of padding spreads sh_a's columns over the memory banks
 
 var<workgroup> sh_a: array<vec4<f32>, K4 * A_STRIDE>; // [k / 4][row], 4 values along k
 var<workgroup> sh_b: array<vec4<f32>, TILE_K * N4>;   // [k][column / 4], 4 values along the columns
+
+// The k and column, within the tile, of the v-th vector of B, and its place in sh_b.
+#ifdef TRANSPOSE_B
+fn b_k(v: u32) -> u32 { return 4 * (v % K4); }
+fn b_column(v: u32) -> u32 { return v / K4; }
+fn stage_b(v: u32, values: vec4<f32>) {
+    for (var i = 0u; i < 4; i++) {
+        sh_b[(b_k(v) + i) * N4 + b_column(v) / 4][b_column(v) % 4] = values[i];
+    }
+}
+#else
+fn b_k(v: u32) -> u32 { return v / N4; }
+fn b_column(v: u32) -> u32 { return 4 * (v % N4); }
+fn stage_b(v: u32, values: vec4<f32>) { sh_b[v] = values; }
+#endif
 
 @compute @workgroup_size(THREADS)
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -81,38 +38,42 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     let k_begin = (group.z / params.num_batches) * params.split_depth;
     let k_end = min(k_begin + params.split_depth, params.depth);
 
-    let stage_k4 = lane % K4;
+    // What this thread stages: vectors of A at stage_k of some rows, and of B.
+    let stage_k = 4 * (lane % K4);
     let stage_row = lane / K4;
     var rows: array<RowA, A_PER_THREAD>;
     for (var i = 0u; i < A_PER_THREAD; i++) {
         // Rows beyond M repeat the last one; their sums are not stored.
         rows[i] = row_a(batch, min(row_0 + stage_row + i * A_ROW_STEP, params.num_rows - 1));
     }
+    var next_a: array<vec4<Elem>, A_PER_THREAD>;
+    var next_b: array<vec4<Elem>, B_PER_THREAD>;
+    for (var i = 0u; i < A_PER_THREAD; i++) {
+        next_a[i] = load_a(rows[i], k_begin + stage_k);
+    }
+    for (var i = 0u; i < B_PER_THREAD; i++) {
+        next_b[i] = load_b(batch, k_begin + b_k(lane + i * THREADS), column_0 + b_column(lane + i * THREADS));
+    }
+
     let thread_m = lane / THREADS_N;
     let thread_n = lane % THREADS_N;
     var sums: array<array<vec4<f32>, THREAD_N4>, THREAD_M>;
-
     for (var k_0 = k_begin; k_0 < k_end; k_0 += TILE_K) {
         for (var i = 0u; i < A_PER_THREAD; i++) {
-            sh_a[stage_k4 * A_STRIDE + stage_row + i * A_ROW_STEP] = vec4<f32>(load_a(rows[i], k_0 + 4 * stage_k4));
+            sh_a[(stage_k / 4) * A_STRIDE + stage_row + i * A_ROW_STEP] = vec4<f32>(next_a[i]);
         }
-#ifdef TRANSPOSE_B
-        for (var i = lane; i < K4 * N4; i += THREADS) { // blocks of 4 x 4
-            let k = k_0 + 4 * (i % K4);
-            let column = column_0 + 4 * (i / K4);
-            let block = transpose(mat4x4<f32>(
-                vec4<f32>(load_b(batch, k, column)), vec4<f32>(load_b(batch, k, column + 1)),
-                vec4<f32>(load_b(batch, k, column + 2)), vec4<f32>(load_b(batch, k, column + 3))));
-            for (var j = 0u; j < 4; j++) {
-                sh_b[(4 * (i % K4) + j) * N4 + i / K4] = block[j];
-            }
+        for (var i = 0u; i < B_PER_THREAD; i++) {
+            stage_b(lane + i * THREADS, vec4<f32>(next_b[i]));
         }
-#else
-        for (var i = lane; i < TILE_K * N4; i += THREADS) {
-            sh_b[i] = vec4<f32>(load_b(batch, k_0 + i / N4, column_0 + 4 * (i % N4)));
-        }
-#endif
         workgroupBarrier();
+        // The next tile is on its way while this one is multiplied. The last turn loads zeros from beyond K.
+        for (var i = 0u; i < A_PER_THREAD; i++) {
+            next_a[i] = load_a(rows[i], k_0 + TILE_K + stage_k);
+        }
+        for (var i = 0u; i < B_PER_THREAD; i++) {
+            let v = lane + i * THREADS;
+            next_b[i] = load_b(batch, k_0 + TILE_K + b_k(v), column_0 + b_column(v));
+        }
         for (var k4 = 0u; k4 < K4; k4++) {
             var b: array<array<vec4<f32>, THREAD_N4>, 4>;
             for (var k = 0u; k < 4; k++) {
@@ -143,4 +104,3 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         }
     }
 }
-#endif

@@ -1,0 +1,57 @@
+// The end of a product: out = scale sums + bias + image_bias + residual. With SPLIT the sums of one part of K go to
+// `parts` instead, and sum_splits, with SUM_SPLITS, adds the parts and stores them.
+
+#ifdef SPLIT
+@group(0) @binding(3) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
+#else
+@group(0) @binding(OUT_BINDING) var<storage, read_write> out: array<vec4<Elem>>; // (B, M, N / 4), any row stride
+#endif
+#ifdef BIAS
+@group(0) @binding(BIAS_BINDING) var<storage, read> bias: array<vec4<Elem>>; // (N / 4)
+#endif
+#ifdef IMAGE_BIAS
+@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<vec4<Elem>>; // (images, N / 4)
+#endif
+#ifdef RESIDUAL
+@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<vec4<Elem>>; // as out
+#endif
+
+// Writes one vector of sums, as out = scale sums + bias + image_bias + residual.
+fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
+#ifdef SPLIT
+    // batch counts the splits too, outermost.
+    parts[((batch * params.num_rows + row) * params.num_columns + column) / 4] = sums;
+#else
+    let index = (batch / params.num_inner) * params.out_outer + (batch % params.num_inner) * params.out_inner
+        + row * params.out_row + column / 4;
+    var value = params.scale * sums;
+#ifdef BIAS
+    value += vec4<f32>(bias[column / 4]);
+#endif
+#ifdef IMAGE_BIAS
+    value += vec4<f32>(image_bias[((row / params.rows_per_image) * params.num_columns + column) / 4]);
+#endif
+#ifdef RESIDUAL
+    value += vec4<f32>(residual[index]);
+#endif
+    out[index] = vec4<Elem>(value);
+#endif
+}
+
+#ifdef SUM_SPLITS
+@group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>; // (S, B, M, N / 4)
+
+@compute @workgroup_size(SUM_WORKGROUP_SIZE)
+fn sum_splits(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+              @builtin(local_invocation_index) lane: u32) {
+    let i = (group.x + group.y * grid.x) * SUM_WORKGROUP_SIZE + lane;
+    let size = params.num_batches * params.num_rows * (params.num_columns / 4);
+    if (i >= size) { return; }
+    var sums = parts[i];
+    for (var split = 1u; split < params.num_splits; split++) {
+        sums += parts[split * size + i];
+    }
+    let row = i / (params.num_columns / 4);
+    store(row / params.num_rows, row % params.num_rows, 4 * (i % (params.num_columns / 4)), sums);
+}
+#endif
