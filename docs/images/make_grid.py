@@ -13,7 +13,7 @@ PROMPTS = (
     "pizza",
     "rocket",
     "dog",
-    "automobile",
+    "yellow car",
     "green apple",
     "guitar",
     "snowman",
