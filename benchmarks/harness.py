@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +14,14 @@ from typing import Any
 import numpy as np
 
 import shaderfusion
-from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.pipeline import make_kernels
 
-__all__ = ["Measurement", "environment", "measure", "program_of"]
+__all__ = ["Case", "Measurement", "environment", "main", "measure", "program_of"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,39 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {**asdict(self), "tflop_per_s": self.tflop_per_s}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to time, and how to check it first: `expect` gives out[where] in float64 for the random inputs."""
+
+    name: str
+    calls: Sequence[KernelCall]
+    expect: Callable[[dict[str, np.ndarray]], np.ndarray]
+    where: Any
+    flop: float
+
+
+def main(cases: Callable[[Kernels], Iterable[Case]], description: str | None) -> None:
+    """A benchmark's command line: a table, the environment, and with --output all rows as JSON."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", help="index or part of the name (`shaderfusion devices`)")
+    parser.add_argument("--output", type=Path, help="JSON file of the rows")
+    args = parser.parse_args()
+    device = open_device(args.device)
+    where = environment(device)
+    rows = []
+    for case in cases(make_kernels(device, device.info.default_dtype)):
+        program, arrays = program_of(device, case.calls)
+        program.run()
+        expected = case.expect(arrays)
+        error = np.linalg.norm(program.read("out")[case.where] - expected) / np.linalg.norm(expected)
+        timed = measure(case.name, program, flop=case.flop)
+        rows.append({**timed.as_dict(), "relative_error": float(error), "dispatches": len(case.calls), **where})
+        print(f"{case.name:24} {timed.p50_ms:9.4f} ms {timed.tflop_per_s:7.2f} TFLOP/s  error {error:.1e}")
+    print(", ".join(f"{key} {value}" for key, value in where.items()))
+    if args.output:
+        args.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def environment(device: Device) -> dict[str, str]:

@@ -24,8 +24,8 @@ from shaderfusion.engine import load_all_weights
 from shaderfusion.gpu.device import open_device
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
-from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs
+from shaderfusion.pipeline import make_kernels
 
 __all__ = ["main"]
 
@@ -146,7 +146,7 @@ def run_ours(
     """Our three programs: error, GPU time, wall time, memory. Returns the environment."""
     device = open_device()
     config = ModelConfig.from_folder(folder)
-    kernels = Kernels(dtype)
+    kernels = make_kernels(device, dtype)
     started = time.perf_counter()
     weights = load_all_weights(device, config, kernels, folder)
     print(f"loaded weights in {time.perf_counter() - started:.1f} s")

@@ -21,7 +21,7 @@ from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
 
-__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline"]
+__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "make_kernels"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class StableDiffusionPipeline:
         self.config = config
         self.scheduler_config = scheduler_config
         self.scheduler = scheduler
-        self._kernels = _make_kernels(device, dtype)
+        self._kernels = make_kernels(device, dtype)
         self._weights = weights
         self._engine_of_size: tuple[tuple[int, int, int, bool], Engine] | None = None
 
@@ -95,7 +95,7 @@ class StableDiffusionPipeline:
         dtype = dtype or opened.info.default_dtype
         if dtype == "f16" and not opened.info.has_f16:
             raise InputError(f"dtype (='f16') is not supported by device {opened.info.name}; use f32")
-        weights = load_all_weights(opened, config, _make_kernels(opened, dtype), folder)
+        weights = load_all_weights(opened, config, make_kernels(opened, dtype), folder)
         return cls(opened, dtype, tokenizer, config, scheduler_config, weights, scheduler)
 
     def __call__(
@@ -183,7 +183,7 @@ class StableDiffusionPipeline:
         return self._engine_of_size[1]
 
 
-def _make_kernels(device: Device, dtype: DType) -> Kernels:
+def make_kernels(device: Device, dtype: DType) -> Kernels:
     """The kernels that suit a device."""
     return Kernels(dtype, lanes=device.info.kind == "CPU" and device.has_subgroups)
 

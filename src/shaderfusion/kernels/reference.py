@@ -7,12 +7,16 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "attention_scores",
+    "attention_values",
     "concat_channels",
+    "conv2d_direct",
     "denoise_step",
     "embedding",
     "geglu_unfused",
     "group_norm_unfused",
     "layer_norm",
+    "matmul",
     "multiply",
     "softmax_unfused",
     "timestep_embedding",
@@ -41,6 +45,69 @@ def activate(x: Array, *, activation: str | None) -> Array:
 def add(a: Array, b: Array) -> Array:
     """a + b."""
     return a + b
+
+
+def _epilogue(
+    sums: Array,
+    scale: float = 1.0,
+    bias: Array | None = None,
+    image_bias: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """scale sums + bias + image_bias + residual, without those that are None; row i of image_bias is for image i."""
+    out = scale * sums
+    if bias is not None:
+        out = out + bias
+    if image_bias is not None:
+        images = out.reshape(image_bias.shape[0], -1, out.shape[-1])  # (images, rows, N)
+        out = (images + image_bias[:, None]).reshape(out.shape)
+    return out if residual is None else out + residual
+
+
+def matmul(
+    a: Array,
+    b: Array,
+    *,
+    scale: float = 1.0,
+    bias: Array | None = None,
+    image_bias: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """scale sum_k a[..., m, k] b[k, n] + bias[n] + image_bias[image of m, n] + residual[..., m, n]."""
+    return _epilogue(a @ b, scale, bias, image_bias, residual)
+
+
+def attention_scores(q: Array, k: Array, *, num_heads: int, scale: float) -> Array:
+    """scale sum_d q[b, n, h, d] k[b, m, h, d] as (B, heads, N, M), with zeros after the last m up to a multiple of 4."""
+    q, k = (x.reshape(*x.shape[:2], num_heads, -1) for x in (q, k))
+    scores = scale * np.einsum("bnhd,bmhd->bhnm", q, k)
+    return np.pad(scores, [(0, 0)] * 3 + [(0, -scores.shape[-1] % 4)])
+
+
+def attention_values(probs: Array, v: Array, *, num_heads: int) -> Array:
+    """sum_{m < M} probs[b, h, n, m] v[b, m, h, d] as (B, N, heads D); the padding of probs after M counts for nothing."""
+    B, M, C = v.shape
+    out = np.einsum("bhnm,bmhd->bnhd", probs[..., :M], v.reshape(B, M, num_heads, -1))
+    return out.reshape(B, -1, C)
+
+
+def conv2d_direct(
+    x: Array,
+    weight: Array,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    scale: float = 1.0,
+    bias: Array | None = None,
+    image_bias: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """scale sum_{i, j, c} x[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; x is 0 outside."""
+    kernel_size = weight.shape[0]
+    padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
+    sums = np.einsum("byxcij,ijco->byxo", patches[:, ::stride, ::stride], weight)
+    return _epilogue(sums, scale, bias, image_bias, residual)
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:

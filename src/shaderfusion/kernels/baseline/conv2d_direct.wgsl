@@ -6,7 +6,13 @@
 
 #ifdef SUM_SPLITS
 #else
+#ifdef LANES
+alias LoadA = Elem;
+@group(0) @binding(1) var<storage, read> x: array<Elem>;            // (B, H, W, C_in)
+#else
+alias LoadA = vec4<Elem>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, H, W, C_in / 4)
+#endif
 @group(0) @binding(2) var<storage, read> weight: array<vec4<Elem>>; // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 4)
 
 struct RowA { image: u32, y: i32, x: i32 } // of the patch's top left corner
@@ -17,16 +23,20 @@ fn row_a(batch: u32, row: u32) -> RowA {
                 i32(STRIDE * (pixel % params.out_width)) - PADDING);
 }
 
-fn load_a(row: RowA, k: u32) -> vec4<Elem> {
+fn load_a(row: RowA, k: u32) -> LoadA {
     let tap = k / params.in_channels;
     let channel = k % params.in_channels;
     let y = row.y + i32(tap / KERNEL_SIZE);
     let column = row.x + i32(tap % KERNEL_SIZE);
     if (k >= params.depth || y < 0 || column < 0 || y >= i32(params.in_height) || column >= i32(params.in_width)) {
-        return vec4<Elem>();
+        return LoadA();
     }
     let pixel = (row.image * params.in_height + u32(y)) * params.in_width + u32(column);
+#ifdef LANES
+    return x[pixel * params.in_channels + channel];
+#else
     return x[(pixel * params.in_channels + channel) / 4];
+#endif
 }
 
 fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import ClassVar
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
@@ -50,21 +49,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class LaneTile:
-    """Sizes of fragments/lane_matmul: per workgroup, which is one subgroup of a CPU, m rows x n columns."""
+    """Sizes of fragments/lane_matmul: per workgroup, which is one subgroup of a CPU, m rows x n columns.
+
+    llvmpipe unrolls loops of up to 32 turns, which keeps m sums a lane in registers or on its stack.
+    """
 
     m: int = 32
-    n: int = 64
-
-    NUM_LANES: ClassVar[int] = 8
-    """A subgroup of llvmpipe: a 256-bit vector of f32. With fewer lanes a workgroup has several subgroups."""
+    n: int = 32
 
     @property
     def constants(self) -> dict[str, int | bool]:
-        """The kernel's constants; ShapeError where the columns do not divide evenly among lanes."""
-        if self.n % (4 * self.NUM_LANES):
-            raise ShapeError(f"{self}: n must be a multiple of {4 * self.NUM_LANES}, 4 columns a lane")
-        n4 = self.n // (4 * self.NUM_LANES)
-        return {"LANES": True, "NUM_LANES": self.NUM_LANES, "LANE_TILE_M": self.m, "LANE_TILE_N4": n4}
+        """The kernel's constants: 4 columns a lane. 8 lanes are a subgroup of llvmpipe with 256-bit vectors."""
+        return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m}
 
 
 @dataclass(frozen=True)

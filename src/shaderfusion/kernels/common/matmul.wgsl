@@ -5,8 +5,15 @@
 
 #ifdef SUM_SPLITS
 #else
+#ifdef LANES
+alias LoadA = Elem;
+@group(0) @binding(1) var<storage, read> a: array<Elem>; // (B, M, K)
+@group(0) @binding(2) var<storage, read> b: array<Elem>; // (B, K, N) or (B, N, K)
+#else
+alias LoadA = vec4<Elem>;
 @group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4)
 @group(0) @binding(2) var<storage, read> b: array<vec4<Elem>>; // (B, K, N / 4) or (B, N, K / 4)
+#endif
 
 struct RowA { start: u32 }
 
@@ -15,18 +22,34 @@ fn row_a(batch: u32, row: u32) -> RowA {
         + row * params.a_row);
 }
 
-fn load_a(row: RowA, k: u32) -> vec4<Elem> {
-    if (k >= params.depth) { return vec4<Elem>(); }
+fn load_a(row: RowA, k: u32) -> LoadA {
+    if (k >= params.depth) { return LoadA(); }
+#ifdef LANES
+    return a[4 * row.start + k];
+#else
     return a[row.start + k / 4];
+#endif
 }
 
 fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
     if (k >= params.depth || column >= params.b_columns) { return vec4<Elem>(); }
     let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner;
+#ifdef LANES
+    var values: vec4<Elem>;
+    for (var i = 0u; i < 4; i++) {
+#ifdef TRANSPOSE_B
+        if (column + i < params.b_columns) { values[i] = b[4 * (start + (column + i) * params.b_row) + k]; }
+#else
+        values[i] = b[4 * (start + k * params.b_row) + column + i];
+#endif
+    }
+    return values;
+#else
 #ifdef TRANSPOSE_B
     return b[start + column * params.b_row + k / 4];
 #else
     return b[start + k * params.b_row + column / 4];
+#endif
 #endif
 }
 #endif

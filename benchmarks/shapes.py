@@ -1,0 +1,28 @@
+"""Layer shapes of Stable Diffusion 1.4 at 512x512 with guidance (batch 2; the decoder's batch is 1), named once."""
+
+__all__ = ["CONV2D", "MATMUL"]
+
+# name: (B, H, W, C_in, C_out) of a 3x3 convolution of stride 1
+CONV2D: dict[str, tuple[int, int, int, int, int]] = {
+    "unet 320@64": (2, 64, 64, 320, 320),
+    "unet 640@32": (2, 32, 32, 640, 640),
+    "unet 1280@16": (2, 16, 16, 1280, 1280),
+    "unet 1280@8": (2, 8, 8, 1280, 1280),
+    "vae 512@128": (1, 128, 128, 512, 512),
+    "vae 256@256": (1, 256, 256, 256, 256),
+    "vae 128@512": (1, 512, 512, 128, 128),
+}
+
+# name: (M, N, K)
+MATMUL: dict[str, tuple[int, int, int]] = {
+    "square 4096": (4096, 4096, 4096),
+    "unet proj 320@64": (8192, 320, 320),
+    "unet ff.0 320@64": (8192, 2560, 320),
+    "unet ff.2 320@64": (8192, 320, 1280),
+    "unet proj 640@32": (2048, 640, 640),
+    "unet ff.0 640@32": (2048, 5120, 640),
+    "unet proj 1280@16": (512, 1280, 1280),
+    "unet ff.0 1280@16": (512, 10240, 1280),
+    "unet to_k 1280": (154, 1280, 768),
+    "text fc1": (77, 3072, 768),
+}
