@@ -78,14 +78,14 @@ def matmul(
 
 
 def attention_scores(q: Array, k: Array, *, num_heads: int, scale: float) -> Array:
-    """scale sum_d q[b, n, h, d] k[b, m, h, d] as (B, heads, N, M), with zeros after the last m up to a multiple of 4."""
+    """scale sum_d q[b, n, h, d] k[b, m, h, d] as (B, heads, N, M), M padded with zeros to a multiple of 4."""
     q, k = (x.reshape(*x.shape[:2], num_heads, -1) for x in (q, k))
     scores = scale * np.einsum("bnhd,bmhd->bhnm", q, k)
     return np.pad(scores, [(0, 0)] * 3 + [(0, -scores.shape[-1] % 4)])
 
 
 def attention_values(probs: Array, v: Array, *, num_heads: int) -> Array:
-    """sum_{m < M} probs[b, h, n, m] v[b, m, h, d] as (B, N, heads D); the padding of probs after M counts for nothing."""
+    """sum_{m < M} probs[b, h, n, m] v[b, m, h, d] as (B, N, heads D); what pads probs after M does not count."""
     B, M, C = v.shape
     out = np.einsum("bhnm,bmhd->bnhd", probs[..., :M], v.reshape(B, M, num_heads, -1))
     return out.reshape(B, -1, C)

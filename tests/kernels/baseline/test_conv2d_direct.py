@@ -1,0 +1,164 @@
+"""Direct convolution against its reference. As in test_matmul, most cases share tiles that compile quickly."""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import DType, TensorSpec
+
+BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
+
+SMALL = Tile(16, 16, 8, thread_m=2, thread_n4=1)
+SMALL_LANES = LaneTile(4, 32)
+
+
+@pytest.fixture(params=[SMALL, SMALL_LANES], ids=["tile", "lanes"])
+def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
+    """A tile of each algorithm that compiles quickly."""
+    if isinstance(request.param, LaneTile) and "subgroup" not in any_device.handle.features:
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    return request.param
+
+
+CASES = [  # (B, H, W, C_in), C_out, kernel size, stride
+    ((1, 1, 1, 4), 4, 3, 1),  # minimal: eight of nine taps are padding
+    ((2, 5, 7, 12), 20, 3, 1),  # not square, ragged tiles, the second image starts inside a tile
+    ((1, 4, 4, 4), 4, 3, 1),  # latents
+    ((2, 6, 4, 8), 12, 3, 2),  # even size, stride 2: the right and lower padding is not read
+    ((1, 7, 5, 8), 12, 3, 2),  # odd size, stride 2: it is
+    ((2, 3, 5, 12), 8, 1, 1),  # 1x1
+]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("x_shape", "out_channels", "kernel_size", "stride"), CASES, ids=str)
+def test_conv2d_direct(
+    device: Device,
+    x_shape: tuple[int, int, int, int],
+    out_channels: int,
+    kernel_size: int,
+    stride: int,
+    dtype: DType,
+) -> None:
+    assert _error(device, x_shape, out_channels, dtype, kernel_size, stride, tile=SMALL) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_both_algorithms(any_device: Device, small: Tile | LaneTile, stride: int) -> None:
+    assert _error(any_device, (2, 5, 7, 12), 20, "f32", stride=stride, tile=small) < BOUNDS["f32"]
+
+
+def test_lanes_in_f16(device: Device) -> None:
+    if "subgroup" not in device.handle.features:
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    assert _error(device, (2, 5, 7, 12), 20, "f16", tile=SMALL_LANES) < BOUNDS["f16"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_epilogue(any_device: Device, dtype: DType) -> None:
+    # Over split K, whose second pass adds the terms: a ragged end of K, and a residual block's terms.
+    names = ("bias", "image_bias", "residual")
+    error = _error(any_device, (2, 3, 5, 8), 12, dtype, tile=SMALL, names=names, num_splits=2)
+    assert error < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_epilogue_of_one_pass(device: Device, num_images: int) -> None:
+    names = ("bias", "image_bias", "residual")
+    error = _error(device, (2, 3, 5, 8), 12, "f32", tile=SMALL, names=names, num_images=num_images)
+    assert error < BOUNDS["f32"]
+
+
+def test_great_depth_in_f16(device: Device) -> None:
+    # K = 9 x 460; the offset makes the sums grow to 1000, where adding in f16 would lose most of each product.
+    assert _error(device, (1, 2, 2, 460), 4, "f16", tile=SMALL, offset=0.5) < BOUNDS["f16"]
+
+
+KERNELS = {"gpu": Kernels("f32"), "lanes": Kernels("f32", lanes=True)}
+
+
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
+    if kernels.lanes and "subgroup" not in device.handle.features:
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    # What select.py runs: more pixels and channels than a tile of 64 x 128, and split K on a GPU.
+    rng = np.random.default_rng(1)
+    x, weight = rng.standard_normal((1, 10, 7, 20)), rng.standard_normal((3, 3, 20, 132))
+    tx, tweight, out = tensor_in("x", x), tensor_in("weight", weight), tensor_out("out", 1, 10, 7, 132)
+    (actual,) = run_calls(device, kernels.conv2d(tx, tweight, out, Epilogue()), {tx: x, tweight: weight}, out)
+    assert relative_error(actual, reference.conv2d_direct(rounded(x, "f32"), rounded(weight, "f32"))) < BOUNDS["f32"]
+
+
+def _error(
+    device: Device,
+    x_shape: tuple[int, int, int, int],
+    out_channels: int,
+    dtype: DType,
+    kernel_size: int = 3,
+    stride: int = 1,
+    *,
+    tile: Tile | LaneTile,
+    names: tuple[str, ...] = (),
+    num_splits: int = 1,
+    num_images: int = 2,
+    offset: float = 0.0,
+) -> float:
+    rng = np.random.default_rng(0)
+    B, H, W, C_in = x_shape
+    padding = kernel_size // 2
+    x = rng.standard_normal(x_shape) + offset
+    weight = rng.standard_normal((kernel_size, kernel_size, C_in, out_channels)) + offset
+    out = tensor_out("out", B, -(-H // stride), -(-W // stride), out_channels, dtype=dtype)
+    shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
+    arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
+    tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", weight, dtype)
+    added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
+    options = {"stride": stride, "padding": padding}
+    scale = 0.75 if names else 1.0
+    splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
+    calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), tile=tile, **options, **splits)
+    assert len(calls) == (1 if num_splits == 1 else 2)
+    inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
+    (actual,) = run_calls(device, calls, inputs, out)
+    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    expected = reference.conv2d_direct(rounded(x, dtype), rounded(weight, dtype), **options, scale=scale, **terms)
+    return relative_error(actual, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_reference(stride: int) -> None:
+    """The sum written out, so that the specification itself is not taken on trust."""
+    rng = np.random.default_rng(2)
+    x, weight = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
+    expected = np.zeros((2, -(-4 // stride), -(-5 // stride), 2))
+    for b, y, column, o in np.ndindex(*expected.shape):
+        for i, j in np.ndindex(3, 3):
+            source_y, source_x = stride * y + i - 1, stride * column + j - 1
+            if 0 <= source_y < 4 and 0 <= source_x < 5:
+                expected[b, y, column, o] += x[b, source_y, source_x] @ weight[i, j, :, o]
+    np.testing.assert_allclose(reference.conv2d_direct(x, weight, stride=stride), expected)
+
+
+def test_shape_errors() -> None:
+    x, weight, out = tensor_out("x", 2, 6, 4, 8), tensor_out("weight", 3, 3, 8, 12), tensor_out("out", 2, 6, 4, 12)
+    with pytest.raises(ShapeError, match=r"conv2d: x.* with weight.*, stride \(=2\), padding \(=1\) must give out"):
+        conv2d_direct(x, weight, out, stride=2)
+    with pytest.raises(ShapeError, match=r"stride \(=1\), padding \(=0\) must give out\[2, 6, 4, 12\]:f32"):
+        conv2d_direct(x, weight, out, padding=0)
+    with pytest.raises(ShapeError, match=r"with weight\[3, 1, 8, 12\]:f32"):
+        conv2d_direct(x, tensor_out("weight", 3, 1, 8, 12), out)
+    with pytest.raises(ShapeError, match=r"with weight\[3, 3, 4, 12\]:f32"):
+        conv2d_direct(x, tensor_out("weight", 3, 3, 4, 12), out)
+    with pytest.raises(ShapeError, match=r"conv2d: in_channels \(=6\) must be a multiple of 4; pad"):
+        conv2d_direct(tensor_out("x", 2, 6, 4, 6), tensor_out("weight", 3, 3, 6, 12), out)
+    with pytest.raises(ShapeError, match=r"conv2d: out_channels \(=3\) must be a multiple of 4; pad"):
+        conv2d_direct(x, tensor_out("weight", 3, 3, 8, 3), tensor_out("out", 2, 6, 4, 3))
+    residual: TensorSpec = tensor_out("residual", 2, 6, 4, 8)
+    with pytest.raises(ShapeError, match=r"conv2d_direct: residual .* must have shape \(2, 6, 4, 12\)"):
+        conv2d_direct(x, weight, out, Epilogue(residual=residual))

@@ -1,0 +1,285 @@
+"""Linear layers and attention's products against their references.
+
+Pipelines take seconds to compile on software Vulkan, so that most cases share one small tile.
+"""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import DType, TensorSpec
+
+BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
+
+SMALL = Tile(16, 16, 8, thread_m=2, thread_n4=1)
+SMALL_LANES = LaneTile(4, 32)
+
+SHAPES = [
+    ((1, 4), 4),  # minimal
+    ((5, 12), 20),  # less than a tile of rows, a ragged second tile of columns, a ragged second K
+    ((16, 16), 16),  # whole tiles
+    ((2, 17, 36), 12),  # leading dimensions are rows; one row in the last tile
+    ((1, 320), 48),  # the time embedding: one row
+]
+
+
+@pytest.fixture(params=[SMALL, SMALL_LANES], ids=["tile", "lanes"])
+def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
+    """A tile of each algorithm that compiles quickly."""
+    if isinstance(request.param, LaneTile) and "subgroup" not in any_device.handle.features:
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("a_shape", "num_columns"), SHAPES, ids=str)
+def test_matmul(
+    any_device: Device, small: Tile | LaneTile, a_shape: tuple[int, ...], num_columns: int, dtype: DType
+) -> None:
+    assert _matmul_error(any_device, a_shape, num_columns, dtype, small) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_great_depth(any_device: Device, small: Tile | LaneTile, dtype: DType) -> None:
+    # With the offset the sums grow to 1000, where adding in f16 would lose most of each product.
+    assert _matmul_error(any_device, (3, 4100), 8, dtype, small, offset=0.5) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("num_splits", [2, 5])  # of K = 44: 2 x 24 with a ragged end, and 5 x 16, of which 3 are used
+def test_split_depth(any_device: Device, num_splits: int, dtype: DType) -> None:
+    names = ("bias", "image_bias", "residual")
+    error = _matmul_error(any_device, (2, 9, 44), 20, dtype, SMALL, names, num_splits=num_splits)
+    assert error < BOUNDS[dtype]
+
+
+EPILOGUES = [
+    ("bias",),
+    ("image_bias",),
+    ("residual",),
+    ("bias", "image_bias"),
+    ("bias", "residual"),
+    ("image_bias", "residual"),
+    ("bias", "image_bias", "residual"),
+]
+
+
+@pytest.mark.parametrize("names", EPILOGUES, ids="+".join)
+def test_epilogue(device: Device, names: tuple[str, ...]) -> None:
+    # With split K, as sum_splits compiles quickly and stores by the same code.
+    assert _matmul_error(device, (2, 9, 44), 20, "f32", SMALL, names, num_splits=2) < BOUNDS["f32"]
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 18])
+def test_epilogue_of_one_pass(any_device: Device, small: Tile | LaneTile, num_images: int) -> None:
+    names = ("bias", "image_bias", "residual")
+    error = _matmul_error(any_device, (2, 9, 12), 20, "f32", small, names, num_images=num_images)
+    assert error < BOUNDS["f32"]
+
+
+def _matmul_error(
+    device: Device,
+    a_shape: tuple[int, ...],
+    num_columns: int,
+    dtype: DType,
+    tile: Tile | LaneTile,
+    names: tuple[str, ...] = (),
+    *,
+    num_splits: int = 1,
+    num_images: int = 2,
+    offset: float = 0.0,
+) -> float:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(a_shape) + offset
+    b = rng.standard_normal((a_shape[-1], num_columns)) + offset
+    out = tensor_out("out", *a_shape[:-1], num_columns, dtype=dtype)
+    shapes = {"bias": (num_columns,), "image_bias": (num_images, num_columns), "residual": out.shape}
+    arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
+    ta, tb = tensor_in("a", a, dtype), tensor_in("b", b, dtype)
+    added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
+    scale = 0.75 if names else 1.0
+    splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
+    calls = matmul(ta, tb, out, Epilogue(scale, **added), tile=tile, **splits)
+    assert len(calls) == (1 if num_splits == 1 else 2)
+    inputs = {ta: a, tb: b, **{added[name]: arrays[name] for name in names}}
+    (actual,) = run_calls(device, calls, inputs, out)
+    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    return relative_error(actual, reference.matmul(rounded(a, dtype), rounded(b, dtype), scale=scale, **terms))
+
+
+ATTENTION = [
+    ((1, 1, 1, 4), 1),  # (B, N, M, D), heads: minimal, 3 padding columns
+    ((2, 17, 20, 12), 3),  # several heads and images; nothing to pad
+    ((1, 5, 77, 40), 2),  # cross attention of SD 1.x: 77 keys padded to 80
+]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("sizes", "num_heads"), ATTENTION, ids=str)
+def test_attention_scores(
+    any_device: Device, small: Tile | LaneTile, sizes: tuple[int, int, int, int], num_heads: int, dtype: DType
+) -> None:
+    B, N, M, D = sizes
+    rng = np.random.default_rng(1)
+    q, k = rng.standard_normal((B, N, num_heads * D)), rng.standard_normal((B, M, num_heads * D))
+    tq, tk = tensor_in("q", q, dtype), tensor_in("k", k, dtype)
+    out = tensor_out("out", B, num_heads, N, -(-M // 4) * 4, dtype=dtype)
+    calls = attention_scores(tq, tk, out, num_heads=num_heads, scale=D**-0.5, tile=small)
+    (actual,) = run_calls(any_device, calls, {tq: q, tk: k}, out)
+    expected = reference.attention_scores(rounded(q, dtype), rounded(k, dtype), num_heads=num_heads, scale=D**-0.5)
+    assert relative_error(actual, expected) < BOUNDS[dtype]
+    assert np.all(actual[..., M:] == 0)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("padding", [0.0, 7.0])  # softmax leaves zeros; the product must not depend on them
+@pytest.mark.parametrize(("sizes", "num_heads"), ATTENTION, ids=str)
+def test_attention_values(
+    any_device: Device,
+    small: Tile | LaneTile,
+    sizes: tuple[int, int, int, int],
+    num_heads: int,
+    padding: float,
+    dtype: DType,
+) -> None:
+    B, N, M, D = sizes
+    rng = np.random.default_rng(2)
+    probs = rng.random((B, num_heads, N, -(-M // 4) * 4))
+    probs[..., M:] = padding
+    v = rng.standard_normal((B, M, num_heads * D))
+    tprobs, tv = tensor_in("probs", probs, dtype), tensor_in("v", v, dtype)
+    out = tensor_out("out", B, N, num_heads * D, dtype=dtype)
+    calls = attention_values(tprobs, tv, out, num_heads=num_heads, tile=small)
+    (actual,) = run_calls(any_device, calls, {tprobs: probs, tv: v}, out)
+    expected = reference.attention_values(rounded(probs, dtype), rounded(v, dtype), num_heads=num_heads)
+    assert relative_error(actual, expected) < BOUNDS[dtype]
+
+
+def test_reference_of_attention() -> None:
+    """A loop over images and heads, so that the specification itself is not taken on trust."""
+    rng = np.random.default_rng(3)
+    q, k, v = rng.standard_normal((2, 3, 8)), rng.standard_normal((2, 5, 8)), rng.standard_normal((2, 5, 8))
+    scores = reference.attention_scores(q, k, num_heads=2, scale=0.5)
+    values = reference.attention_values(scores, v, num_heads=2)
+    assert scores.shape == (2, 2, 3, 8)
+    assert np.all(scores[..., 5:] == 0)
+    for b in range(2):
+        for h, head in enumerate((slice(0, 4), slice(4, 8))):
+            np.testing.assert_allclose(scores[b, h, :, :5], 0.5 * q[b, :, head] @ k[b, :, head].T)
+            np.testing.assert_allclose(values[b, :, head], scores[b, h, :, :5] @ v[b, :, head])
+
+
+# What select.py runs on GPUs and on software Vulkan: the tile for few rows, then the general one, with ragged edges.
+KERNELS = {"gpu": Kernels("f32"), "lanes": Kernels("f32", lanes=True)}
+
+
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("num_rows", [70, 260])
+def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int) -> None:
+    _skip_without_subgroups(device, kernels)
+    rng = np.random.default_rng(4)
+    a, b = rng.standard_normal((num_rows, 68)), rng.standard_normal((68, 72))
+    ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", num_rows, 72)
+    (actual,) = run_calls(device, kernels.matmul(ta, tb, out, Epilogue()), {ta: a, tb: b}, out)
+    assert relative_error(actual, reference.matmul(rounded(a, "f32"), rounded(b, "f32"))) < BOUNDS["f32"]
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> None:
+    _skip_without_subgroups(device, kernels)
+    rng = np.random.default_rng(5)
+    q, k, v = rng.standard_normal((3, 2, 77, 24))
+    tq, tk, tv, out = tensor_in("q", q), tensor_in("k", k), tensor_in("v", v), tensor_out("out", 2, 77, 24)
+    calls = kernels.attention(tq, tk, tv, out, num_heads=3, causal=causal)
+    (actual,) = run_calls(device, calls, {tq: q, tk: k, tv: v}, out)
+    q, k, v = (rounded(x, "f32") for x in (q, k, v))
+    scores = reference.attention_scores(q, k, num_heads=3, scale=8**-0.5)
+    probs = reference.softmax_unfused(scores, num_columns=77, causal=causal)
+    assert relative_error(actual, reference.attention_values(probs, v, num_heads=3)) < 4 * BOUNDS["f32"]
+
+
+def _skip_without_subgroups(device: Device, kernels: Kernels) -> None:
+    if kernels.lanes and "subgroup" not in device.handle.features:
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+
+
+def test_small_products_of_great_depth_are_split() -> None:
+    a, b, out = tensor_out("a", 2, 8, 1280), tensor_out("b", 1280, 320), tensor_out("out", 2, 8, 320)
+    product, total = matmul(a, b, out)
+    assert product.workgroups == (5, 1, 10)  # 5 tiles of 64 columns, 10 parts of 128 of K
+    assert (product.entry_point, total.entry_point) == ("product", "sum_splits")
+    assert plan_memory([product, total]).total_bytes == 10 * 16 * 320 * 4  # the parts, in f32
+    assert len(matmul(a, b, out, tile=LaneTile())) == 1
+    assert len(matmul(a, b, out, num_splits=1)) == 1
+    tall = tensor_out("tall", 1 << 17, 1280)
+    assert len(matmul(tall, b, tensor_out("out", 1 << 17, 320))) == 1  # fills a GPU without
+
+
+def test_shape_errors() -> None:
+    a, b, out = tensor_out("a", 3, 8), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
+    with pytest.raises(ShapeError, match=r"matmul: a\[3, 8\]:f32 times b\[8, 12\]:f32 must give out\[3, 8\]:f32"):
+        matmul(a, b, tensor_out("out", 3, 8))
+    with pytest.raises(ShapeError, match=r"matmul: a\[3, 4\]:f32 times b\[8, 12\]:f32"):
+        matmul(tensor_out("a", 3, 4), b, out)
+    with pytest.raises(ShapeError, match=r"matmul: K \(=6\) must be a multiple of 4; pad"):
+        matmul(tensor_out("a", 3, 6), tensor_out("b", 6, 12), out)
+    with pytest.raises(ShapeError, match=r"matmul: N \(=10\) must be a multiple of 4; pad"):
+        matmul(a, tensor_out("b", 8, 10), tensor_out("out", 3, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("bias", (3,), r"matmul: bias x\[3\]:f32 must have shape \(12,\)"),
+        ("residual", (3, 8), r"matmul: residual x\[3, 8\]:f32 must have shape \(6, 12\)"),
+        ("image_bias", (2, 8), r"matmul: image_bias x\[2, 8\]:f32 must be \(images, 12\), for 6 rows"),
+        ("image_bias", (4, 12), r"matmul: image_bias x\[4, 12\]:f32 must be \(images, 12\), for 6 rows"),
+    ],
+)
+def test_epilogue_errors(name: str, shape: tuple[int, ...], message: str) -> None:
+    a, b, out = tensor_out("a", 6, 8), tensor_out("b", 8, 12), tensor_out("out", 6, 12)
+    added: dict[str, TensorSpec] = {name: tensor_out("x", *shape)}
+    with pytest.raises(ShapeError, match=message):
+        matmul(a, b, out, Epilogue(**added))
+
+
+def test_attention_errors() -> None:
+    q, k = tensor_out("q", 2, 5, 24), tensor_out("k", 2, 7, 24)
+    scores, out = tensor_out("scores", 2, 2, 5, 8), tensor_out("out", 2, 5, 24)
+    with pytest.raises(ShapeError, match=r"attention_scores: q.* times k.* with num_heads \(=3\) must give scores"):
+        attention_scores(q, k, scores, num_heads=3, scale=1)
+    with pytest.raises(ShapeError, match=r"must give scores\[2, 2, 5, 7\]:f32"):  # not rounded up to 8
+        attention_scores(q, k, tensor_out("scores", 2, 2, 5, 7), num_heads=2, scale=1)
+    with pytest.raises(ShapeError, match=r"attention_scores: q.* times k\[1, 7, 24\]:f32"):
+        attention_scores(q, tensor_out("k", 1, 7, 24), scores, num_heads=2, scale=1)
+    with pytest.raises(ShapeError, match=r"attention_values: scores.* times k\[2, 9, 24\]"):
+        attention_values(scores, tensor_out("k", 2, 9, 24), out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"attention_values: .* with num_heads \(=5\) must give out"):
+        attention_values(tensor_out("scores", 2, 5, 5, 8), k, out, num_heads=5)
+    heads = tensor_out("scores", 2, 4, 5, 8)
+    with pytest.raises(ShapeError, match=r"attention_scores: D \(=6\) must be a multiple of 4"):
+        attention_scores(q, k, heads, num_heads=4, scale=1)
+    with pytest.raises(ShapeError, match=r"attention_values: D \(=6\) must be a multiple of 4"):
+        attention_values(heads, k, out, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("tile", "message"),
+    [
+        (Tile(m=20), r"m=20.* m, n and k must be multiples of thread_m, 4 thread_n4 and 4"),
+        (Tile(k=18), r"k=18.* must be multiples"),
+        (Tile(n=12), r"n=12.* must be multiples"),
+        (Tile(16, 16, 4, 1, 1), r"its 64 threads must be a multiple of k / 4 and divide m k / 4, n k / 4"),
+        (Tile(16, 8, 4, 2, 1), r"its 16 threads must"),
+    ],
+)
+def test_tile_errors(tile: Tile, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        _ = tile.constants
