@@ -31,6 +31,7 @@ __all__ = ["main"]
 
 BATCH, SIDE = 2, 64
 TIMESTEP = 981.0
+VOCABULARY = 49408
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def make_inputs() -> dict[str, dict[str, np.ndarray]]:
             "coefficients": coefficients(c_x=1, next_input_scale=1),
         },
         "vae": {"latents": rng.standard_normal((1, SIDE, SIDE, 4), np.float32)},
-        "text_encoder": {"token_ids": rng.integers(0, 49408, (1, 77))},
+        "text_encoder": {"token_ids": rng.integers(0, VOCABULARY, (1, 77))},
     }
 
 

@@ -185,7 +185,8 @@ class StableDiffusionPipeline:
 
 def make_kernels(device: Device, dtype: DType) -> Kernels:
     """The kernels that suit a device."""
-    return Kernels(dtype, lanes=device.info.kind == "CPU" and device.has_subgroups)
+    lanes = device.info.kind == "CPU" and device.has("subgroup")
+    return Kernels(dtype, lanes=lanes, int64=device.has("shader-int64"))
 
 
 def _require_count(name: str, value: int) -> int:

@@ -26,7 +26,7 @@ INSTALL_HINT = (
     "`sudo pacman -S vulkan-swrast` (Arch)"
 )
 
-_OPTIONAL_FEATURES = ("shader-f16", "subgroup", "timestamp-query")
+_OPTIONAL_FEATURES = ("shader-f16", "shader-int64", "subgroup", "timestamp-query")
 _LIMITS = (
     "max-buffer-size",
     "max-storage-buffer-binding-size",
@@ -80,15 +80,9 @@ class Device:
         self.limits: dict[str, Any] = dict(self.handle.limits)
         self.pipelines = PipelineCache(self.handle, trusted=trusted)
 
-    @property
-    def has_timestamps(self) -> bool:
-        """Whether dispatches can be timed on the GPU's own clock."""
-        return "timestamp-query" in self.handle.features
-
-    @property
-    def has_subgroups(self) -> bool:
-        """Whether shaders can exchange values among the lanes of a subgroup."""
-        return "subgroup" in self.handle.features
+    def has(self, feature: str) -> bool:
+        """Whether the opened device has an optional feature, by WebGPU's or wgpu's name."""
+        return feature in self.handle.features
 
     def __repr__(self) -> str:
         return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"

@@ -15,7 +15,7 @@ class Timestamps:
     """Begin and end of up to `count` compute passes, in nanoseconds."""
 
     def __init__(self, device: Device, count: int) -> None:
-        if not device.has_timestamps:
+        if not device.has("timestamp-query"):
             raise DeviceError(f"device {device.info.index} ({device.info.name}) has no timestamp queries")
         self._device = device
         self._count = count

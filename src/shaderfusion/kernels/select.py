@@ -23,6 +23,8 @@ class Kernels:
     dtype: DType
     lanes: bool = False
     """For software Vulkan with subgroups: products by fragments/lane_matmul."""
+    int64: bool = False
+    """Shaders have 64-bit integers."""
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
@@ -74,4 +76,4 @@ class Kernels:
         )
 
     def _tile(self, on_gpu: Tile) -> Tile | LaneTile:
-        return LaneTile() if self.lanes else on_gpu
+        return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu

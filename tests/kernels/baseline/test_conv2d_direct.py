@@ -119,15 +119,17 @@ def _error(
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", weight, dtype)
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
-    options = {"stride": stride, "padding": padding}
     scale = 0.75 if names else 1.0
     splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
-    calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), tile=tile, **options, **splits)
+    calls = conv2d_direct(
+        tx, tweight, out, Epilogue(scale, **added), tile=tile, stride=stride, padding=padding, **splits
+    )
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
     terms = {name: rounded(array, dtype) for name, array in arrays.items()}
-    expected = reference.conv2d_direct(rounded(x, dtype), rounded(weight, dtype), **options, scale=scale, **terms)
+    arguments = (rounded(x, dtype), rounded(weight, dtype))
+    expected = reference.conv2d_direct(*arguments, stride=stride, padding=padding, scale=scale, **terms)
     return relative_error(actual, expected)
 
 

@@ -13,7 +13,7 @@ from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import DType, TensorSpec
+from shaderfusion.tensor import DType
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
 
@@ -235,19 +235,24 @@ def test_shape_errors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"),
+    ("epilogue", "message"),
     [
-        ("bias", (3,), r"matmul: bias x\[3\]:f32 must have shape \(12,\)"),
-        ("residual", (3, 8), r"matmul: residual x\[3, 8\]:f32 must have shape \(6, 12\)"),
-        ("image_bias", (2, 8), r"matmul: image_bias x\[2, 8\]:f32 must be \(images, 12\), for 6 rows"),
-        ("image_bias", (4, 12), r"matmul: image_bias x\[4, 12\]:f32 must be \(images, 12\), for 6 rows"),
+        (Epilogue(bias=tensor_out("x", 3)), r"matmul: bias x\[3\]:f32 must have shape \(12,\)"),
+        (Epilogue(residual=tensor_out("x", 3, 8)), r"matmul: residual x\[3, 8\]:f32 must have shape \(6, 12\)"),
+        (
+            Epilogue(image_bias=tensor_out("x", 2, 8)),
+            r"matmul: image_bias x\[2, 8\]:f32 must be \(images, 12\), for 6 rows",
+        ),
+        (
+            Epilogue(image_bias=tensor_out("x", 4, 12)),
+            r"matmul: image_bias x\[4, 12\]:f32 must be \(images, 12\), for 6 rows",
+        ),
     ],
 )
-def test_epilogue_errors(name: str, shape: tuple[int, ...], message: str) -> None:
+def test_epilogue_errors(epilogue: Epilogue, message: str) -> None:
     a, b, out = tensor_out("a", 6, 8), tensor_out("b", 8, 12), tensor_out("out", 6, 12)
-    added: dict[str, TensorSpec] = {name: tensor_out("x", *shape)}
     with pytest.raises(ShapeError, match=message):
-        matmul(a, b, out, Epilogue(**added))
+        matmul(a, b, out, epilogue)
 
 
 def test_attention_errors() -> None:

@@ -7,13 +7,14 @@
 #ifdef SUM_SPLITS
 #else
 #ifdef LANES
-alias LoadA = Elem;
-@group(0) @binding(1) var<storage, read> x: array<Elem>;            // (B, H, W, C_in)
+alias LoadA = vec2<Elem>;
+@group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, H, W, C_in / 2)
+@group(0) @binding(2) var<storage, read> weight: array<Pair>;       // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 2)
 #else
 alias LoadA = vec4<Elem>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, H, W, C_in / 4)
-#endif
 @group(0) @binding(2) var<storage, read> weight: array<vec4<Elem>>; // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 4)
+#endif
 
 struct RowA { image: u32, y: i32, x: i32 } // of the patch's top left corner
 
@@ -33,7 +34,7 @@ fn load_a(row: RowA, k: u32) -> LoadA {
     }
     let pixel = (row.image * params.in_height + u32(y)) * params.in_width + u32(column);
 #ifdef LANES
-    return x[pixel * params.in_channels + channel];
+    return unpack(x[(pixel * params.in_channels + channel) / 2]);
 #else
     return x[(pixel * params.in_channels + channel) / 4];
 #endif
@@ -41,6 +42,11 @@ fn load_a(row: RowA, k: u32) -> LoadA {
 
 fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
     if (k >= params.depth || column >= params.num_columns) { return vec4<Elem>(); }
+#ifdef LANES
+    let i = (k * params.num_columns + column) / 2;
+    return vec4<Elem>(unpack(weight[i]), unpack(weight[i + 1]));
+#else
     return weight[(k * params.num_columns + column) / 4];
+#endif
 }
 #endif

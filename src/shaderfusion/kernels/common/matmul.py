@@ -56,11 +56,13 @@ class LaneTile:
 
     m: int = 32
     n: int = 32
+    int64_pairs: bool = False
+    """Load two f32 as one u64 (fragments/pair)."""
 
     @property
     def constants(self) -> dict[str, int | bool]:
         """The kernel's constants: 4 columns a lane. 8 lanes are a subgroup of llvmpipe with 256-bit vectors."""
-        return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m}
+        return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m, "INT64_PAIRS": self.int64_pairs}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@
 #ifdef SUM_SPLITS
 #else
 #ifdef LANES
-alias LoadA = Elem;
-@group(0) @binding(1) var<storage, read> a: array<Elem>; // (B, M, K)
-@group(0) @binding(2) var<storage, read> b: array<Elem>; // (B, K, N) or (B, N, K)
+alias LoadA = vec2<Elem>;
+@group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2)
+@group(0) @binding(2) var<storage, read> b: array<Pair>; // (B, K, N / 2) or (B, N, K / 2)
 #else
 alias LoadA = vec4<Elem>;
 @group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4)
@@ -25,7 +25,7 @@ fn row_a(batch: u32, row: u32) -> RowA {
 fn load_a(row: RowA, k: u32) -> LoadA {
     if (k >= params.depth) { return LoadA(); }
 #ifdef LANES
-    return a[4 * row.start + k];
+    return unpack(a[2 * row.start + k / 2]);
 #else
     return a[row.start + k / 4];
 #endif
@@ -35,15 +35,16 @@ fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
     if (k >= params.depth || column >= params.b_columns) { return vec4<Elem>(); }
     let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner;
 #ifdef LANES
-    var values: vec4<Elem>;
-    for (var i = 0u; i < 4; i++) {
 #ifdef TRANSPOSE_B
-        if (column + i < params.b_columns) { values[i] = b[4 * (start + (column + i) * params.b_row) + k]; }
-#else
-        values[i] = b[4 * (start + k * params.b_row) + column + i];
-#endif
+    var values: vec4<Elem>;
+    for (var i = 0u; i < 4 && column + i < params.b_columns; i++) {
+        values[i] = unpack(b[2 * (start + (column + i) * params.b_row) + k / 2])[k % 2];
     }
     return values;
+#else
+    let i = 2 * (start + k * params.b_row) + column / 2;
+    return vec4<Elem>(unpack(b[i]), unpack(b[i + 1]));
+#endif
 #else
 #ifdef TRANSPOSE_B
     return b[start + column * params.b_row + k / 4];

@@ -1,7 +1,7 @@
 // A B for CPUs (llvmpipe), where a load costs as much as 100 multiplications but the lanes of a subgroup exchange
 // values for the price of a few: a subgroup sums LANE_TILE_M rows x 4 columns a lane over K. Of each row of A each
-// lane loads another k, so that one load serves all lanes; of B its own columns. No workgroup memory, no barrier.
-// For what the importing file defines, see fragments/product; here load_a gives one value.
+// lane loads another two k, so that one load serves all lanes; of B its own columns. No workgroup memory, no barrier.
+// For what the importing file defines, see fragments/product; here load_a gives 2 values along k.
 
 @compute @workgroup_size(NUM_LANES)
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32,
@@ -16,15 +16,17 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         rows[i] = row_a(batch, min(row_0 + i, params.num_rows - 1));
     }
     var sums: array<vec4<f32>, LANE_TILE_M>;
-    for (var k_0 = 0u; k_0 < params.depth; k_0 += num_lanes) {
-        var a: array<f32, LANE_TILE_M>;
+    for (var k_0 = 0u; k_0 < params.depth; k_0 += 2 * num_lanes) {
+        var a: array<vec2<f32>, LANE_TILE_M>;
         for (var i = 0u; i < LANE_TILE_M; i++) {
-            a[i] = f32(load_a(rows[i], k_0 + lane));
+            a[i] = vec2<f32>(load_a(rows[i], k_0 + 2 * lane));
         }
         for (var source = 0u; source < num_lanes; source++) {
-            let b = vec4<f32>(load_b(batch, k_0 + source, column));
-            for (var i = 0u; i < LANE_TILE_M; i++) {
-                sums[i] = fma(vec4<f32>(subgroupShuffle(a[i], source)), b, sums[i]);
+            for (var c = 0u; c < 2; c++) {
+                let b = vec4<f32>(load_b(batch, k_0 + 2 * source + c, column));
+                for (var i = 0u; i < LANE_TILE_M; i++) {
+                    sums[i] = fma(vec4<f32>(subgroupShuffle(a[i][c], source)), b, sums[i]);
+                }
             }
         }
     }

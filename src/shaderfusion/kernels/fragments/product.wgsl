@@ -7,6 +7,7 @@
 #ifdef SUM_SPLITS
 #else
 #ifdef LANES
+#import fragments/pair
 #import fragments/lane_matmul
 #else
 #import fragments/tile_matmul
