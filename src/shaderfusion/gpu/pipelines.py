@@ -32,9 +32,11 @@ class PipelineCache:
 
     def get(self, call: KernelCall) -> Pipeline:
         """The pipeline of a call, compiled on first use; ShaderError if it does not compile."""
-        constants = tuple(sorted(call.constants.items()))
+        # With types, as 1, 1.0 and True are equal but make different preludes.
+        constants = tuple(sorted((name, type(value), value) for name, value in call.constants.items()))
+        params = tuple((name, type(value)) for name, value in call.params.items())
         access = tuple(binding.access == "read" for binding in call.bindings)
-        key = (call.source, call.entry_point, call.dtype, constants, tuple(call.params), access)
+        key = (call.source, call.entry_point, call.dtype, constants, params, access)
         if key not in self._pipelines:
             self._pipelines[key] = self._compile(call, access)
         return self._pipelines[key]

@@ -28,14 +28,14 @@ class ShaderSource:
     origins: tuple[str, ...]
 
     def map_lines(self, message: str) -> str:
-        """A compiler's message with each `wgsl:LINE:COLUMN` replaced by the file's own line."""
+        """A compiler's message with each `wgsl:LINE:COLUMN`, or `LABEL:LINE:COLUMN`, replaced by the file's own line."""
 
         def replace(match: re.Match[str]) -> str:
             line = int(match[1])
             origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
             return f"{origin}:{match[2]}"
 
-        return re.sub(r"\bwgsl:(\d+):(\d+)", replace, message)
+        return re.sub(r"(?:[\w/.]+\.)?\bwgsl:(\d+):(\d+)", replace, message)
 
 
 def compose(call: KernelCall) -> ShaderSource:
@@ -75,6 +75,7 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
         return
     imported.add(path)
     keeping: list[bool] = []  # one entry per open #ifdef
+    has_else: list[bool] = []
     for number, text in enumerate(_read_lines(path), start=1):
         origin = f"{path}:{number}"
         directive = re.fullmatch(r"\s*#(\w+)\s*([\w/]*)\s*", text)
@@ -90,10 +91,15 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
                     yield from _expand(f"{fragment}.wgsl", flags, imported)
             case "ifdef", flag if flag:
                 keeping.append(flag in flags)
-            case "else", "" if keeping:
+                has_else.append(False)
+            case "else", "" if keeping and not has_else[-1]:
                 keeping[-1] = not keeping[-1]
+                has_else[-1] = True
             case "endif", "" if keeping:
                 keeping.pop()
+                has_else.pop()
+            case ("else" | "endif") as stray, "":
+                raise ShaderError(f"{origin}: #{stray} belongs to no open #ifdef")
             case _:
                 raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
     if keeping:

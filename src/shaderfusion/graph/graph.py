@@ -89,15 +89,18 @@ class Graph:
         The spec has the kernel's layout, with the output channels zero-padded to `padded_to` where that is given.
         """
         path = self.path(name)
+        kernel_shape = LAYOUT_SHAPES[layout](shape)
+        if padded_to is not None:
+            kernel_shape = (*kernel_shape[:-1], padded_to)
         if path not in self.weights:
-            kernel_shape = LAYOUT_SHAPES[layout](shape)
-            if padded_to:
-                kernel_shape = (*kernel_shape[:-1], padded_to)
             tensor = TensorSpec(f"{self.name}.{path}", kernel_shape, self.dtype, "weight")
             self.weights[path] = Weight(path, shape, layout, tensor)
         known = self.weights[path]
-        if known.source_shape != shape or known.layout != layout:
-            raise ShapeError(f"{known.tensor.name}: used as {known.source_shape} and as {shape}; one shape per weight")
+        if (known.source_shape, known.layout, known.tensor.shape) != (shape, layout, kernel_shape):
+            raise ShapeError(
+                f"{known.tensor.name}: used as {known.source_shape}, {known.layout}, {known.tensor.shape} and as "
+                f"{shape}, {layout}, {kernel_shape}; give it one shape and layout"
+            )
         return known.tensor
 
     def add(self, *calls: KernelCall) -> None:

@@ -70,8 +70,7 @@ class ModelConfig:
     def require_size(self, name: str, px: int | None) -> int:
         """The side `px` of an image, by default the model's own; InputError unless it is a multiple that fits."""
         multiple = self.size_multiple_px
-        if px is None:
-            return self.default_size_px
+        px = self.default_size_px if px is None else px
         if not isinstance(px, int) or isinstance(px, bool) or px < 1 or px % multiple:
             raise InputError(
                 f"{name} (={px!r}) must be a positive multiple of {multiple} px, as the model's layers need"

@@ -90,8 +90,8 @@ def _find_files(folder: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[Path]:
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        shards = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
     files = [index.parent / name for name in sorted(shards)]
     for path in files:
