@@ -1,0 +1,316 @@
+"""Write models/ and <model>.npz: tiny random models, and what diffusers makes of them. Needs the `golden` extra.
+
+models/<name> is a folder in diffusers' format. <name>.npz, and emoji.npz for the embedded model, hold in float32
+
+* `token_ids`: (2, L) of the negative prompt and the prompt, and their `embeddings`: (2, L, C);
+* `unet_outputs`: (timesteps, 2, C, H, W) for latents randn((2, C, H, W), seed 0), those embeddings and the timesteps of
+  `facts`;
+* `facts`: JSON with the prompts, the timesteps, and `cases`: runs of the whole pipeline; case k has
+  `latents_k`: (calls of the UNet, B, C, H, W), `images_k`: (B, height, width, 3) uint8, and, where it says so,
+  `pixels_k`: the same in -1..1 before rounding.
+
+Everything is computed in float32 on the CPU, from the weights as they are stored. `make_models.py emoji` makes only
+emoji.npz anew.
+"""
+
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
+import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+FOLDER = Path(__file__).parent
+MODELS = FOLDER / "models"
+EMOJI = FOLDER.parents[1] / "src" / "shaderfusion" / "embedded" / "emoji"
+VOCABULARY_SIZE = 714  # of tokenizer/; its last two are the begin and the end
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+SCHEDULERS = {
+    "ddim": diffusers.DDIMScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "pndm": diffusers.PNDMScheduler,
+}
+UNET_SEED = 0
+UNET_TIMESTEPS = (1, 381, 951)
+
+STABLE_DIFFUSION = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def case(scheduler: str, *, num_inference_steps: int, seed: int, pixels: bool = False, **options: Any) -> dict:
+    """A run of the pipeline; `options` are the call's own."""
+    return {"scheduler": scheduler, "pixels": pixels} | {
+        "call": {"num_inference_steps": num_inference_steps, "seed": seed, "guidance_scale": 7.5} | options
+    }
+
+
+@dataclass(frozen=True)
+class Model:
+    """Configurations of the components, how they are stored, and what is run."""
+
+    text_encoder: dict[str, Any]
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    scheduler: dict[str, Any]
+    pad_token: str
+    dtypes: dict[str, torch.dtype]
+    shard_size: str
+    cases: list[dict]
+
+
+SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of heads, epsilon, quick_gelu, PNDM
+    text_encoder={"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "hidden_act": "quick_gelu"},
+    unet={
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    },
+    vae={"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1},
+    scheduler=STABLE_DIFFUSION | {"_class_name": "PNDMScheduler"},
+    pad_token=EOS,
+    dtypes={"text_encoder": torch.float32, "unet": torch.float16, "vae": torch.float16},
+    shard_size="10GB",
+    cases=[
+        case("pndm", num_inference_steps=5, seed=1, pixels=True),
+        case("ddim", num_inference_steps=5, seed=2, num_images_per_prompt=2),
+        case("euler", num_inference_steps=4, seed=3, guidance_scale=1.0),
+        case("pndm", num_inference_steps=1, seed=4, width=24, height=40),
+    ],
+)
+SD2 = Model(  # as SD 2.x: linear layers around the transformers, heads by block, v prediction, gelu, DDIM, pad "!"
+    text_encoder={"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "hidden_act": "gelu"},
+    unet={
+        "sample_size": 8,
+        "block_out_channels": (12, 24),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": (1, 2),
+        "attention_head_dim": (1, 3),
+        "use_linear_projection": True,
+        "norm_num_groups": 12,
+    },
+    vae={"block_out_channels": (8, 16), "norm_num_groups": 8, "layers_per_block": 1, "mid_block_add_attention": False},
+    scheduler=STABLE_DIFFUSION
+    | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction", "clip_sample": False},
+    pad_token="!",
+    dtypes={"text_encoder": torch.float16, "unet": torch.float16, "vae": torch.float16},
+    shard_size="10GB",
+    cases=[
+        case("ddim", num_inference_steps=5, seed=5, pixels=True),
+        case("pndm", num_inference_steps=6, seed=6, guidance_scale=0.0, num_images_per_prompt=2),
+        case("euler", num_inference_steps=5, seed=7, guidance_scale=3.0, width=24, height=8),
+    ],
+)
+# Nothing in powers of two: 3, 5 and 7 channels a group, 15 cells in the middle; no optional layer; bf16 in shards.
+ODD = Model(
+    text_encoder={"hidden_size": 20, "num_attention_heads": 5, "num_hidden_layers": 1, "hidden_act": "quick_gelu"},
+    unet={
+        "sample_size": 8,
+        "block_out_channels": (12, 20, 28),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "transformer_layers_per_block": (1, 2, 1),
+        "attention_head_dim": (3, 1, 7),
+        "norm_num_groups": 4,
+        "norm_eps": 1e-6,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "time_embedding_dim": 40,
+    },
+    vae={
+        "block_out_channels": (8, 12),
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "scaling_factor": 0.7,
+    },
+    # clip_sample is left to each rule's default, which is to clip for DDIM.
+    scheduler=STABLE_DIFFUSION | {"_class_name": "EulerDiscreteScheduler"},
+    pad_token=EOS,
+    dtypes=dict.fromkeys(("text_encoder", "unet", "vae"), torch.bfloat16),
+    shard_size="200KB",
+    cases=[
+        case("euler", num_inference_steps=5, seed=8, width=40, height=24, pixels=True),
+        case("ddim", num_inference_steps=5, seed=9, guidance_scale=2.5),
+        case("pndm", num_inference_steps=4, seed=10, width=8, height=16, num_images_per_prompt=2),
+    ],
+)
+TINY = {"sd1": SD1, "sd2": SD2, "odd": ODD}
+EMOJI_CASES = [
+    case("ddim", num_inference_steps=4, seed=11, width=64, height=64, pixels=True),
+    case("pndm", num_inference_steps=4, seed=12, width=32, height=64, num_images_per_prompt=2),
+    case("euler", num_inference_steps=4, seed=13, width=64, height=64),
+    case("ddim", num_inference_steps=3, seed=14, width=32, height=32, guidance_scale=1.0),
+    case("ddim", num_inference_steps=3, seed=15, guidance_scale=5.0),
+]
+
+
+@torch.no_grad()
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Weights that keep the variance from layer to layer, so that every layer shows in the output."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm):
+                parameter.copy_((name == "weight") + 0.2 * noise)
+            elif name == "bias":
+                parameter.copy_(0.2 * noise)
+            elif isinstance(module, torch.nn.Embedding):
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(folder: Path, pad_token: str, max_length: int) -> None:
+    """The vocabulary of tokenizer/, in the form of published models."""
+    folder.mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(FOLDER / "tokenizer" / name, folder)
+    names = {"bos_token": BOS, "eos_token": EOS, "pad_token": pad_token, "unk_token": EOS}
+    config = {"model_max_length": max_length, "tokenizer_class": "CLIPTokenizer"}
+    write_json(folder / "tokenizer_config.json", config | names)
+
+
+def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
+    """A random model in diffusers' format."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_tokenizer(folder / "tokenizer", model.pad_token, max_length)
+    write_json(folder / "scheduler" / "scheduler_config.json", model.scheduler)
+    C = model.text_encoder["hidden_size"]
+    clip = transformers.CLIPTextConfig(
+        vocab_size=VOCABULARY_SIZE,
+        max_position_embeddings=max_length,
+        intermediate_size=4 * C,
+        bos_token_id=VOCABULARY_SIZE - 2,
+        eos_token_id=VOCABULARY_SIZE - 1,
+        pad_token_id=0 if model.pad_token == "!" else VOCABULARY_SIZE - 1,
+        **model.text_encoder,
+    )
+    num_levels = len(model.vae["block_out_channels"])
+    vae: dict[str, Any] = model.vae | {
+        "sample_size": model.unet["sample_size"] * 2 ** (num_levels - 1),
+        "down_block_types": ("DownEncoderBlock2D",) * num_levels,
+        "up_block_types": ("UpDecoderBlock2D",) * num_levels,
+    }
+    networks: dict[str, Any] = {
+        "text_encoder": transformers.CLIPTextModel(clip),
+        "unet": diffusers.UNet2DConditionModel(cross_attention_dim=C, **model.unet),
+        "vae": diffusers.AutoencoderKL(**vae),
+    }
+    for i, (name, network) in enumerate(networks.items()):
+        randomize(network, seed + i)
+        if name == "vae":
+            network.decoder.conv_out.weight.data *= 0.7  # a deviation of about 50 of 255
+        network.to(model.dtypes[name]).save_pretrained(folder / name, max_shard_size=model.shard_size)
+    components = {name: ["diffusers", type(network).__name__] for name, network in networks.items()}
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", model.scheduler["_class_name"]],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    }
+    write_json(folder / "model_index.json", index | components | {"text_encoder": ["transformers", "CLIPTextModel"]})
+
+
+def run_case(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict) -> tuple[list, np.ndarray, np.ndarray]:
+    """Latents after each step, pixels in -1..1 and the images in 8 bits."""
+    # As in the models' own files; without it PNDM would begin with Runge-Kutta steps.
+    pipe.scheduler = SCHEDULERS[run["scheduler"]].from_config(scheduler_config | {"skip_prk_steps": True})
+    steps: list[np.ndarray] = []
+
+    def keep(_pipe: Any, _step: int, _timestep: Any, kwargs: dict) -> dict:
+        steps.append(kwargs["latents"].numpy().copy())
+        return kwargs
+
+    options = dict(run["call"])
+    generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
+    negative, prompt = prompts
+    latents = pipe(
+        prompt,
+        negative_prompt=negative,
+        generator=generator,
+        callback_on_step_end=keep,
+        output_type="latent",
+        **options,
+    ).images
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    images = pipe.image_processor.postprocess(pixels, output_type="pil")
+    return steps, pixels.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(image) for image in images])
+
+
+@torch.no_grad()
+def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict], latent_shape: tuple[int, int]) -> None:
+    """What diffusers computes with a model; `prompts` are the negative one and the prompt."""
+    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    embeddings = pipe.text_encoder(ids)[0]
+    noise_shape = (2, pipe.unet.config.in_channels, *latent_shape)
+    latents = torch.randn(noise_shape, generator=torch.Generator("cpu").manual_seed(UNET_SEED))
+    outputs = [pipe.unet(latents, t, embeddings).sample.numpy() for t in UNET_TIMESTEPS]
+    arrays = {"token_ids": ids.numpy().astype(np.int32), "embeddings": embeddings.numpy()}
+    arrays["unet_outputs"] = np.stack(outputs)
+    scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    print(f"{name}: embeddings {arrays['embeddings'].std():.2f}, unet {arrays['unet_outputs'].std():.2f}")
+    for k, run in enumerate(cases):
+        steps, pixels, images = run_case(pipe, scheduler_config, prompts, run)
+        arrays |= {f"latents_{k}": np.stack(steps), f"images_{k}": images}
+        if run["pixels"]:
+            arrays[f"pixels_{k}"] = pixels
+        saturated = np.mean((images == 0) | (images == 255))
+        print(f"  {k} {run['scheduler']} {images.shape}: latents {steps[-1].std():.2f}, ", end="")
+        print(f"image deviation {images.std(axis=(1, 2)).mean():.0f}, {100 * saturated:.1f} % saturated")
+    facts = {"prompts": prompts, "unet_timesteps": UNET_TIMESTEPS, "unet_seed": UNET_SEED, "cases": cases}
+    path = FOLDER / f"{name}.npz"
+    np.savez_compressed(path, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
+    print(f"  {path.name}: {path.stat().st_size} bytes")
+
+
+def main() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    if sys.argv[1:] != ["emoji"]:
+        for i, (name, model) in enumerate(TINY.items()):
+            folder = MODELS / name
+            write_model(folder, model, max_length=(16, 17, 11)[i], seed=1000 * i)
+            print(f"{name}: {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())} bytes")
+            prompts = ["a dog", "a fox in the snow"]
+            write_golden(name, folder, prompts, model.cases, (8, 12) if name == "odd" else (8, 8))
+    write_golden("emoji", EMOJI, ["blue", "a red heart"], EMOJI_CASES, (16, 16))
+    print(f"diffusers {diffusers.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
