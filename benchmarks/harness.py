@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -82,7 +83,8 @@ def environment(device: Device) -> dict[str, str]:
     """Device, driver, package version, commit and date of a row."""
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    described = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    commit = os.environ.get("SHADERFUSION_COMMIT", described)  # set where a copy without git is measured
     return {
         "device": device.info.name,
         "driver": device.info.driver,

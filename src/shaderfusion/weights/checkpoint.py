@@ -56,6 +56,9 @@ class Checkpoint:
     def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor in its stored dtype (f32, f16 or bf16) and the given shape."""
         name = self.find(path, shape)
+        if self._file_of[name].get_slice(name).get_dtype() == "BF16":
+            import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
+
         array: np.ndarray = self._file_of[name].get_tensor(name)
         if array.dtype.name not in ("float16", "float32", "bfloat16"):
             where = self._path_of[name]
