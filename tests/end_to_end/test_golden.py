@@ -1,0 +1,136 @@
+"""Every stage, and the whole pipeline, against diffusers in float32 (golden/make_models.py)."""
+
+import numpy as np
+import pytest
+from golden.models import NAMES, Run, golden, load, model_folder
+from kernel_runner import relative_error
+
+from shaderfusion.engine import Engine
+from shaderfusion.gpu.device import Device
+from shaderfusion.pipeline import PipelineOutput, StableDiffusionPipeline
+from shaderfusion.random import randn
+from shaderfusion.schedulers import make_schedule
+from shaderfusion.tensor import DType
+from shaderfusion.text.tokenizer import Tokenizer
+
+STAGE_BOUND = 1e-4  # relative error in f32
+IMAGE_BOUND = 2  # of 255, for every value in f32
+F16_PSNR_DB = 35
+
+RUNS = [pytest.param(name, run, id=f"{name}-{run}") for name in NAMES for run in golden(name).runs]
+CHECKED_RUNS = [pytest.param("odd", run, id=f"odd-{run}") for run in golden("odd").runs]
+# f16 is emulated on a CPU, and slow: one run of each model, and of emoji the smallest with guidance.
+F16_RUNS = [pytest.param(name, golden(name).runs[0], id=name) for name in NAMES if name != "emoji"]
+F16_RUNS.append(pytest.param("emoji", golden("emoji").runs[0], id="emoji"))
+
+
+def engine_of(pipe: StableDiffusionPipeline, height: int, width: int) -> Engine:
+    """For one image with guidance; the size is in latent cells."""
+    f = pipe.config.vae.scale_factor
+    return pipe._engine(1, f * height, f * width, True)
+
+
+def pixels_of(output: PipelineOutput) -> np.ndarray:
+    """Images as (B, height, width, 3), signed so that differences are."""
+    return np.stack([np.asarray(image) for image in output.images]).astype(np.int32)
+
+
+def run_pipeline(pipe: StableDiffusionPipeline, run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The run's images, and the latents after each step."""
+    latents, last = [], None
+    for last in pipe.generate(**run.call):
+        assert pipe._engine_of_size is not None
+        latents.append(pipe._engine_of_size[1].unet.read("x_t"))
+    assert last is not None
+    return pixels_of(PipelineOutput(last.images or [], last.seed)), latents
+
+
+def require_equal_run(pipe: StableDiffusionPipeline, run: Run) -> None:
+    """The latents of every step and the images."""
+    images, latents = run_pipeline(pipe, run)
+    errors = [relative_error(x, reference) for x, reference in zip(latents, run.latents, strict=True)]
+    assert max(errors) < STAGE_BOUND, errors
+    assert images.shape == run.images.shape
+    assert np.abs(images - run.images).max() <= IMAGE_BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_images_vary(name: str) -> None:
+    for run in golden(name).runs:
+        deviation = run.images.astype(np.float64).std(axis=(1, 2)).mean()
+        assert 30 < deviation < 100
+        assert len(np.unique(run.images)) > 100
+    assert {run.scheduler for run in golden(name).runs} == {"ddim", "euler", "pndm"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_token_ids(name: str) -> None:
+    tokenizer = Tokenizer.from_folder(model_folder(name) / "tokenizer")
+    np.testing.assert_array_equal(tokenizer(golden(name).prompts), golden(name).token_ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings(device: Device, name: str) -> None:
+    pipe, reference = load(device, name, "f32"), golden(name)
+    engine = engine_of(pipe, *reference.unet_outputs.shape[2:4])
+    actual = engine.encode(reference.token_ids)
+    for row, expected in zip(actual, reference.embeddings, strict=True):
+        assert relative_error(row, expected) < STAGE_BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unet(device: Device, name: str) -> None:
+    pipe, reference = load(device, name, "f32"), golden(name)
+    engine = engine_of(pipe, *reference.unet_outputs.shape[2:4])
+    latents = randn(reference.unet_latents_shape, reference.unet_seed).transpose(0, 2, 3, 1)
+    # The step rewrites the UNet's input, so it is set each time.
+    update = make_schedule(pipe.scheduler_config, 1, "euler").updates[0]
+    for timestep, expected in zip(reference.unet_timesteps, reference.unet_outputs, strict=True):
+        engine.start(reference.embeddings, latents[:1], 1.0)
+        engine.unet.write("latents", latents)
+        engine.step(timestep, update, guidance_scale=1.0, next_input_scale=1.0)
+        actual = engine.unet.read("model_output")
+        for row, expected_row in zip(actual, expected, strict=True):
+            assert relative_error(row, expected_row) < STAGE_BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decoder(device: Device, name: str) -> None:
+    run = next(run for run in golden(name).runs if run.pixels is not None)
+    assert run.pixels is not None
+    engine = engine_of(load(device, name, "f32"), *run.latents.shape[2:4])
+    engine.vae.write("latents", run.latents[-1])
+    engine.vae.run()
+    assert relative_error(engine.vae.read("image")[..., :3], run.pixels) < STAGE_BOUND
+
+
+@pytest.mark.parametrize(("name", "run"), RUNS)
+def test_whole_run(device: Device, name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(device, name, "f32")
+    monkeypatch.setattr(pipe, "scheduler", run.scheduler)
+    require_equal_run(pipe, run)
+
+
+@pytest.mark.parametrize(("name", "run"), CHECKED_RUNS)
+def test_whole_run_checked(checked_device: Device, name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(checked_device, name, "f32")
+    monkeypatch.setattr(pipe, "scheduler", run.scheduler)
+    require_equal_run(pipe, run)
+
+
+@pytest.mark.parametrize(("name", "run"), F16_RUNS)
+def test_whole_run_f16(device: Device, name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    pipe = load(device, name, "f16")
+    monkeypatch.setattr(pipe, "scheduler", run.scheduler)
+    images, _ = run_pipeline(pipe, run)
+    assert psnr_db(images, run.images) > F16_PSNR_DB
+
+
+def psnr_db(images: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal to noise of 8-bit images."""
+    difference = images - reference.astype(np.float64)
+    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-9)))
+
+
