@@ -49,13 +49,13 @@ class PipelineCache:
             self._modules[source.code] = module
         types = (["uniform"] if call.params else []) + ["read-only-storage" if only else "storage" for only in access]
         first = 0 if call.params else 1
-        layout = self._device.create_bind_group_layout(
-            entries=[
-                {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
-                for i, kind in enumerate(types)
-            ]
-        )
         try:
+            layout = self._device.create_bind_group_layout(
+                entries=[
+                    {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+                    for i, kind in enumerate(types)
+                ]
+            )
             handle = self._device.create_compute_pipeline(
                 label=call.name,
                 layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),

@@ -28,7 +28,7 @@ class ShaderSource:
     origins: tuple[str, ...]
 
     def map_lines(self, message: str) -> str:
-        """A compiler's message with each `wgsl:LINE:COLUMN`, or `LABEL:LINE:COLUMN`, replaced by the file's own line."""
+        """A compiler's message with each `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` as the file's own line."""
 
         def replace(match: re.Match[str]) -> str:
             line = int(match[1])

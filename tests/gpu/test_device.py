@@ -1,0 +1,114 @@
+"""Choosing a device, and turning wgpu's errors into ours."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import wgpu
+
+from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShapeError
+from shaderfusion.gpu import device as device_module
+from shaderfusion.gpu.buffers import allocate
+from shaderfusion.gpu.device import DeviceInfo, gpu_errors, list_devices, open_device
+
+
+def test_indices_count_from_zero() -> None:
+    devices = list_devices()
+    assert [info.index for info in devices] == list(range(len(devices)))
+    assert "OpenGL" not in {info.backend for info in devices}
+
+
+def test_by_index_and_by_name() -> None:
+    info = list_devices()[0]
+    for selector in (None, 0, "0", " 0 ", info.name, info.name.upper(), info.name[1:4]):
+        assert open_device(selector).info == info
+
+
+@pytest.mark.parametrize("selector", [99, "99", "-1", "", "no such adapter"])
+def test_unknown_device(selector: int | str) -> None:
+    info = list_devices()[0]
+    with pytest.raises(InputError) as caught:
+        open_device(selector)
+    message = str(caught.value)
+    assert message.startswith(f"device (={str(selector)!r}) must be an index or part of a name; this machine has 0: ")
+    assert info.name in message
+
+
+def test_an_index_is_not_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = replace(list_devices()[0], index=0, name="Card 4090")
+    monkeypatch.setattr(device_module, "_adapters", lambda: ((info, None),))
+    with pytest.raises(InputError, match=r"device \(='4090'\) must be an index .* 0: Card 4090"):
+        open_device("4090")
+
+
+NO_ADAPTER = """
+from shaderfusion.errors import DeviceError
+from shaderfusion.gpu.device import list_devices, open_device
+print(list_devices())
+try:
+    open_device()
+except DeviceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="Vulkan's variables hide every adapter only where there is no other"
+)
+def test_no_adapter() -> None:
+    nothing = os.devnull
+    env = {
+        **os.environ,
+        "VK_DRIVER_FILES": nothing,
+        "VK_ICD_FILENAMES": nothing,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    result = subprocess.run([sys.executable, "-c", NO_ADAPTER], env=env, capture_output=True, text=True, check=True)
+    listed, message = result.stdout.splitlines()
+    assert listed == "[]"
+    assert message.startswith("no GPU adapter answers. Install")
+    assert "`sudo apt-get install mesa-vulkan-drivers`" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_f16", "dtype"),
+    [("DiscreteGPU", True, "f16"), ("DiscreteGPU", False, "f32"), ("CPU", True, "f32"), ("Unknown", True, "f16")],
+)
+def test_default_dtype(kind: str, has_f16: bool, dtype: str) -> None:
+    info = DeviceInfo(0, "name", "driver", "Vulkan", kind, has_f16, True, 1 << 27)
+    assert info.default_dtype == dtype
+    assert info.as_dict()["default_dtype"] == dtype
+    assert info.as_dict()["name"] == "name"
+
+
+@pytest.mark.parametrize(
+    ("error", "ours", "message"),
+    [
+        (wgpu.GPUOutOfMemoryError("no"), GpuMemoryError, r"^reading x: the device is out of memory; use a smaller"),
+        (wgpu.GPUError("Not enough memory left"), GpuMemoryError, r"^reading x: the device is out of memory"),
+        (wgpu.GPUInternalError("Out of Memory"), GpuMemoryError, r"^reading x: the device is out of memory"),
+        (
+            wgpu.GPUValidationError("Parent device is lost"),
+            DeviceLostError,
+            r"^reading x: the driver dropped the device",
+        ),
+        (wgpu.GPUError("Device was lost"), DeviceLostError, r"open it again \(Device was lost\)"),
+        (wgpu.GPUValidationError("bad usage"), DeviceError, r"^reading x: bad usage$"),
+        (ShapeError("ours"), ShapeError, r"^ours$"),
+        (KeyError("other"), KeyError, r"other"),
+    ],
+    ids=repr,
+)
+def test_gpu_errors(error: Exception, ours: type[Exception], message: str) -> None:
+    with pytest.raises(ours, match=message) as caught, gpu_errors("reading x"):
+        raise error
+    assert type(caught.value) is ours
+
+
+def test_a_lost_device() -> None:
+    device = open_device()
+    device.handle.destroy()
+    with pytest.raises(DeviceLostError, match=r"^allocating 0.0 MB for unet.x: the driver dropped the device"):
+        allocate(device, 64, "unet.x")

@@ -1,0 +1,87 @@
+"""Recording: scopes, labels, weights and names."""
+
+import pytest
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph
+from shaderfusion.kernels.common.elementwise import add
+from shaderfusion.kernels.select import Kernels
+
+
+@pytest.fixture
+def g() -> Graph:
+    """An empty graph in f16."""
+    return Graph("unet", Kernels("f16"))
+
+
+def test_scopes_make_paths_and_labels(g: Graph) -> None:
+    a = g.input("a", 4)
+    with g.scope("down_blocks", 0):
+        with g.scope("resnets.1"):
+            assert g.path("conv1", "weight") == "down_blocks.0.resnets.1.conv1.weight"
+            out = g.tensor("out", 4)
+            g.add(add(a, a, out))
+        assert g.path("norm") == "down_blocks.0.norm"
+    assert g.path("conv_in") == "conv_in"
+    assert out.name == "unet.down_blocks.0.resnets.1.out"
+    g.add(add(a, out, g.output("b", 4)))
+    assert [call.label for call in g.calls] == ["unet.down_blocks.0.resnets.1/elementwise", "unet/elementwise"]
+
+
+def test_scope_ends_with_an_exception(g: Graph) -> None:
+    with pytest.raises(ShapeError), g.scope("block"):
+        g.tensor("bad", 0)
+    assert g.path("conv_in") == "conv_in"
+
+
+def test_roles_and_dtypes(g: Graph) -> None:
+    tensors = [g.tensor("x", 2), g.input("i", 2), g.output("o", 2), g.weight("w", 2)]
+    assert [tensor.role for tensor in tensors] == ["intermediate", "input", "output", "weight"]
+    assert {tensor.dtype for tensor in tensors} == {"f16"}
+    assert g.tensor("ids", 2, dtype="u32").dtype == "u32"
+    assert g.inputs == {"i": tensors[1]}
+    assert g.outputs == {"o": tensors[2]}
+
+
+def test_external_names_are_unique(g: Graph) -> None:
+    g.input("latents", 2)
+    with pytest.raises(ShapeError, match=r"unet: input 'latents' is declared twice; give each a name of its own"):
+        g.input("latents", 2)
+    g.output("latents", 2)  # of another table
+    with pytest.raises(ShapeError, match=r"unet: output 'latents' is declared twice"):
+        g.output("latents", 3)
+
+
+def test_weight_layouts(g: Graph) -> None:
+    with g.scope("conv1"):
+        kernel = g.weight("weight", 6, 4, 3, 3, layout="conv2d", padded_to=8)
+        bias = g.weight("bias", 6, padded_to=8)
+    linear = g.weight("proj", 6, 4, layout="linear")
+    assert (kernel.shape, bias.shape, linear.shape) == ((3, 3, 4, 8), (8,), (4, 6))
+    known = g.weights["conv1.weight"]
+    assert (known.path, known.source_shape, known.layout) == ("conv1.weight", (6, 4, 3, 3), "conv2d")
+    assert known.tensor is kernel
+    assert kernel.name == "unet.conv1.weight"
+    assert g.num_parameters == 6 * 4 * 9 + 6 + 6 * 4  # without the padding
+    assert g.weights_bytes == 2 * (9 * 4 * 8 + 8 + 4 * 6)  # with it
+    assert set(LAYOUT_SHAPES) == {"as_is", "linear", "conv2d"}
+
+
+def test_same_weight_twice_is_one(g: Graph) -> None:
+    first = g.weight("proj", 8, 4, layout="linear")
+    assert g.weight("proj", 8, 4, layout="linear") is first
+    assert len(g.weights) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "padded_to"),
+    [
+        ((4, 8), "linear", None),
+        ((8, 4), "as_is", None),
+        ((8, 4), "linear", 12),
+    ],
+)
+def test_same_weight_with_another_shape(g: Graph, shape: tuple[int, ...], layout, padded_to: int | None) -> None:
+    g.weight("proj", 8, 4, layout="linear")
+    with pytest.raises(ShapeError, match=r"unet.proj: used as \(8, 4\), linear, \(4, 8\) and as .*; give it one shape"):
+        g.weight("proj", *shape, layout=layout, padded_to=padded_to)

@@ -1,0 +1,142 @@
+"""Programs on a device: parameters, inputs and outputs, shared memory, timing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shaderfusion.errors import DeviceError, DeviceLimitError, ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Program
+from shaderfusion.kernels.common.elementwise import add, multiply
+from shaderfusion.kernels.common.upsample_nearest import upsample_nearest
+from shaderfusion.kernels.select import Kernels
+
+
+def make_graph(size: int) -> Graph:
+    """out = (x + x) * x + x, by way of two intermediate tensors."""
+    g = Graph(f"test{size}", Kernels("f32"))
+    x, out = g.input("x", size), g.output("out", size)
+    twice, square = g.tensor("twice", size), g.tensor("square", size)
+    with g.scope("first"):
+        g.add(add(x, x, twice))
+    with g.scope("second"):
+        g.add(multiply(twice, x, square))
+        g.add(add(square, x, out))
+    return g
+
+
+def run(program: Program, x: np.ndarray) -> np.ndarray:
+    """Fills x, runs once, reads out."""
+    program.write("x", x)
+    program.run()
+    return program.read("out")
+
+
+def formula(x: np.ndarray) -> np.ndarray:
+    """What make_graph computes."""
+    return 2 * x * x + x
+
+
+def test_runs_again_with_other_inputs(any_device: Device) -> None:
+    program = Program(any_device, make_graph(12), {})
+    for start in (0, 5):
+        x = np.arange(start, start + 12, dtype=np.float32)
+        np.testing.assert_array_equal(run(program, x), formula(x))
+    np.testing.assert_array_equal(program.read("x"), np.arange(5, 17))
+    program.run()  # nothing changed, so the same again
+    np.testing.assert_array_equal(program.read("out"), formula(x))
+
+
+@pytest.mark.parametrize("sizes", [(8, 4096, 100), (4096, 8, 100)])
+def test_programs_share_memory(device: Device, sizes: tuple[int, ...]) -> None:
+    memory: list[Any] = []
+    programs = [Program(device, make_graph(size), {}, memory) for size in sizes]
+    assert [buffer.size for buffer in memory] == [4 * max(sizes)] * 2
+    for _ in range(2):  # in turn: no run depends on what another left behind
+        for size, program in zip(sizes, programs, strict=True):
+            x = np.random.default_rng(size).integers(0, 9, size).astype(np.float32)
+            np.testing.assert_array_equal(run(program, x), formula(x))
+
+
+def test_programs_share_external_buffers(device: Device) -> None:
+    g = make_graph(8)
+    external = {}
+    first = Program(device, g, external)
+    second = Graph("second", Kernels("f32"))
+    second.inputs = {"out": g.outputs["out"]}
+    second.add(add(g.outputs["out"], g.inputs["x"], second.output("sum", 8)))
+    program = Program(device, second, external)
+    x = np.arange(8, dtype=np.float32)
+    run(first, x)
+    program.run()
+    np.testing.assert_array_equal(program.read("sum"), formula(x) + x)
+
+
+def test_params_are_packed_in_order_and_shared(device: Device) -> None:
+    g = Graph("test", Kernels("f32"))
+    arrays = {f"x{i}": np.random.default_rng(i).random((1, H, 3, 4)) for i, H in enumerate((2, 5, 2))}
+    for name, array in arrays.items():
+        _, H, W, C = array.shape
+        g.add(upsample_nearest(g.input(name, *array.shape), g.output(f"{name}.out", 1, 2 * H, 2 * W, C)))
+    first, second, third = (call.params for call in g.calls)
+    assert first == third != second
+    program = Program(device, g, {})
+    assert program._params.size == 2 * 256  # two different structs
+    for name, array in arrays.items():
+        program.write(name, array)
+    program.run()
+    for name, array in arrays.items():
+        expected = array.astype(np.float32).repeat(2, axis=1).repeat(2, axis=2)
+        np.testing.assert_array_equal(program.read(f"{name}.out"), expected)
+
+
+def test_unknown_name(device: Device) -> None:
+    program = Program(device, make_graph(8), {})
+    with pytest.raises(ShapeError, match=r"test8: no input or output 'latents'; it has x, out"):
+        program.write("latents", np.zeros(8))
+    with pytest.raises(ShapeError, match=r"test8: no input or output 'twice'"):
+        program.read("twice")
+    with pytest.raises(ShapeError, match=r"test8.x: got an array of shape \(9,\), must be \(8,\)"):
+        program.write("x", np.zeros(9))
+
+
+def test_timing(device: Device) -> None:
+    if not device.has("timestamp-query"):
+        pytest.skip("this device has no timestamp queries")
+    program = Program(device, make_graph(8), {})
+    x = np.arange(8, dtype=np.float32)
+    program.write("x", x)
+    rows = program.profile_ms()
+    assert [label for label, _ in rows] == [
+        "test8.first/elementwise",
+        "test8.second/elementwise",
+        "test8.second/elementwise",
+    ]
+    np.testing.assert_array_equal(program.read("out"), formula(x))  # a timed run is a whole run
+    times_ms = [ms for _, ms in rows] + [program.time_ms()]
+    assert all(0 <= ms < 1e4 for ms in times_ms)
+    assert max(times_ms) > 0
+
+
+def test_timing_without_timestamps(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(device, make_graph(8), {})
+    monkeypatch.setattr(Device, "has", lambda self, feature: False)
+    with pytest.raises(DeviceError, match=r"device \d+ \(.*\) has no timestamp queries"):
+        program.time_ms()
+    with pytest.raises(DeviceError, match=r"has no timestamp queries"):
+        program.profile_ms()
+
+
+def test_too_large_for_the_device(device: Device) -> None:
+    size = device.limits["max-storage-buffer-binding-size"] // 4 + 4
+    with pytest.raises(DeviceLimitError, match=rf"^test{size}.twice: .* MB is over what .* can bind"):
+        Program(device, make_graph(size), {})
+
+
+def test_one_buffer_read_and_written(device: Device) -> None:
+    g = make_graph(8)
+    g.calls.append(add(g.inputs["x"], g.outputs["out"], g.outputs["out"]))
+    with pytest.raises(DeviceError, match=r"^running test8: .*Validation Error"):
+        Program(device, g, {}).run()
