@@ -7,13 +7,15 @@ from kernel_runner import relative_error
 
 from shaderfusion.engine import Engine
 from shaderfusion.gpu.device import Device
-from shaderfusion.pipeline import PipelineOutput, StableDiffusionPipeline
+from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
-from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
 
 STAGE_BOUND = 1e-4  # relative error in f32
+# Some runs amplify rounding from step to step, in diffusers too (to 2e-4 by emoji's PNDM); so they do another order of
+# summation.
+ROUNDING_FACTOR = 10
 IMAGE_BOUND = 2  # of 255, for every value in f32
 F16_PSNR_DB = 35
 
@@ -30,26 +32,28 @@ def engine_of(pipe: StableDiffusionPipeline, height: int, width: int) -> Engine:
     return pipe._engine(1, f * height, f * width, True)
 
 
-def pixels_of(output: PipelineOutput) -> np.ndarray:
-    """Images as (B, height, width, 3), signed so that differences are."""
-    return np.stack([np.asarray(image) for image in output.images]).astype(np.int32)
-
-
 def run_pipeline(pipe: StableDiffusionPipeline, run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
     """The run's images, and the latents after each step."""
-    latents, last = [], None
-    for last in pipe.generate(**run.call):
+    latents, images = [], []
+    for progress in pipe.generate(**run.call):
         assert pipe._engine_of_size is not None
         latents.append(pipe._engine_of_size[1].unet.read("x_t"))
-    assert last is not None
-    return pixels_of(PipelineOutput(last.images or [], last.seed)), latents
+        images = progress.images or []
+    return np.stack([np.asarray(image) for image in images]).astype(np.int32), latents
+
+
+def psnr_db(images: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal to noise of 8-bit images."""
+    difference = images - reference.astype(np.float64)
+    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-9)))
 
 
 def require_equal_run(pipe: StableDiffusionPipeline, run: Run) -> None:
     """The latents of every step and the images."""
     images, latents = run_pipeline(pipe, run)
+    bounds = [max(STAGE_BOUND, ROUNDING_FACTOR * rounding) for rounding in run.rounding]
     errors = [relative_error(x, reference) for x, reference in zip(latents, run.latents, strict=True)]
-    assert max(errors) < STAGE_BOUND, errors
+    assert all(error < bound for error, bound in zip(errors, bounds, strict=True)), (errors, bounds)
     assert images.shape == run.images.shape
     assert np.abs(images - run.images).max() <= IMAGE_BOUND
 
@@ -126,11 +130,3 @@ def test_whole_run_f16(device: Device, name: str, run: Run, monkeypatch: pytest.
     monkeypatch.setattr(pipe, "scheduler", run.scheduler)
     images, _ = run_pipeline(pipe, run)
     assert psnr_db(images, run.images) > F16_PSNR_DB
-
-
-def psnr_db(images: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal to noise of 8-bit images."""
-    difference = images - reference.astype(np.float64)
-    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-9)))
-
-

@@ -7,7 +7,8 @@ models/<name> is a folder in diffusers' format. <name>.npz, and emoji.npz for th
   `facts`;
 * `facts`: JSON with the prompts, the timesteps, and `cases`: runs of the whole pipeline; case k has
   `latents_k`: (calls of the UNet, B, C, H, W), `images_k`: (B, height, width, 3) uint8, and, where it says so,
-  `pixels_k`: the same in -1..1 before rounding.
+  `pixels_k`: the same in -1..1 before rounding. Its "rounding" is how far, by relative error, rounding alone took the
+  latents after each call: the run in float32 against the same run in float64.
 
 Everything is computed in float32 on the CPU, from the weights as they are stored. `make_models.py emoji` makes only
 emoji.npz anew.
@@ -243,7 +244,9 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
     write_json(folder / "model_index.json", index | components | {"text_encoder": ["transformers", "CLIPTextModel"]})
 
 
-def run_case(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict) -> tuple[list, np.ndarray, np.ndarray]:
+def run_case(
+    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, **more: Any
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Latents after each step, pixels in -1..1 and the images in 8 bits."""
     # As in the models' own files; without it PNDM would begin with Runge-Kutta steps.
     pipe.scheduler = SCHEDULERS[run["scheduler"]].from_config(scheduler_config | {"skip_prk_steps": True})
@@ -253,7 +256,7 @@ def run_case(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict) -
         steps.append(kwargs["latents"].numpy().copy())
         return kwargs
 
-    options = dict(run["call"])
+    options = run["call"] | more
     generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     negative, prompt = prompts
     latents = pipe(
@@ -269,11 +272,22 @@ def run_case(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict) -
     return steps, pixels.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(image) for image in images])
 
 
+def rounding_errors(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, steps: list) -> list[float]:
+    """By step, the relative error of a float32 run's latents; `pipe` is in float64."""
+    noise = torch.randn(steps[0].shape, generator=torch.Generator("cpu").manual_seed(run["call"]["seed"]))
+    exact, _, _ = run_case(pipe, scheduler_config, prompts, run, latents=noise.double())
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(steps, exact, strict=True)]
+
+
 @torch.no_grad()
 def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict], latent_shape: tuple[int, int]) -> None:
     """What diffusers computes with a model; `prompts` are the negative one and the prompt."""
-    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
+    pipe, exact_pipe = (
+        diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+        for dtype in (torch.float32, torch.float64)
+    )
+    for each in (pipe, exact_pipe):
+        each.set_progress_bar_config(disable=True)
     ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     embeddings = pipe.text_encoder(ids)[0]
     noise_shape = (2, pipe.unet.config.in_channels, *latent_shape)
@@ -286,10 +300,12 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
     for k, run in enumerate(cases):
         steps, pixels, images = run_case(pipe, scheduler_config, prompts, run)
         arrays |= {f"latents_{k}": np.stack(steps), f"images_{k}": images}
+        run["rounding"] = rounding_errors(exact_pipe, scheduler_config, prompts, run, steps)
         if run["pixels"]:
             arrays[f"pixels_{k}"] = pixels
         saturated = np.mean((images == 0) | (images == 255))
         print(f"  {k} {run['scheduler']} {images.shape}: latents {steps[-1].std():.2f}, ", end="")
+        print(f"rounding {max(run['rounding']):.0e}, ", end="")
         print(f"image deviation {images.std(axis=(1, 2)).mean():.0f}, {100 * saturated:.1f} % saturated")
     facts = {"prompts": prompts, "unet_timesteps": UNET_TIMESTEPS, "unet_seed": UNET_SEED, "cases": cases}
     path = FOLDER / f"{name}.npz"

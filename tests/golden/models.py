@@ -30,6 +30,8 @@ class Run:
     """Arguments of the pipeline, the prompts among them."""
     latents: np.ndarray = field(hash=False)
     """After each call of the UNet: (calls, B, H, W, C)."""
+    rounding: tuple[float, ...]
+    """How far rounding to f32 alone took diffusers' latents, by call: the relative error to its float64 run."""
     images: np.ndarray = field(hash=False)
     """(B, height, width, 3) uint8."""
     pixels: np.ndarray | None = field(hash=False)
@@ -73,6 +75,7 @@ def golden(name: str) -> Golden:
                 scheduler=case["scheduler"],
                 call=prompts | case["call"],
                 latents=np.moveaxis(arrays[f"latents_{k}"], 2, -1),
+                rounding=tuple(case["rounding"]),
                 images=arrays[f"images_{k}"],
                 pixels=arrays[f"pixels_{k}"] if case["pixels"] else None,
             )
