@@ -13,11 +13,14 @@ __all__ = [
     "conv2d_direct",
     "denoise_step",
     "embedding",
+    "geglu",
     "geglu_unfused",
+    "group_norm",
     "group_norm_unfused",
     "layer_norm",
     "matmul",
     "multiply",
+    "partially_fused_softmax",
     "softmax_unfused",
     "timestep_embedding",
     "upsample_nearest",
@@ -193,3 +196,19 @@ def denoise_step(
     x_prev = combine((c_x, x_t), (c_saved, x_saved), (c_m, m), (c_h1, h1), (c_h2, h2), (c_h3, h3), (c_x0, x0))
     model_input = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
     return x_prev, x_t if save_sample else x_saved, np.stack([m, h1, h2]) if push_history else history, model_input
+
+
+def group_norm(x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None) -> Array:
+    """What group_norm_unfused computes."""
+    return group_norm_unfused(x, weight, bias, num_groups=num_groups, eps=eps, activation=activation)
+
+
+def geglu(x: Array) -> Array:
+    """What geglu_unfused computes."""
+    return geglu_unfused(x)
+
+
+def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: bool = False) -> Array:
+    """softmax(scores) v by head; scores: (B, heads, N, at least M), v: (B, M, heads D) -> (B, N, heads D)."""
+    probs = softmax_unfused(scores, num_columns=v.shape[1], causal=causal)
+    return attention_values(probs, v, num_heads=num_heads)

@@ -7,7 +7,7 @@ from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, sprea
 from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["group_norm_unfused"]
+__all__ = ["group_norm_unfused", "require_group_norm_shapes"]
 
 _WORKGROUP_SIZE = 128
 _SUM_INVOCATIONS = 65536
@@ -29,18 +29,8 @@ def group_norm_unfused(
 
     Dispatches: partial sums, mean, partial sums of squares, variance, normalize and, if any, the activation.
     """
+    require_group_norm_shapes(x, weight, bias, out, num_groups=num_groups)
     B, C = x.shape[0], x.shape[-1]
-    if len(x.shape) < 2 or out.shape != x.shape:
-        raise ShapeError(f"group_norm: {x} and {out} must have one shape (B, ..., C)")
-    if num_groups < 1 or C % num_groups:
-        raise ShapeError(f"group_norm: channels (={C}) must be divisible by num_groups (={num_groups})")
-    for tensor in (weight, bias):
-        if tensor.shape != (C,):
-            raise ShapeError(f"group_norm: {tensor} must have shape ({C},), the channels of {x}")
-    for tensor in (weight, bias, out):
-        if tensor.dtype != x.dtype:
-            raise ShapeError(f"group_norm: {tensor} must have the dtype of {x}")
-
     pixels = math.prod(x.shape[1:-1])
     chunks = C // 4 if C % 4 == 0 else C
     slices = min(ceil_div(_SUM_INVOCATIONS, B * chunks), ceil_div(pixels, _MIN_SLICE_PIXELS))
@@ -85,3 +75,20 @@ def group_norm_unfused(
         ),
     )
     return calls if activation is None else (*calls, activate(normalized, out, activation=activation))
+
+
+def require_group_norm_shapes(
+    x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, num_groups: int
+) -> None:
+    """ShapeError unless these are the tensors of a group normalization."""
+    C = x.shape[-1]
+    if len(x.shape) < 2 or out.shape != x.shape:
+        raise ShapeError(f"group_norm: {x} and {out} must have one shape (B, ..., C)")
+    if num_groups < 1 or C % num_groups:
+        raise ShapeError(f"group_norm: channels (={C}) must be divisible by num_groups (={num_groups})")
+    for tensor in (weight, bias):
+        if tensor.shape != (C,):
+            raise ShapeError(f"group_norm: {tensor} must have shape ({C},), the channels of {x}")
+    for tensor in (weight, bias, out):
+        if tensor.dtype != x.dtype:
+            raise ShapeError(f"group_norm: {tensor} must have the dtype of {x}")

@@ -1,10 +1,10 @@
 """Softmax over rows as a dispatch of its own: what the partially fused softmax and flash attention replace."""
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["softmax_unfused"]
+__all__ = ["softmax_rows_call", "softmax_unfused"]
 
 _SHORT_ROW = 512
 """Up to this many columns, a workgroup takes several rows."""
@@ -17,16 +17,24 @@ def softmax_unfused(x: TensorSpec, out: TensorSpec, *, num_columns: int, causal:
     """
     if len(x.shape) < 2 or out.shape != x.shape or out.dtype != x.dtype:
         raise ShapeError(f"softmax: {x} and {out} must have one dtype and one shape (..., N, M)")
+    source = "baseline/softmax_unfused.wgsl"
+    return softmax_rows_call(source, "softmax_unfused", x, write(out), num_columns=num_columns, causal=causal)
+
+
+def softmax_rows_call(
+    source: str, entry_point: str, x: TensorSpec, out: tuple[Binding, ...], *, num_columns: int, causal: bool
+) -> KernelCall:
+    """A call of a kernel built on fragments/softmax_rows, which reads the rows of x (..., N, M)."""
     N, M = x.shape[-2:]
     if not 1 <= num_columns <= M:
         raise ShapeError(f"softmax: num_columns (={num_columns}) must be from 1 to {M}, the columns of {x}")
     workgroup_size, row_lanes = (128, 32) if M <= _SHORT_ROW else (256, 256)
     rows = x.size // M
     return KernelCall(
-        source="baseline/softmax_unfused.wgsl",
-        entry_point="softmax_unfused",
+        source=source,
+        entry_point=entry_point,
         dtype=x.dtype,
-        bindings=read(x) + write(out),
+        bindings=read(x) + out,
         constants={"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": row_lanes, "VEC4": M % 4 == 0, "CAUSAL": causal},
         params={"rows": rows, "queries": N, "row_stride": M, "num_columns": num_columns},
         workgroups=spread_workgroups(ceil_div(rows, workgroup_size // row_lanes)),

@@ -129,9 +129,19 @@ def attention_scores(
 
 
 def attention_values(
-    probs: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, tile: Tile | LaneTile | None = None
+    probs: TensorSpec,
+    v: TensorSpec,
+    out: TensorSpec,
+    *,
+    num_heads: int,
+    statistics: TensorSpec | None = None,
+    causal: bool = False,
+    tile: Tile | LaneTile | None = None,
 ) -> tuple[KernelCall, ...]:
-    """out_h = probs[b, h] v_h; probs: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D)."""
+    """out_h = probs[b, h] v_h; probs: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D).
+
+    With `statistics`, (L, S) as (B, heads, N, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h.
+    """
     B, N, C = out.shape
     M = v.shape[1]
     D = C // num_heads
@@ -142,7 +152,10 @@ def attention_values(
     params = {"a_row": padded // 4, "a_outer": num_heads * N * padded // 4, "a_inner": N * padded // 4}
     params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": D}
     params |= {"out_row": C // 4, "out_outer": N * C // 4, "out_inner": D // 4}
-    return product_calls("common/matmul.wgsl", probs, v, out, (B, num_heads, N, D, M), params, tile=tile)
+    flags = {"SOFTMAX": statistics is not None, "CAUSAL": causal}
+    rows = (statistics,) if statistics else ()
+    sizes = (B, num_heads, N, D, M)
+    return product_calls("common/matmul.wgsl", probs, v, out, sizes, params, constants=flags, more=rows, tile=tile)
 
 
 def product_calls(
@@ -155,12 +168,14 @@ def product_calls(
     epilogue: Epilogue | None = None,
     constants: Mapping[str, int | bool] | None = None,
     *,
+    more: tuple[TensorSpec, ...] = (),
     tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
-    `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out.
+    `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out; `more`
+    tensors are read from binding 3 on.
     """
     outer, num_inner, M, N, K = sizes
     epilogue = epilogue or Epilogue()
@@ -191,7 +206,7 @@ def product_calls(
         source=source,
         entry_point="product",
         dtype=out.dtype,
-        bindings=read(a, b),
+        bindings=read(a, b, *more),
         constants={**tile.constants, **(constants or {})},
         params={**shared, "depth": K, "split_depth": split_depth},
         workgroups=grid,
@@ -200,7 +215,7 @@ def product_calls(
         return (_with_epilogue(product, out, epilogue),)
     parts = TensorSpec(f"{out.name}.parts", (num_splits, num_batches, M, N), "f32")
     return (
-        _extend(product, write(parts), {"SPLIT": True}),
+        _extend(product, write(parts), {"SPLIT": True, "OUT_BINDING": len(product.bindings) + 1}),
         _with_epilogue(
             KernelCall(
                 source=source,

@@ -1,5 +1,5 @@
 // out = scale A B + bias + residual, for a batch of strided matrices: A is (M, K), B is (K, N), or (N, K) with
-// TRANSPOSE_B. One workgroup computes one tile of out; see fragments/product for what it reads and writes.
+// TRANSPOSE_B. With SOFTMAX the rows of A are logits, and softmax(A) B is computed. One workgroup computes one tile of out; see fragments/product for what it reads and writes.
 // Batches are (outer, inner), such as (image, attention head). All strides are in vectors of 4.
 #import fragments/product
 
@@ -7,29 +7,60 @@
 #else
 #ifdef LANES
 alias LoadA = vec2<Elem>;
+const LOAD_A_SIZE = 2u;
 @group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2)
 @group(0) @binding(2) var<storage, read> b: array<Pair>; // (B, K, N / 2) or (B, N, K / 2)
 #else
 alias LoadA = vec4<Elem>;
+const LOAD_A_SIZE = 4u;
 @group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4)
 @group(0) @binding(2) var<storage, read> b: array<vec4<Elem>>; // (B, K, N / 4) or (B, N, K / 4)
 #endif
 
-struct RowA { start: u32 }
+#ifdef SOFTMAX
+@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // (B, M, 2): L, S of the rows of A
+#endif
+
+struct RowA { start: u32, row: u32, LS: vec2<f32> }
 
 fn row_a(batch: u32, row: u32) -> RowA {
-    return RowA((batch / params.num_inner) * params.a_outer + (batch % params.num_inner) * params.a_inner
-        + row * params.a_row);
+    let start = (batch / params.num_inner) * params.a_outer + (batch % params.num_inner) * params.a_inner
+        + row * params.a_row;
+#ifdef SOFTMAX
+    return RowA(start, row, statistics[batch * params.num_rows + row]);
+#else
+    return RowA(start, row, vec2<f32>());
+#endif
 }
 
 fn load_a(row: RowA, k: u32) -> LoadA {
     if (k >= params.depth) { return LoadA(); }
 #ifdef LANES
-    return unpack(a[2 * row.start + k / 2]);
+    let values = unpack(a[2 * row.start + k / 2]);
 #else
-    return a[row.start + k / 4];
+    let values = a[row.start + k / 4];
+#endif
+#ifdef SOFTMAX
+    return soften(row, k, values);
+#else
+    return values;
 #endif
 }
+
+#ifdef SOFTMAX
+// exp(A_ij - L_i) / S_i; keys past M, and with CAUSAL those after the query, count as 0 whatever A holds.
+fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
+    var end = params.depth;
+#ifdef CAUSAL
+    end = min(end, row.row + 1);
+#endif
+    var probabilities = LoadA();
+    for (var i = 0u; i < LOAD_A_SIZE; i++) {
+        if (k + i < end) { probabilities[i] = Elem(exp(f32(scores[i]) - row.LS.x) / row.LS.y); }
+    }
+    return probabilities;
+}
+#endif
 
 fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
     if (k >= params.depth || column >= params.b_columns) { return vec4<Elem>(); }

@@ -2,7 +2,7 @@
 // `parts` instead, and sum_splits, with SUM_SPLITS, adds the parts and stores them.
 
 #ifdef SPLIT
-@group(0) @binding(3) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
+@group(0) @binding(OUT_BINDING) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
 #else
 @group(0) @binding(OUT_BINDING) var<storage, read_write> out: array<vec4<Elem>>; // (B, M, N / 4), any row stride
 #endif

@@ -1,0 +1,36 @@
+"""Group normalization, with the activation that follows, in one dispatch."""
+
+from shaderfusion.kernels.baseline.group_norm_unfused import require_group_norm_shapes
+from shaderfusion.kernels.call import KernelCall, read, write
+from shaderfusion.kernels.common.elementwise import Activation
+from shaderfusion.tensor import TensorSpec
+
+__all__ = ["group_norm"]
+
+
+def group_norm(
+    x: TensorSpec,
+    weight: TensorSpec,
+    bias: TensorSpec,
+    out: TensorSpec,
+    *,
+    num_groups: int,
+    eps: float,
+    activation: Activation | None = None,
+    workgroup_size: int = 256,
+) -> KernelCall:
+    """out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); x, out: (B, ..., C), weight, bias: (C)."""
+    require_group_norm_shapes(x, weight, bias, out, num_groups=num_groups)
+    B, C = x.shape[0], x.shape[-1]
+    group_channels = C // num_groups
+    width = 4 if group_channels % 4 == 0 else 2 if group_channels % 2 == 0 else 1
+    constants: dict[str, int | bool | str] = {"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": workgroup_size}
+    return KernelCall(
+        source="optimized/group_norm.wgsl",
+        entry_point="group_norm",
+        dtype=x.dtype,
+        bindings=read(x, weight, bias) + write(out),
+        constants={**constants, f"WIDTH_{width}": True, "ACTIVATION": activation or "none"},
+        params={"pixels": x.size // (B * C), "channels": C, "group_channels": group_channels, "eps": float(eps)},
+        workgroups=(num_groups, B, 1),
+    )
