@@ -14,7 +14,7 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.engine import Engine, Weights, load_all_weights
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.gpu.device import Device, open_device
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import ModelConfig, find_model
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
@@ -50,7 +50,7 @@ class StableDiffusionPipeline:
     def __init__(
         self,
         device: Device,
-        dtype: DType,
+        kernels: Kernels,
         tokenizer: Tokenizer,
         config: ModelConfig,
         scheduler_config: SchedulerConfig,
@@ -58,12 +58,12 @@ class StableDiffusionPipeline:
         scheduler: str | None = None,
     ) -> None:
         self.device = device
-        self.dtype: DType = dtype
+        self.dtype: DType = kernels.dtype
         self.tokenizer = tokenizer
         self.config = config
         self.scheduler_config = scheduler_config
         self.scheduler = scheduler
-        self._kernels = make_kernels(device, dtype)
+        self._kernels = kernels
         self._weights = weights
         self._engine_of_size: tuple[tuple[int, int, int, bool], Engine] | None = None
 
@@ -75,12 +75,15 @@ class StableDiffusionPipeline:
         device: int | str | None = None,
         dtype: DType | None = None,
         scheduler: str | None = None,
+        optimizations: Optimizations | None = None,
     ) -> StableDiffusionPipeline:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
         dtype is f16 where the GPU has it and f32 else; scheduler ("ddim", "pndm", "euler") is the model's own by
-        default. Raises ModelError, DeviceError or InputError.
+        default; optimizations are all by default. Raises ModelError, DeviceError or InputError.
         """
+        if dtype not in (None, "f16", "f32"):
+            raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         folder = find_model(model)
         config = ModelConfig.from_folder(folder)
         scheduler_config = SchedulerConfig.from_json(folder / "scheduler")
@@ -95,8 +98,9 @@ class StableDiffusionPipeline:
         dtype = dtype or opened.info.default_dtype
         if dtype == "f16" and not opened.info.has_f16:
             raise InputError(f"dtype (='f16') is not supported by device {opened.info.name}; use f32")
-        weights = load_all_weights(opened, config, make_kernels(opened, dtype), folder)
-        return cls(opened, dtype, tokenizer, config, scheduler_config, weights, scheduler)
+        kernels = make_kernels(opened, dtype, optimizations)
+        weights = load_all_weights(opened, config, kernels, folder)
+        return cls(opened, kernels, tokenizer, config, scheduler_config, weights, scheduler)
 
     def __call__(
         self,
@@ -183,10 +187,10 @@ class StableDiffusionPipeline:
         return self._engine_of_size[1]
 
 
-def make_kernels(device: Device, dtype: DType) -> Kernels:
-    """The kernels that suit a device."""
+def make_kernels(device: Device, dtype: DType, optimizations: Optimizations | None = None) -> Kernels:
+    """The kernels that suit a device, with all optimizations by default."""
     lanes = device.info.kind == "CPU" and device.has("subgroup")
-    return Kernels(dtype, lanes=lanes, int64=device.has("shader-int64"))
+    return Kernels(dtype, lanes, device.has("shader-int64"), optimizations or Optimizations())
 
 
 def _require_count(name: str, value: int) -> int:

@@ -1,7 +1,9 @@
 """Which kernels serve an operation, by shape and device. The only place where that is decided."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from shaderfusion.errors import InputError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
@@ -9,11 +11,34 @@ from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
+from shaderfusion.kernels.optimized.geglu import geglu
+from shaderfusion.kernels.optimized.group_norm import group_norm
+from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.tensor import DType, TensorSpec
 
-__all__ = ["Kernels"]
+__all__ = ["Kernels", "Optimizations"]
 
 Calls = tuple[KernelCall, ...]
+
+
+@dataclass(frozen=True)
+class Optimizations:
+    """Which of the paper's five are allowed (Chen et al. 2023, arXiv 2304.11267); each has its baseline."""
+
+    group_norm: bool = True
+    geglu: bool = True
+    partially_fused_softmax: bool = True
+
+    SHORT_NAMES: ClassVar[dict[str, str]] = {"gn": "group_norm", "geglu": "geglu", "pfs": "partially_fused_softmax"}
+
+    @classmethod
+    def parse(cls, text: str) -> "Optimizations":
+        """From `all`, `none`, or short names such as `gn,pfs`; InputError for another name."""
+        chosen = {"all": set(cls.SHORT_NAMES), "none": set()}.get(text, {name.strip() for name in text.split(",")})
+        for name in chosen - set(cls.SHORT_NAMES):
+            names = ", ".join(cls.SHORT_NAMES)
+            raise InputError(f"optimizations (={name!r}) must be all, none, or some of {names}, with commas between")
+        return cls(**{field: short in chosen for short, field in cls.SHORT_NAMES.items()})
 
 
 @dataclass(frozen=True)
@@ -25,6 +50,7 @@ class Kernels:
     """For software Vulkan with subgroups: products by fragments/lane_matmul."""
     int64: bool = False
     """Shaders have 64-bit integers."""
+    optimizations: Optimizations = Optimizations()
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
@@ -53,11 +79,13 @@ class Kernels:
         activation: Activation | None = None,
     ) -> Calls:
         """Group normalization and the activation that follows it: x (B, ..., C)."""
+        if self.optimizations.group_norm:
+            return (group_norm(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation),)
         return group_norm_unfused(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation)
 
     def geglu(self, x: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) of x = [a, b]: x (..., 2C), out (..., C)."""
-        return geglu_unfused(x, out)
+        return (geglu(x, out),) if self.optimizations.geglu else geglu_unfused(x, out)
 
     def attention(
         self, q: TensorSpec, k: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, causal: bool = False
@@ -66,14 +94,15 @@ class Kernels:
         B, N, C = q.shape
         M = k.shape[1]
         scores = TensorSpec(f"{out.name}.scores", (B, num_heads, N, ceil_div(M, 4) * 4), self.dtype)
-        probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
         scale = (C // num_heads) ** -0.5
         tile = self._tile(Tile())
-        return (
-            *attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=tile),
-            softmax_unfused(scores, probs, num_columns=M, causal=causal),
-            *attention_values(probs, v, out, num_heads=num_heads, tile=tile),
-        )
+        product = attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=tile)
+        if self.optimizations.partially_fused_softmax:
+            fused = partially_fused_softmax(scores, v, out, num_heads=num_heads, causal=causal, tile=tile)
+            return (*product, *fused)
+        probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
+        softmax = softmax_unfused(scores, probs, num_columns=M, causal=causal)
+        return (*product, softmax, *attention_values(probs, v, out, num_heads=num_heads, tile=tile))
 
     def _tile(self, on_gpu: Tile) -> Tile | LaneTile:
         return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu
