@@ -15,6 +15,7 @@ from shaderfusion.weights.names import name_candidates
 __all__ = ["Checkpoint"]
 
 _STEMS = ("diffusion_pytorch_model", "model")
+_DTYPES = ("F32", "F16", "BF16")
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 _CONVERT = (
@@ -41,15 +42,17 @@ class Checkpoint:
                 self._path_of[name] = path
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
-        """The tensor's name in this checkpoint; WeightsError where it is missing or has another shape."""
+        """The tensor's name in this checkpoint; WeightsError where it is missing or of another shape or dtype."""
         for name in name_candidates(path):
             if name not in self._file_of:
                 continue
-            actual = tuple(self._file_of[name].get_slice(name).get_shape())
+            stored, where = self._file_of[name].get_slice(name), self._path_of[name]
+            actual, dtype = tuple(stored.get_shape()), stored.get_dtype()
             # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
             if _without_ones(actual) != _without_ones(shape):
-                where = self._path_of[name]
                 raise WeightsError(f"{where}: {name} has shape {actual}, must be {shape} by the model's config.json")
+            if dtype not in _DTYPES:
+                raise WeightsError(f"{where}: {name} has dtype {dtype}, must be F32, F16 or BF16; convert the file")
             return name
         raise WeightsError(f"{self.folder}: the weights lack the tensor {path}, which the model's config.json asks for")
 
@@ -60,9 +63,6 @@ class Checkpoint:
             import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
 
         array: np.ndarray = self._file_of[name].get_tensor(name)
-        if array.dtype.name not in ("float16", "float32", "bfloat16"):
-            where = self._path_of[name]
-            raise WeightsError(f"{where}: {name} has dtype {array.dtype}, must be float32, float16 or bfloat16")
         return array.reshape(shape)
 
 

@@ -1,0 +1,156 @@
+"""A model folder as a whole: found, its configurations fitted to each other, its image sizes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shaderfusion.errors import InputError, ModelError
+from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The configurations of the embedded model, without its weights."""
+    source = find_model("emoji")
+    shutil.copy(source / "model_index.json", tmp_path)
+    for component in COMPONENTS:
+        (tmp_path / component).mkdir()
+        shutil.copy(source / component / "config.json", tmp_path / component)
+    return tmp_path
+
+
+def change(folder: Path, file: str, **options: object) -> None:
+    """Overwrites options in a JSON file; None removes one."""
+    path = folder / file
+    config = json.loads(path.read_text()) | options
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+# ---- find_model
+
+
+def test_find_embedded_and_folder(folder: Path) -> None:
+    assert find_model("emoji").name == "emoji"
+    assert find_model(folder) == find_model(str(folder)) == folder
+
+
+@pytest.mark.parametrize("model", ["", "emojis", "CompVis/stable-diffusion-v1-4", Path("nowhere")], ids=repr)
+def test_no_such_model(model: str | Path) -> None:
+    with pytest.raises(ModelError, match=rf"model \(='{model}'\) must be an embedded model \(emoji\) or a folder in"):
+        find_model(model)
+
+
+def test_a_file_is_no_model(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index.json'\) must be an embedded model"):
+        find_model(folder / "model_index.json")
+
+
+def test_a_folder_without_an_index(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index.json"):
+        find_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", None])
+def test_another_pipeline(folder: Path, name: str | None) -> None:
+    change(folder, "model_index.json", _class_name=name)
+    with pytest.raises(ModelError, match=rf"its pipeline \(={name!r}\) must be StableDiffusionPipeline"):
+        find_model(folder)
+
+
+# ---- ModelConfig
+
+
+def test_from_folder(folder: Path) -> None:
+    config = ModelConfig.from_folder(folder)
+    assert config.text_encoder.hidden_size == config.unet.cross_attention_dim
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_missing_component(folder: Path, component: str) -> None:
+    shutil.rmtree(folder / component)
+    with pytest.raises(ModelError, match=component):
+        ModelConfig.from_folder(folder)
+
+
+def test_components_of_different_models(folder: Path) -> None:
+    change(folder, "text_encoder/config.json", hidden_size=64)
+    message = r"hidden_size \(=64\) must equal unet's cross_attention_dim \(=256\); the components are of"
+    with pytest.raises(ModelError, match=message):
+        ModelConfig.from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("unet", "in_channels"), ("unet", "out_channels"), ("vae", "latent_channels")],
+)
+def test_latent_channels(folder: Path, file: str, key: str) -> None:
+    change(folder, f"{file}/config.json", **{key: 8})
+    with pytest.raises(ModelError, match=rf"{key} \(=8\).* inpainting and the like are not supported"):
+        ModelConfig.from_folder(folder)
+
+
+# ---- image sizes
+
+
+@pytest.fixture
+def config(folder: Path) -> ModelConfig:
+    """Of the embedded model: 4 pixels a latent cell, halved three times by the UNet."""
+    return ModelConfig.from_folder(folder)
+
+
+def test_sizes(config: ModelConfig) -> None:
+    assert (config.size_multiple_px, config.default_size_px) == (32, 128)
+    assert config.require_size("width", None) == 128
+    assert [config.require_size("width", px) for px in (32, 96, 128, 1024)] == [32, 96, 128, 1024]
+
+
+@pytest.mark.parametrize("px", [0, -32, 1, 33, 100, 64.0, "64", True])
+def test_bad_size(config: ModelConfig, px: object) -> None:
+    with pytest.raises(InputError) as caught:
+        config.require_size("height", px)  # type: ignore[arg-type]
+    assert str(caught.value) == (f"height (={px!r}) must be a positive multiple of 32 px, as the model's layers need")
+
+
+def test_default_size_follows_the_same_rule(config: ModelConfig) -> None:
+    odd = dataclasses.replace(config, unet=dataclasses.replace(config.unet, sample_size=33))
+    with pytest.raises(InputError, match=r"width \(=132\) must be a positive multiple of 32 px"):
+        odd.require_size("width", None)
+    unknown = dataclasses.replace(config, unet=dataclasses.replace(config.unet, sample_size=None))
+    assert unknown.require_size("width", None) == 256
+
+
+# ---- graphs
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (96, 64)])
+def test_graphs(config: ModelConfig, width: int, height: int, guidance: bool) -> None:
+    graphs = build_graphs(config, Kernels("f16"), batch=2, height_px=height, width_px=width, guidance=guidance)
+    assert tuple(graphs) == COMPONENTS
+    rows, H, W = 4 if guidance else 2, height // 4, width // 4
+    unet = graphs["unet"]
+    assert unet.inputs["latents"].shape == unet.outputs["model_output"].shape == (rows, H, W, 4)
+    assert unet.inputs["embedding"].shape == (rows, 32, 256)
+    assert (unet.inputs["x_t"].shape, unet.inputs["x_t"].dtype) == ((2, H, W, 4), "f32")
+    assert graphs["vae"].outputs["image"].shape == (1, height, width, 4)
+    assert graphs["text_encoder"].outputs["embedding"].shape == (1, 32, 256)
+    for graph in graphs.values():
+        assert plan_memory(graph.calls).total_bytes > 0
+        assert all(call.label.startswith(f"{graph.name}") for call in graph.calls)
+
+
+def test_weights_do_not_depend_on_the_size(config: ModelConfig) -> None:
+    small, large = (
+        build_graphs(config, Kernels("f32"), batch=1, height_px=px, width_px=px, guidance=False) for px in (32, 96)
+    )
+    for name in COMPONENTS:
+        shapes = [
+            {path: (w.source_shape, w.layout, w.tensor.name) for path, w in graphs[name].weights.items()}
+            for graphs in (small, large)
+        ]
+        assert shapes[0] == shapes[1]

@@ -1,0 +1,205 @@
+"""Finding, checking and reading a component's safetensors files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors_file import write_safetensors
+
+from shaderfusion.errors import ModelError, WeightsError
+from shaderfusion.weights.checkpoint import Checkpoint
+
+NAME = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    """Two tensors whose values all dtypes hold exactly."""
+    return {"conv.weight": np.arange(24.0).reshape(2, 3, 2, 2), "conv.bias": np.array([-0.5, 4.0])}
+
+
+@pytest.mark.parametrize("name", [NAME, "model.safetensors", "diffusion_pytorch_model.fp16.safetensors"])
+def test_single_file(tmp_path: Path, tensors: dict[str, np.ndarray], name: str) -> None:
+    write_safetensors(tmp_path / name, tensors)
+    checkpoint = Checkpoint(tmp_path)
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(key, array.shape), array)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_dtypes_hold_the_same_values(tmp_path: Path, tensors: dict[str, np.ndarray], dtype: str) -> None:
+    write_safetensors(tmp_path / NAME, tensors, dtype)
+    for key, array in tensors.items():
+        actual = Checkpoint(tmp_path).read(key, array.shape)
+        assert actual.dtype.itemsize == (4 if dtype == "f32" else 2)
+        np.testing.assert_array_equal(actual.astype(np.float32), array)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("i32", "I32"), ("f64", "F64"), ("f8", "F8_E4M3")])
+def test_other_dtypes_are_refused(tmp_path: Path, dtype: str, name: str) -> None:
+    write_safetensors(tmp_path / NAME, {"conv.bias": np.ones(2)}, dtype)
+    checkpoint = Checkpoint(tmp_path)
+    for method in (checkpoint.find, checkpoint.read):  # find, so that it shows before the first tensor is read
+        with pytest.raises(WeightsError, match=rf"{NAME}: conv.bias has dtype {name}, must be F32, F16 or BF16; conv"):
+            method("conv.bias", (2,))
+
+
+def test_plain_name_before_variants(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_safetensors(tmp_path / NAME, tensors)
+    write_safetensors(tmp_path / "diffusion_pytorch_model.fp16.safetensors", {"conv.bias": np.zeros(2)}, "f16")
+    assert Checkpoint(tmp_path).read("conv.bias", (2,))[1] == 4
+
+
+def test_two_candidates(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    for name in ("unet.ema.safetensors", "unet.fp16.safetensors"):
+        write_safetensors(tmp_path / name, tensors)
+    message = r"which weights to use is unclear \(unet.ema.safetensors, unet.fp16.safetensors\); name one diffusion_pyt"
+    with pytest.raises(ModelError, match=message):
+        Checkpoint(tmp_path)
+
+
+# ---- shards
+
+
+def write_shards(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """One file a tensor, and the index; returns the index."""
+    shards = {key: f"diffusion_pytorch_model-{i:05}-of-00002.safetensors" for i, key in enumerate(tensors, start=1)}
+    for key, name in shards.items():
+        write_safetensors(folder / name, {key: tensors[key]})
+    index = folder / f"{NAME}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    return index
+
+
+def test_shards(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_shards(tmp_path, tensors)
+    checkpoint = Checkpoint(tmp_path)
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(key, array.shape), array)
+
+
+def test_missing_shard(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_shards(tmp_path, tensors)
+    missing = tmp_path / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    missing.unlink()
+    with pytest.raises(WeightsError, match=rf"{missing.name}: this shard is missing; download it, {NAME}.index.json"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"weight_map": 3}', '{"weight_map": ["a"]}', "\udcff"], ids=lambda text: ascii(text)
+)
+def test_broken_index(tmp_path: Path, text: str) -> None:
+    index = tmp_path / f"{NAME}.index.json"
+    index.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(WeightsError, match=r"index.json: not a safetensors index \(.*\); download it again"):
+        Checkpoint(tmp_path)
+
+
+def test_index_of_odd_names(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.index.json").write_text('{"weight_map": {"a": 3, "b": ["x"]}}')
+    with pytest.raises(WeightsError, match=r"this shard is missing"):
+        Checkpoint(tmp_path)
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1])
+def test_truncated_file(tmp_path: Path, tensors: dict[str, np.ndarray], keep: int) -> None:
+    write_safetensors(tmp_path / NAME, tensors)
+    (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes()[:keep])
+    with pytest.raises(WeightsError, match=rf"{NAME}: not a whole safetensors file \(.*\); download it again"):
+        Checkpoint(tmp_path)
+
+
+def test_web_page_instead_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("<!doctype html><title>Sign in</title>" * 9)
+    with pytest.raises(WeightsError, match=r"not a whole safetensors file"):
+        Checkpoint(tmp_path)
+
+
+def test_missing_tensor(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_safetensors(tmp_path / NAME, tensors)
+    message = r"the weights lack the tensor conv2.bias, which the model's config.json asks for"
+    with pytest.raises(WeightsError, match=message) as caught:
+        Checkpoint(tmp_path).find("conv2.bias", (2,))
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2, 2), (2, 12), (2, 3, 2), (24,)])
+def test_wrong_shape(tmp_path: Path, tensors: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
+    write_safetensors(tmp_path / NAME, tensors)
+    message = rf"{NAME}: conv.weight has shape \(2, 3, 2, 2\), must be \({', '.join(map(str, shape))},?\) by the model"
+    for method in (Checkpoint(tmp_path).find, Checkpoint(tmp_path).read):
+        with pytest.raises(WeightsError, match=message):
+            method("conv.weight", shape)
+
+
+# ---- other names and forms of the same tensor
+
+
+def test_convolution_of_one_pixel_is_a_linear_layer(tmp_path: Path) -> None:
+    array = np.arange(6.0).reshape(2, 3, 1, 1)
+    write_safetensors(tmp_path / NAME, {"proj_in.weight": array})
+    np.testing.assert_array_equal(Checkpoint(tmp_path).read("proj_in.weight", (2, 3)), array[..., 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ("embeddings.token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
+        ("decoder.mid_block.attentions.0.query.weight", "decoder.mid_block.attentions.0.to_q.weight"),
+        ("decoder.mid_block.attentions.0.key.bias", "decoder.mid_block.attentions.0.to_k.bias"),
+        ("decoder.mid_block.attentions.0.value.bias", "decoder.mid_block.attentions.0.to_v.bias"),
+        ("decoder.mid_block.attentions.0.proj_attn.weight", "decoder.mid_block.attentions.0.to_out.0.weight"),
+    ],
+)
+def test_older_names(tmp_path: Path, stored: str, asked: str) -> None:
+    write_safetensors(tmp_path / NAME, {stored: np.ones((2, 2))})
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.find(asked, (2, 2)) == stored
+    assert checkpoint.read(asked, (2, 2)).sum() == 4
+    with pytest.raises(WeightsError, match=r"has shape \(2, 2\), must be \(2, 3\)"):
+        checkpoint.find(asked, (2, 3))
+
+
+def test_our_own_name_first(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / NAME, {"text_model.x": np.ones(2), "x": np.zeros(2)})
+    assert Checkpoint(tmp_path).read("text_model.x", (2,)).sum() == 2
+
+
+def test_other_attention_layers_have_no_older_names(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / NAME, {"down_blocks.0.attentions.0.query.weight": np.ones((2, 2))})
+    with pytest.raises(WeightsError, match=r"lack the tensor down_blocks.0.attentions.0.to_q.weight"):
+        Checkpoint(tmp_path).find("down_blocks.0.attentions.0.to_q.weight", (2, 2))
+
+
+# ---- nothing to read
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt", "weights.pt", "weights.pth"])
+def test_pickles_are_refused_unopened(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    opened: list[str] = []
+    monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(str(path)))
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: opened.append(str(self)))
+    with pytest.raises(ModelError, match=r"pickle files can run code when opened.*save_pretrained\(") as caught:
+        Checkpoint(tmp_path)
+    monkeypatch.undo()
+    assert name in str(caught.value)
+    assert opened == []
+
+
+def test_pickle_beside_safetensors_is_ignored(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"garbage")
+    write_safetensors(tmp_path / NAME, tensors)
+    assert Checkpoint(tmp_path).read("conv.bias", (2,))[1] == 4
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no .safetensors file here; download the model's weights in that format"):
+        Checkpoint(tmp_path)
+    with pytest.raises(ModelError, match=r"unet: the model has no such component folder; it must be a diffusers model"):
+        Checkpoint(tmp_path / "unet")
