@@ -1,0 +1,105 @@
+"""What `describe` says against the graphs, the weights' files, and the promise to leave the GPU alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden.models import NAMES, golden, model_folder
+from safetensors import safe_open
+
+from shaderfusion.errors import InputError, ModelError
+from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.info import describe
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
+from shaderfusion.text.tokenizer import Tokenizer
+
+SOURCE = Path(__file__).parent.parent / "src"
+EMBEDDED_LIMIT_BYTES = 40_000_000
+NOT_OURS = ("encoder.", "quant_conv.")  # the half of the autoencoder that makes latents
+
+
+def count_parameters(folder: Path, *, left_out: tuple[str, ...] = ()) -> int:
+    """Values in a component's safetensors files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                if not name.startswith(left_out):
+                    size = 1
+                    for length in file.get_slice(name).get_shape():
+                        size *= length
+                    total += size
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_those_of_the_files(name: str) -> None:
+    folder = model_folder(name)
+    counts = {component.name: component.parameters for component in describe(folder).components}
+    assert counts == {
+        "text_encoder": count_parameters(folder / "text_encoder"),
+        "unet": count_parameters(folder / "unet"),
+        "vae": count_parameters(folder / "vae", left_out=NOT_OURS),
+    }
+
+
+def test_agrees_with_the_graphs() -> None:
+    folder = model_folder("odd")
+    info = describe(folder, width=40, height=24, batch=2, dtype="f32")
+    config = ModelConfig.from_folder(folder)
+    graphs = build_graphs(config, Kernels("f32"), batch=2, height_px=24, width_px=40, guidance=True)
+    assert (info.width, info.height, info.batch, info.dtype) == (40, 24, 2, "f32")
+    assert tuple(component.name for component in info.components) == COMPONENTS
+    for component in info.components:
+        graph = graphs[component.name]
+        assert component.dispatches == len(graph.calls)
+        assert component.weights_bytes == graph.weights_bytes
+        assert component.tensors_bytes == plan_memory(graph.calls).total_bytes
+    assert info.weights_bytes == sum(component.weights_bytes for component in info.components)
+    assert info.as_dict()["weights_bytes"] == info.weights_bytes
+
+
+def test_defaults() -> None:
+    small, large = describe("emoji"), describe("emoji", dtype="f32")
+    assert (small.width, small.height, small.batch, small.dtype) == (128, 128, 1, "f16")
+    assert large.weights_bytes == pytest.approx(2 * small.weights_bytes, rel=1e-4)  # but for rounding up to 16 bytes
+
+
+@pytest.mark.parametrize("side", [0, -32, 33, 32.0, "32", True])
+def test_refuses_sizes(side: object) -> None:
+    with pytest.raises(InputError, match=r"width \(=.*must be a positive multiple of 32 px"):
+        describe("emoji", width=side)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"height \(="):
+        describe("emoji", height=side)  # pyright: ignore[reportArgumentType]
+
+
+def test_refuses_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="must be an embedded model"):
+        describe(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        describe(tmp_path)
+
+
+def test_touches_no_gpu() -> None:
+    code = "\n".join(
+        [
+            "import sys",
+            "from shaderfusion.info import describe",
+            "assert describe('emoji').components",
+            "assert 'wgpu' not in sys.modules",
+        ]
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_embedded_model() -> None:
+    folder = model_folder("emoji")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size <= EMBEDDED_LIMIT_BYTES
+    assert {path.name for path in folder.iterdir()} >= {*COMPONENTS, "tokenizer", "scheduler", "model_index.json"}
+    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+    assert tokenizer(golden("emoji").prompts).tolist() == golden("emoji").token_ids.tolist()

@@ -1,0 +1,220 @@
+"""The pipeline as its callers see it: what it yields and when, what repeats, what it refuses, what loading costs."""
+
+import math
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden.models import golden, load, model_folder
+from safetensors.numpy import save_file
+
+from shaderfusion.config import ClipTextConfig
+from shaderfusion.errors import InputError, ModelError
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.clip import text_encoder_graph
+from shaderfusion.pipeline import Progress, StableDiffusionPipeline
+from shaderfusion.text.tokenizer import PromptTruncatedWarning
+from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.prepare import load_weights
+
+SMALL: dict[str, Any] = {"num_inference_steps": 2, "width": 16, "height": 8}
+
+
+@pytest.fixture
+def pipe(device: Device) -> StableDiffusionPipeline:
+    """A tiny model; its scheduler is DDIM."""
+    return load(device, "sd2", "f32")
+
+
+def images_of(pipe: StableDiffusionPipeline, prompt: str = "a fox", **options: Any) -> list[bytes]:
+    """The images' bytes, of a seeded call unless told otherwise."""
+    return [image.tobytes() for image in pipe(prompt, **{**SMALL, "seed": 1, **options}).images]
+
+
+@pytest.mark.parametrize(("scheduler", "calls"), [("ddim", 3), ("euler", 3), ("pndm", 4)])
+def test_progress(pipe: StableDiffusionPipeline, scheduler: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    seen = list(pipe.generate("a fox", **{**SMALL, "num_inference_steps": 3}, seed=5, num_images_per_prompt=2))
+    assert [(p.step, p.num_steps, p.seed) for p in seen] == [(k, calls, 5) for k in range(1, calls + 1)]
+    assert all(p.images is None for p in seen[:-1])
+    images = seen[-1].images
+    assert images is not None
+    assert [(image.size, image.mode) for image in images] == [((16, 8), "RGB")] * 2
+    assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_preview_shows_the_latents_of_its_step_and_changes_nothing(pipe: StableDiffusionPipeline) -> None:
+    previews, last = [], None
+    for last in pipe.generate("a fox", **SMALL, seed=1):
+        previews.append([image.tobytes() for image in last.preview()])
+    assert isinstance(last, Progress)
+    assert previews[0] != previews[1]
+    assert [image.tobytes() for image in last.images or []] == previews[-1] == images_of(pipe)
+
+
+def test_closing_the_generator_cancels(pipe: StableDiffusionPipeline) -> None:
+    expected = images_of(pipe)
+    generator: Any = pipe.generate("another prompt", **{**SMALL, "num_inference_steps": 50}, seed=2)
+    assert next(generator).step == 1
+    generator.close()
+    assert list(generator) == []
+    assert images_of(pipe) == expected
+
+
+def test_bad_input_is_refused_at_the_first_step_or_before(pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(InputError):
+        next(iter(pipe.generate("a fox", width=7)))
+
+
+def test_seeds(pipe: StableDiffusionPipeline) -> None:
+    first = images_of(pipe)
+    assert images_of(pipe, seed=2) != first
+    assert images_of(pipe, prompt="a dog") != first
+    assert images_of(pipe, negative_prompt="a dog") != first
+    assert images_of(pipe, guidance_scale=3) != first
+    assert images_of(pipe) == first
+
+
+def test_without_guidance_the_negative_prompt_is_unused(pipe: StableDiffusionPipeline) -> None:
+    plain = images_of(pipe, guidance_scale=1)
+    assert plain == images_of(pipe, guidance_scale=0) == images_of(pipe, guidance_scale=1, negative_prompt="a dog")
+    assert plain != images_of(pipe, guidance_scale=1.5)
+
+
+def test_no_seed_draws_one_that_makes_the_images_again(pipe: StableDiffusionPipeline) -> None:
+    outputs = [pipe("a fox", **SMALL) for _ in range(2)]
+    assert outputs[0].seed != outputs[1].seed
+    for output in outputs:
+        assert [image.tobytes() for image in output.images] == images_of(pipe, seed=output.seed)
+
+
+def test_default_size_is_the_models(pipe: StableDiffusionPipeline) -> None:
+    assert pipe("a fox", num_inference_steps=1, seed=1).images[0].size == (16, 16)
+    assert pipe("a fox", num_inference_steps=1, seed=1, height=8).images[0].size == (16, 8)
+
+
+def test_engine_is_kept_for_the_same_size(pipe: StableDiffusionPipeline) -> None:
+    first = pipe._engine(1, 8, 16, True)
+    images_of(pipe)
+    assert pipe._engine(1, 8, 16, True) is first
+    images_of(pipe, width=8)
+    second = pipe._engine(1, 8, 8, True)
+    assert second is not first
+    assert pipe._engine(2, 8, 8, True) is not second
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"width": 0}, r"width \(=0\) must be a positive multiple of 4 px"),
+        ({"width": -16}, r"width \(=-16\) must be a positive multiple"),
+        ({"height": 18}, r"height \(=18\) must be a positive multiple of 4 px"),
+        ({"height": 16.0}, r"height \(=16\.0\) must be"),
+        ({"height": True}, r"height \(=True\) must be"),
+        ({"num_inference_steps": 0}, r"num_inference_steps \(=0\) must be a whole number from 1 to"),
+        ({"num_inference_steps": -1}, r"num_inference_steps \(=-1\)"),
+        ({"num_inference_steps": 2.0}, r"num_inference_steps \(=2\.0\)"),
+        ({"num_inference_steps": 1001}, r"num_inference_steps \(=1001\) must .* num_train_timesteps \(=1000\)"),
+        ({"guidance_scale": math.nan}, r"guidance_scale \(=nan\) must be a number of at least 0"),
+        ({"guidance_scale": math.inf}, r"guidance_scale \(=inf\)"),
+        ({"guidance_scale": -1}, r"guidance_scale \(=-1\)"),
+        ({"guidance_scale": "7.5"}, r"guidance_scale \(='7\.5'\)"),
+        ({"guidance_scale": None}, r"guidance_scale \(=None\)"),
+        ({"num_images_per_prompt": 0}, r"num_images_per_prompt \(=0\) must be a whole number of at least 1"),
+        ({"num_images_per_prompt": 1.5}, r"num_images_per_prompt \(=1\.5\)"),
+        ({"prompt": None}, "must be a list of at least one string"),
+        ({"prompt": ["a fox", "a dog"]}, "must be a list of at least one string"),
+        ({"negative_prompt": None}, "must be a list of at least one string"),
+        ({"prompt": "\ud800"}, "is not valid Unicode"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"seed": 2**64}, "seed"),
+    ],
+    ids=lambda value: str(value)[:40].encode("ascii", "replace").decode() if isinstance(value, dict) else "",
+)
+def test_refuses(pipe: StableDiffusionPipeline, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        pipe(**{"prompt": "a fox", **SMALL, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_prompts(pipe: StableDiffusionPipeline) -> None:
+    assert len(images_of(pipe, prompt="")) == 1
+    assert images_of(pipe, prompt="", negative_prompt="a dog") != images_of(pipe, prompt="")
+
+
+def test_long_prompt_is_truncated_with_a_warning(pipe: StableDiffusionPipeline) -> None:
+    words = ["the", "old", "fox", "in", "snow"] * 3
+    head = " ".join(words)
+    with pytest.warns(PromptTruncatedWarning, match="the model reads 15, so its end is dropped: "):
+        long = images_of(pipe, prompt=(head + " ").ljust(10_000, "x"))
+    with pytest.warns(PromptTruncatedWarning):
+        also_long = images_of(pipe, prompt=head + " fox" * 100)
+    assert long == also_long
+
+
+def test_from_pretrained(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr("shaderfusion.pipeline.open_device", lambda selector: opened.append(selector) or device)
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder("sd2"), device="a name")
+    assert opened == ["a name"]
+    assert (pipe.dtype, pipe.scheduler) == (device.info.default_dtype, None)
+    run = golden("sd2").runs[0]
+    assert run.scheduler == "ddim"  # the model's own
+    pixels = np.asarray(pipe(**run.call).images[0]).astype(np.int32)
+    assert np.abs(pixels - run.images[0]).max() <= (2 if pipe.dtype == "f32" else 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"scheduler": "best"}, r"scheduler \(='best'\) must be one of ddim, euler, pndm"),
+        ({"device": "abacus"}, r"device \(='abacus'\) must be an index or part of a name"),
+        ({"device": 99}, r"device \(='99'\)"),
+        ({"dtype": "f8"}, r"dtype \(='f8'\)"),
+    ],
+)
+def test_from_pretrained_refuses(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        StableDiffusionPipeline.from_pretrained(model_folder("sd2"), **options)
+
+
+def test_f16_needs_a_device_that_has_it(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shaderfusion.pipeline.open_device", lambda _: device)
+    monkeypatch.setattr(device, "info", replace(device.info, has_f16=False))
+    with pytest.raises(InputError, match=r"dtype \(='f16'\) is not supported by device .*; use f32"):
+        StableDiffusionPipeline.from_pretrained(model_folder("sd2"), dtype="f16")
+
+
+def test_tokenizer_must_fit_the_text_encoder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("sd2"), folder)
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    config.write_text(config.read_text("utf-8").replace("17", "18"), "utf-8")
+    with pytest.raises(ModelError, match=r"model_max_length \(=18\) must equal .* \(=17\)"):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_loading_holds_a_few_tensors_at_most(device: Device, tmp_path: Path, dtype: Any) -> None:
+    config = ClipTextConfig(vocab_size=4096, hidden_size=512, intermediate_size=2048, num_hidden_layers=3)
+    weights = list(text_encoder_graph(config, Kernels(dtype), batch=1).weights.values())
+    arrays = {w.path: np.zeros(w.source_shape, np.float32) for w in weights}
+    largest_bytes, all_bytes = max(a.nbytes for a in arrays.values()), sum(a.nbytes for a in arrays.values())
+    assert largest_bytes >= 8e6
+    assert all_bytes > 4 * largest_bytes
+    save_file(arrays, tmp_path / "model.safetensors")
+    del arrays
+    tracemalloc.start()
+    try:
+        buffers = load_weights(device, weights, Checkpoint(tmp_path))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(buffers) == len(weights)
+    assert largest_bytes < peak_bytes < 4 * largest_bytes
