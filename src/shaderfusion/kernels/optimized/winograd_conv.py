@@ -1,0 +1,255 @@
+"""3x3 convolution of stride 1 by Winograd's F(m x m, 3x3): the tiles' transforms around (m + 2)^2 matrix products."""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, product_calls, require_multiples_of_4
+from shaderfusion.tensor import TensorSpec, dtype_size_bytes
+
+__all__ = [
+    "TILE_SIZES",
+    "WinogradCosts",
+    "WinogradMatrices",
+    "transform_filters",
+    "winograd_conv",
+    "winograd_costs",
+    "winograd_matrices",
+]
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+_POINTS = {
+    2: (Fraction(1),),
+    4: (Fraction(5, 8), Fraction(3, 2)),
+    6: (Fraction(1, 2), Fraction(1), Fraction(2)),
+    8: (Fraction(3, 8), Fraction(7, 8), Fraction(5, 4), Fraction(5, 2)),
+}
+"""By m, the points +-p at which tile and filter are interpolated, besides 0 and infinity.
+
+Of the binary fractions up to 4 with at most three bits after the point, those that amplify the rounding of U, V and M
+least on white noise: 1.7, 4.8, 21 and 122 times for m = 2, 4, 6, 8 (Lavin and Gray's 0, +-1, +-2: 10.8 times for m = 4).
+Binary fractions make A and B exact in f32; the thirds and fifths are all in G, which only the host uses.
+"""
+
+TILE_SIZES = tuple(_POINTS)
+"""The values of m."""
+
+_LANES = {2: 32, 4: 16, 6: 16, 8: 8}
+"""Vectors of 4 channels a workgroup transforms: at most 16 KiB of workgroup memory, which every device has."""
+
+
+class WinogradMatrices(NamedTuple):
+    """Y = A^T [(G g) . (B^T d)]: m outputs of a filter g of 3 taps over m + 2 inputs d."""
+
+    AT: Matrix
+    """(m, m + 2)"""
+    G: Matrix
+    """(m + 2, 3)"""
+    BT: Matrix
+    """(m + 2, m + 2)"""
+
+
+class WinogradCosts(NamedTuple):
+    """What F(m x m, 3x3) saves and costs, in parts of the direct convolution."""
+
+    multiplications_saved: float
+    """Multiplications of the direct convolution over those of the products."""
+    intermediate_ratio: float
+    """Elements of V over those of the input, and of M over those of the output."""
+    weight_ratio: float
+    """Elements of the transformed filters over those of the filters."""
+
+
+def winograd_costs(m: int) -> WinogradCosts:
+    """9 m^2 / (m + 2)^2, (m + 2)^2 / m^2 and (m + 2)^2 / 9."""
+    products = (m + 2) ** 2
+    return WinogradCosts(9 * m**2 / products, products / m**2, products / 9)
+
+
+@cache
+def winograd_matrices(m: int) -> WinogradMatrices:
+    """The transforms of F(m, 3), exact, by Toom and Cook's interpolation, transposed.
+
+    The product of polynomials of degrees m - 1 and 2 is known by its values at m + 1 points and its leading coefficient
+    ("infinity"). With E_k the evaluation of k coefficients: A^T = E_m^T, G = E_3, B^T = E_{m+2}^{-T}, of which row i is
+    Lagrange's polynomial of point i; its denominator goes to G. Powers of two, which round nothing, then bring
+    the sums of absolute values to (1, 2] in B^T's rows and (1/2, 1] in G's: max |V| <= 4 max |x|, max |U| <= max |g|, and
+    M is no larger than a sum of as many products of x and g, so that f16 overflows no sooner than in the output.
+    """
+    if m not in _POINTS:
+        raise ShapeError(f"winograd_conv: m (={m}) must be one of {', '.join(map(str, TILE_SIZES))}")
+    points = [Fraction(0), *(sign * point for point in _POINTS[m] for sign in (1, -1))]
+    columns_a = [[point**k for k in range(m)] for point in points] + [[Fraction(k == m - 1) for k in range(m)]]
+    rows_g: list[list[Fraction]] = []
+    rows_b: list[list[Fraction]] = []
+    for point in points:
+        others = [other for other in points if other != point]
+        denominator = _evaluate(_monic(others), point)
+        rows_g.append([point**k / denominator for k in range(3)])
+        rows_b.append([*_monic(others), Fraction(0)])
+    rows_g.append([Fraction(0), Fraction(0), Fraction(1)])
+    rows_b.append(_monic(points))
+    for column_a, row_g, row_b in zip(columns_a, rows_g, rows_b, strict=True):
+        scale_g, scale_b = _power_of_2_to(1, row_g), _power_of_2_to(2, row_b)
+        row_g[:] = [scale_g * value for value in row_g]
+        row_b[:] = [scale_b * value for value in row_b]
+        column_a[:] = [value / (scale_g * scale_b) for value in column_a]
+    return WinogradMatrices(tuple(zip(*columns_a, strict=True)), tuple(map(tuple, rows_g)), tuple(map(tuple, rows_b)))
+
+
+def _monic(roots: list[Fraction]) -> list[Fraction]:
+    """Coefficients of the product of x - root, that of x^0 first."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        coefficients = [a - root * b for a, b in zip(shifted, [*coefficients, Fraction(0)], strict=True)]
+    return coefficients
+
+
+def _evaluate(coefficients: list[Fraction], x: Fraction) -> Fraction:
+    return sum((c * x**k for k, c in enumerate(coefficients)), start=Fraction(0))
+
+
+def _power_of_2_to(limit: int, row: list[Fraction]) -> Fraction:
+    """The power of two that brings the row's sum of absolute values to (limit / 2, limit]."""
+    total = sum(map(abs, row), start=Fraction(0))
+    scale = Fraction(1)
+    while scale * total > limit:
+        scale /= 2
+    while 2 * scale * total <= limit:
+        scale *= 2
+    return scale
+
+
+def transform_filters(weight: np.ndarray, m: int) -> np.ndarray:
+    """U = G g G^T of filters (C_out, C_in, 3, 3) as ((m + 2)^2, C_in, C_out), once, when weights are loaded.
+
+    Summed in f64; f64 for f64 filters, else f32. Besides U it holds one input channel of it at a time.
+    """
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
+        raise ShapeError(f"winograd_conv: filters of shape {weight.shape} must be (C_out, C_in, 3, 3)")
+    G = np.array(winograd_matrices(m).G, np.float64)
+    out_channels, in_channels = weight.shape[:2]
+    U = np.empty(((m + 2) ** 2, in_channels, out_channels), np.float64 if weight.dtype == np.float64 else np.float32)
+    for c in range(in_channels):
+        taps = weight[:, c].reshape(out_channels, 9).T.astype(np.float64)  # (9, C_out)
+        U[:, c] = np.kron(G, G) @ taps
+    return U
+
+
+def winograd_conv(
+    x: TensorSpec,
+    weight: TensorSpec,
+    out: TensorSpec,
+    epilogue: Epilogue | None = None,
+    *,
+    m: int,
+    tile: Tile | LaneTile | None = None,
+    max_temporary_bytes: int = 64 * 2**20,
+) -> tuple[KernelCall, ...]:
+    """x: (B, H, W, C_in), weight: ((m + 2)^2, C_in, C_out) by transform_filters, out: (B, H, W, C_out), zero padding.
+
+    Per strip of tile rows: transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out), `tile`
+    being theirs, and transform_output with the epilogue. P is the tiles in the strip. Strips share V and M, which
+    together take at most max_temporary_bytes, or one row of tiles where that is more.
+    """
+    winograd_matrices(m)  # refuses another m
+    B, H, W, C_in = x.shape
+    C_out = weight.shape[-1]
+    epilogue = epilogue or Epilogue()
+    if weight.shape != ((m + 2) ** 2, C_in, C_out) or out.shape != (B, H, W, C_out):
+        raise ShapeError(f"winograd_conv: {x} with {weight}, filters transformed for m (={m}), must give {out}")
+    require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
+    _require_epilogue(epilogue, x, out)
+    for tensor in (weight, out):
+        if tensor.dtype != x.dtype:
+            raise ShapeError(f"winograd_conv: {tensor} must have the dtype of {x}")
+
+    tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
+    tile_rows = B * tiles_y  # of all images, one below the other
+    row_bytes = (m + 2) ** 2 * tiles_x * (C_in + C_out) * dtype_size_bytes(x.dtype)
+    num_strips = ceil_div(tile_rows, max(1, max_temporary_bytes // row_bytes))
+    strip_rows = ceil_div(tile_rows, num_strips)
+    max_tiles = strip_rows * tiles_x
+    V = TensorSpec(f"{out.name}.V", ((m + 2) ** 2, max_tiles, C_in), x.dtype)
+    M = TensorSpec(f"{out.name}.M", ((m + 2) ** 2, max_tiles, C_out), x.dtype)
+    geometry = {"height": H, "width": W, "tiles_y": tiles_y, "tiles_x": tiles_x, "max_tiles": max_tiles}
+
+    calls: list[KernelCall] = []
+    for first_row in range(0, tile_rows, strip_rows):
+        num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
+        strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
+        calls += [
+            _transform_input(x, V, m, strip),
+            *_products(V, weight, M, num_tiles, tile),
+            _transform_output(M, out, epilogue, m, strip),
+        ]
+    return tuple(calls)
+
+
+def _transform_input(x: TensorSpec, V: TensorSpec, m: int, strip: dict[str, int]) -> KernelCall:
+    return KernelCall(
+        source="optimized/winograd_conv.wgsl",
+        entry_point="transform_input",
+        dtype=x.dtype,
+        bindings=read(x) + write(V),
+        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "input"},
+        params={**strip, "num_columns": x.shape[-1]},
+        workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * x.shape[-1] // 4, _LANES[m])),
+    )
+
+
+def _products(
+    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, tile: Tile | LaneTile | None
+) -> tuple[KernelCall, ...]:
+    """M[i] = V[i] U[i] in the first num_tiles rows; K is not split, as the parts would be one more temporary tensor."""
+    batches, max_tiles, C_in = V.shape
+    C_out = U.shape[-1]
+    params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4}
+    params |= {"b_row": C_out // 4, "b_outer": 0, "b_inner": C_in * C_out // 4, "b_columns": C_out}
+    params |= {"out_row": C_out // 4, "out_outer": 0, "out_inner": max_tiles * C_out // 4}
+    sizes = (1, batches, num_tiles, C_out, C_in)
+    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile or Tile(64, 128), num_splits=1)
+
+
+def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, strip: dict[str, int]) -> KernelCall:
+    B, H, W, C_out = out.shape
+    images = epilogue.image_bias.shape[0] if epilogue.image_bias else 1
+    call = KernelCall(
+        source="optimized/winograd_conv.wgsl",
+        entry_point="transform_output",
+        dtype=out.dtype,
+        bindings=read(M) + write(out),
+        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "output", "OUT_BINDING": 2},
+        params={
+            **strip,
+            "num_columns": C_out,
+            "scale": float(epilogue.scale),
+            "rows_per_image": B // images * H * W,
+            # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
+            "num_inner": 1, "out_outer": 0, "out_inner": 0, "out_row": C_out // 4,
+        },
+        workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * C_out // 4, _LANES[m])),
+    )
+    added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}
+    for flag, tensor in added.items():
+        if tensor:
+            constants = {**call.constants, flag: True, f"{flag}_BINDING": len(call.bindings) + 1}
+            call = replace(call, bindings=call.bindings + read(tensor), constants=constants)
+    return call
+
+
+def _require_epilogue(epilogue: Epilogue, x: TensorSpec, out: TensorSpec) -> None:
+    B, C_out = out.shape[0], out.shape[-1]
+    for name, tensor, shape in (("bias", epilogue.bias, (C_out,)), ("residual", epilogue.residual, out.shape)):
+        if tensor and tensor.shape != shape:
+            raise ShapeError(f"winograd_conv: {name} {tensor} must have shape {shape}")
+    image_bias = epilogue.image_bias
+    if image_bias and (image_bias.shape[1:] != (C_out,) or B % image_bias.shape[0]):
+        raise ShapeError(f"winograd_conv: image_bias {image_bias} must be (images, {C_out}), for the {B} images of {x}")

@@ -1,0 +1,183 @@
+// 3x3 convolution of stride 1 and padding 1, channels last, by Winograd's F(m x m, 3x3):
+//   out tile = A^T [sum_c (G g_c G^T) . (B^T d_c B)] A,  d: (m+2) x (m+2) inputs, . element by element
+// (Lavin and Gray 2015, arXiv 1509.09308, section 4). U = G g G^T is made on the host, when weights are loaded.
+//   transform_input    V[i, j] = (B^T d B)[i, j] of every tile and channel; reads each input (m+2)^2 / m^2 times
+//   (common/matmul)    M[i, j] = V[i, j] U[i, j], (tiles, C_in) times (C_in, C_out)
+//   transform_output   out = scale A^T M A + bias + image_bias + residual; reads M once
+// A workgroup transforms LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n
+// takes column n, then, by way of workgroup memory, row n. f32 arithmetic; V and M are stored as Elem.
+// The tiles are those of one strip of tile rows, which count through all images.
+#import fragments/indexing
+
+const N = M + 2;
+
+// A^T (M x N) and B^T (N x N), exact in f32: winograd_matrices in winograd_conv.py.
+#ifdef M_2
+const AT = array(
+    array(1.0, 2.0, 2.0, 0.0),
+    array(0.0, 2.0, -2.0, 1.0),
+);
+const BT = array(
+    array(-1.0, 0.0, 1.0, 0.0),
+    array(0.0, 1.0, 1.0, 0.0),
+    array(0.0, -1.0, 1.0, 0.0),
+    array(0.0, -1.0, 0.0, 1.0),
+);
+#endif
+#ifdef M_4
+const AT = array(
+    array(8.0, 8.0, 8.0, 2.0, 2.0, 0.0),
+    array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
+    array(0.0, 3.125, 3.125, 4.5, 4.5, 0.0),
+    array(0.0, 1.953125, -1.953125, 6.75, -6.75, 4.0),
+);
+const BT = array(
+    array(0.219726562, 0.0, -0.66015625, 0.0, 0.25, 0.0),
+    array(0.0, -0.3515625, -0.5625, 0.15625, 0.25, 0.0),
+    array(0.0, 0.3515625, -0.5625, -0.15625, 0.25, 0.0),
+    array(0.0, -0.29296875, -0.1953125, 0.75, 0.5, 0.0),
+    array(0.0, 0.29296875, -0.1953125, -0.75, 0.5, 0.0),
+    array(0.0, 0.219726562, 0.0, -0.66015625, 0.0, 0.25),
+);
+#endif
+#ifdef M_6
+const AT = array(
+    array(8.0, 16.0, 16.0, 8.0, 8.0, 0.5, 0.5, 0.0),
+    array(0.0, 8.0, -8.0, 8.0, -8.0, 1.0, -1.0, 0.0),
+    array(0.0, 4.0, 4.0, 8.0, 8.0, 2.0, 2.0, 0.0),
+    array(0.0, 2.0, -2.0, 8.0, -8.0, 4.0, -4.0, 0.0),
+    array(0.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0, 0.0),
+    array(0.0, 0.5, -0.5, 8.0, -8.0, 16.0, -16.0, 8.0),
+);
+const BT = array(
+    array(-0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125, 0.0),
+    array(0.0, 0.25, 0.5, -0.3125, -0.625, 0.0625, 0.125, 0.0),
+    array(0.0, -0.25, 0.5, 0.3125, -0.625, -0.0625, 0.125, 0.0),
+    array(0.0, 0.125, 0.125, -0.53125, -0.53125, 0.125, 0.125, 0.0),
+    array(0.0, -0.125, 0.125, 0.53125, -0.53125, -0.125, 0.125, 0.0),
+    array(0.0, 0.125, 0.0625, -0.625, -0.3125, 0.5, 0.25, 0.0),
+    array(0.0, -0.125, 0.0625, 0.625, -0.3125, -0.5, 0.25, 0.0),
+    array(0.0, -0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125),
+);
+#endif
+#ifdef M_8
+const AT = array(
+    array(32.0, 32.0, 32.0, 32.0, 32.0, 8.0, 8.0, 0.125, 0.125, 0.0),
+    array(0.0, 12.0, -12.0, 28.0, -28.0, 10.0, -10.0, 0.3125, -0.3125, 0.0),
+    array(0.0, 4.5, 4.5, 24.5, 24.5, 12.5, 12.5, 0.78125, 0.78125, 0.0),
+    array(0.0, 1.6875, -1.6875, 21.4375, -21.4375, 15.625, -15.625, 1.953125, -1.953125, 0.0),
+    array(0.0, 0.6328125, 0.6328125, 18.7578125, 18.7578125, 19.53125, 19.53125, 4.8828125, 4.8828125, 0.0),
+    array(0.0, 0.237304688, -0.237304688, 16.4130859, -16.4130859, 24.4140625, -24.4140625, 12.2070312, -12.2070312, 0.0),
+    array(0.0, 0.0889892578, 0.0889892578, 14.3614502, 14.3614502, 30.5175781, 30.5175781, 30.5175781, 30.5175781, 0.0),
+    array(0.0, 0.0333709717, -0.0333709717, 12.5662689, -12.5662689, 38.1469727, -38.1469727, 76.2939453, -76.2939453, 32.0),
+);
+const BT = array(
+    array(0.0328570604, 0.0, -0.3028512, 0.0, 0.529792786, 0.0, -0.272460938, 0.0, 0.03125, 0.0),
+    array(0.0, -0.0876188278, -0.233650208, 0.18453598, 0.492095947, -0.100524902, -0.268066406, 0.01171875, 0.03125, 0.0),
+    array(0.0, 0.0876188278, -0.233650208, -0.18453598, 0.492095947, 0.100524902, -0.268066406, -0.01171875, 0.03125, 0.0),
+    array(0.0, -0.0375509262, -0.0429153442, 0.29706955, 0.339508057, -0.217468262, -0.248535156, 0.02734375, 0.03125, 0.0),
+    array(0.0, 0.0375509262, -0.0429153442, -0.29706955, 0.339508057, 0.217468262, -0.248535156, -0.02734375, 0.03125, 0.0),
+    array(0.0, -0.0262856483, -0.0210285187, 0.225458145, 0.180366516, -0.279541016, -0.223632812, 0.0390625, 0.03125, 0.0),
+    array(0.0, 0.0262856483, -0.0210285187, -0.225458145, 0.180366516, 0.279541016, -0.223632812, -0.0390625, 0.03125, 0.0),
+    array(0.0, -0.0262856483, -0.0105142593, 0.238075256, 0.0952301025, -0.385742188, -0.154296875, 0.15625, 0.0625, 0.0),
+    array(0.0, 0.0262856483, -0.0105142593, -0.238075256, 0.0952301025, 0.385742188, -0.154296875, -0.15625, 0.0625, 0.0),
+    array(0.0, 0.0328570604, 0.0, -0.3028512, 0.0, 0.529792786, 0.0, -0.272460938, 0.0, 0.03125),
+);
+#endif
+
+alias Line = array<vec4<f32>, N>; // of a tile
+
+#ifdef PASS_INPUT
+@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H, W, C_in / 4)
+@group(0) @binding(2) var<storage, read_write> V: array<vec4<Elem>>; // (N^2, max_tiles, C_in / 4)
+
+var<workgroup> sh_t: array<vec4<f32>, N * N * LANES>; // (B^T d)[row][column][lane]
+
+// B^T d, one element.
+fn bt_dot(i: u32, d: ptr<function, Line>) -> vec4<f32> {
+    var sum = vec4<f32>();
+    for (var k = 0u; k < N; k++) { sum += BT[i][k] * (*d)[k]; }
+    return sum;
+}
+
+@compute @workgroup_size(LANES, N)
+fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                   @builtin(local_invocation_id) local: vec3u) {
+    let lane = local.x;
+    let n = local.y; // the column of the tile, then its row
+    let item = flat_workgroup(group, grid) * LANES + lane;
+    let channels4 = params.num_columns / 4;
+    let tile = item / channels4; // in the strip
+    let c = item % channels4;
+    if (tile < params.num_tiles) {
+        let tile_row = params.first_row + tile / params.tiles_x;
+        let image = tile_row / params.tiles_y;
+        let y_0 = i32(M * (tile_row % params.tiles_y)) - 1;
+        let column = i32(M * (tile % params.tiles_x) + n) - 1;
+        var d: Line;
+        for (var k = 0u; k < N; k++) {
+            let y = y_0 + i32(k);
+            d[k] = vec4<f32>();
+            if (y >= 0 && y < i32(params.height) && column >= 0 && column < i32(params.width)) {
+                let pixel = (image * params.height + u32(y)) * params.width + u32(column);
+                d[k] = vec4<f32>(x[pixel * channels4 + c]);
+            }
+        }
+        for (var i = 0u; i < N; i++) { sh_t[(i * N + n) * LANES + lane] = bt_dot(i, &d); }
+    }
+    workgroupBarrier();
+    if (tile < params.num_tiles) {
+        var t: Line;
+        for (var k = 0u; k < N; k++) { t[k] = sh_t[(n * N + k) * LANES + lane]; }
+        for (var j = 0u; j < N; j++) {
+            V[((n * N + j) * params.max_tiles + tile) * channels4 + c] = vec4<Elem>(bt_dot(j, &t));
+        }
+    }
+}
+#else
+#import fragments/product_epilogue
+
+@group(0) @binding(1) var<storage, read> products: array<vec4<Elem>>; // M: (N^2, max_tiles, C_out / 4)
+
+var<workgroup> sh_t: array<vec4<f32>, M * N * LANES>; // (A^T M)[row][column][lane]
+
+// A^T d, one element.
+fn at_dot(i: u32, d: ptr<function, Line>) -> vec4<f32> {
+    var sum = vec4<f32>();
+    for (var k = 0u; k < N; k++) { sum += AT[i][k] * (*d)[k]; }
+    return sum;
+}
+
+@compute @workgroup_size(LANES, N)
+fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                    @builtin(local_invocation_id) local: vec3u) {
+    let lane = local.x;
+    let n = local.y; // the column of the tile, then, below M, the row of outputs
+    let item = flat_workgroup(group, grid) * LANES + lane;
+    let channels4 = params.num_columns / 4;
+    let tile = item / channels4; // in the strip
+    let c = item % channels4;
+    if (tile < params.num_tiles) {
+        var d: Line;
+        for (var k = 0u; k < N; k++) {
+            d[k] = vec4<f32>(products[((k * N + n) * params.max_tiles + tile) * channels4 + c]);
+        }
+        for (var i = 0u; i < M; i++) { sh_t[(i * N + n) * LANES + lane] = at_dot(i, &d); }
+    }
+    workgroupBarrier();
+    let tile_row = params.first_row + tile / params.tiles_x;
+    let image = tile_row / params.tiles_y;
+    let y = M * (tile_row % params.tiles_y) + n;
+    if (tile < params.num_tiles && n < M && y < params.height) {
+        var t: Line;
+        for (var k = 0u; k < N; k++) { t[k] = sh_t[(n * N + k) * LANES + lane]; }
+        let column_0 = M * (tile % params.tiles_x);
+        for (var j = 0u; j < M; j++) {
+            if (column_0 + j < params.width) {
+                let pixel = (image * params.height + y) * params.width + column_0 + j;
+                store(0, pixel, 4 * c, at_dot(j, &t));
+            }
+        }
+    }
+}
+#endif
