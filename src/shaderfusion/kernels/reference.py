@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from shaderfusion.kernels.optimized.winograd_conv import winograd_matrices
+
 __all__ = [
     "activate",
     "add",
@@ -24,6 +26,8 @@ __all__ = [
     "softmax_unfused",
     "timestep_embedding",
     "upsample_nearest",
+    "winograd_conv",
+    "winograd_filter",
 ]
 
 Array = np.ndarray
@@ -212,3 +216,31 @@ def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: 
     """softmax(scores) v by head; scores: (B, heads, N, at least M), v: (B, M, heads D) -> (B, N, heads D)."""
     probs = softmax_unfused(scores, num_columns=v.shape[1], causal=causal)
     return attention_values(probs, v, num_heads=num_heads)
+
+
+def winograd_filter(weight: Array, *, m: int) -> Array:
+    """G g G^T of filters g (C_out, C_in, 3, 3), as ((m + 2)^2, C_in, C_out)."""
+    G = np.array(winograd_matrices(m).G, np.float64)
+    return np.einsum("ik,jl,ockl->ijco", G, G, weight).reshape((m + 2) ** 2, *weight.shape[1::-1])
+
+
+def winograd_conv(
+    x: Array,
+    weight: Array,
+    *,
+    m: int,
+    scale: float = 1.0,
+    bias: Array | None = None,
+    image_bias: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filter."""
+    AT, _, BT = (np.array(matrix, np.float64) for matrix in winograd_matrices(m))
+    B, H, W, _ = x.shape
+    padded = np.pad(x, [(0, 0), (1, 1 - H % -m), (1, 1 - W % -m), (0, 0)])
+    tiles = np.lib.stride_tricks.sliding_window_view(padded, (m + 2, m + 2), axis=(1, 2))[:, ::m, ::m]
+    V = np.einsum("ik,jl,byxckl->ijbyxc", BT, BT, tiles, optimize=True)
+    M = np.einsum("ijbyxc,ijco->ijbyxo", V, weight.reshape(m + 2, m + 2, *weight.shape[1:]))
+    Y = np.einsum("ik,jl,klbyxo->byixjo", AT, AT, M, optimize=True)
+    sums = Y.reshape(B, -1, padded.shape[2] - 2, weight.shape[-1])[:, :H, :W]
+    return _epilogue(sums, scale, bias, image_bias, residual)

@@ -11,13 +11,14 @@
 
 const N = M + 2;
 
-// A^T (M x N) and B^T (N x N), exact in f32: winograd_matrices in winograd_conv.py.
+// A^T and B^T, exact in f32: winograd_matrices in winograd_conv.py. Never written, but not `const`, as naga copies a
+// constant array wherever it is indexed.
 #ifdef M_2
-const AT = array(
+var<private> AT: array<array<f32, N>, M> = array(
     array(1.0, 2.0, 2.0, 0.0),
     array(0.0, 2.0, -2.0, 1.0),
 );
-const BT = array(
+var<private> BT: array<array<f32, N>, N> = array(
     array(-1.0, 0.0, 1.0, 0.0),
     array(0.0, 1.0, 1.0, 0.0),
     array(0.0, -1.0, 1.0, 0.0),
@@ -25,13 +26,13 @@ const BT = array(
 );
 #endif
 #ifdef M_4
-const AT = array(
+var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 8.0, 8.0, 2.0, 2.0, 0.0),
     array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
     array(0.0, 3.125, 3.125, 4.5, 4.5, 0.0),
     array(0.0, 1.953125, -1.953125, 6.75, -6.75, 4.0),
 );
-const BT = array(
+var<private> BT: array<array<f32, N>, N> = array(
     array(0.219726562, 0.0, -0.66015625, 0.0, 0.25, 0.0),
     array(0.0, -0.3515625, -0.5625, 0.15625, 0.25, 0.0),
     array(0.0, 0.3515625, -0.5625, -0.15625, 0.25, 0.0),
@@ -41,7 +42,7 @@ const BT = array(
 );
 #endif
 #ifdef M_6
-const AT = array(
+var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 16.0, 16.0, 8.0, 8.0, 0.5, 0.5, 0.0),
     array(0.0, 8.0, -8.0, 8.0, -8.0, 1.0, -1.0, 0.0),
     array(0.0, 4.0, 4.0, 8.0, 8.0, 2.0, 2.0, 0.0),
@@ -49,7 +50,7 @@ const AT = array(
     array(0.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0, 0.0),
     array(0.0, 0.5, -0.5, 8.0, -8.0, 16.0, -16.0, 8.0),
 );
-const BT = array(
+var<private> BT: array<array<f32, N>, N> = array(
     array(-0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125, 0.0),
     array(0.0, 0.25, 0.5, -0.3125, -0.625, 0.0625, 0.125, 0.0),
     array(0.0, -0.25, 0.5, 0.3125, -0.625, -0.0625, 0.125, 0.0),
@@ -61,7 +62,7 @@ const BT = array(
 );
 #endif
 #ifdef M_8
-const AT = array(
+var<private> AT: array<array<f32, N>, M> = array(
     array(32.0, 32.0, 32.0, 32.0, 32.0, 8.0, 8.0, 0.125, 0.125, 0.0),
     array(0.0, 12.0, -12.0, 28.0, -28.0, 10.0, -10.0, 0.3125, -0.3125, 0.0),
     array(0.0, 4.5, 4.5, 24.5, 24.5, 12.5, 12.5, 0.78125, 0.78125, 0.0),
@@ -71,7 +72,7 @@ const AT = array(
     array(0.0, 0.0889892578, 0.0889892578, 14.3614502, 14.3614502, 30.5175781, 30.5175781, 30.5175781, 30.5175781, 0.0),
     array(0.0, 0.0333709717, -0.0333709717, 12.5662689, -12.5662689, 38.1469727, -38.1469727, 76.2939453, -76.2939453, 32.0),
 );
-const BT = array(
+var<private> BT: array<array<f32, N>, N> = array(
     array(0.0328570604, 0.0, -0.3028512, 0.0, 0.529792786, 0.0, -0.272460938, 0.0, 0.03125, 0.0),
     array(0.0, -0.0876188278, -0.233650208, 0.18453598, 0.492095947, -0.100524902, -0.268066406, 0.01171875, 0.03125, 0.0),
     array(0.0, 0.0876188278, -0.233650208, -0.18453598, 0.492095947, 0.100524902, -0.268066406, -0.01171875, 0.03125, 0.0),
