@@ -15,6 +15,7 @@ __all__ = [
     "conv2d_direct",
     "denoise_step",
     "embedding",
+    "flash_attention",
     "geglu",
     "geglu_unfused",
     "group_norm",
@@ -131,6 +132,13 @@ def softmax_unfused(x: Array, *, num_columns: int, causal: bool = False) -> Arra
     logits = np.where(seen, x, -np.inf)
     p = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return p / p.sum(axis=-1, keepdims=True)
+
+
+def flash_attention(q: Array, k: Array, v: Array, *, num_heads: int, causal: bool = False) -> Array:
+    """softmax(q_h k_h^T / sqrt(D)) v_h as (B, N, heads D), with all scores at once; causal: row i sees j <= i."""
+    scores = attention_scores(q, k, num_heads=num_heads, scale=(q.shape[-1] // num_heads) ** -0.5)
+    probs = softmax_unfused(scores, num_columns=k.shape[1], causal=causal)
+    return attention_values(probs, v, num_heads=num_heads)
 
 
 def group_norm_unfused(

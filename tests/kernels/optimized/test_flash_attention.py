@@ -1,0 +1,189 @@
+"""Attention in one dispatch against its reference and against the three dispatches that it replaces.
+
+Pipelines take seconds to compile on software Vulkan: most cases share the small tile, and one pipeline a head dim.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.memory_plan import find_lifetimes
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
+from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.common.matmul import Tile, attention_scores, attention_values
+from shaderfusion.kernels.optimized.flash_attention import FlashTile, choose_flash_tile, flash_attention
+from shaderfusion.tensor import DType, TensorSpec
+
+BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
+
+SMALL = FlashTile(queries=4, keys=16, thread_queries=1, thread_keys=4, widened="k")
+SMALL_PRODUCT = Tile(16, 16, 8, thread_m=2, thread_n4=1)
+
+HEAD_DIMS = [8, 24, 40, 64, 80, 160]  # minimal; the embedded model's; CLIP's and SD's four
+
+SIZES = [
+    ((1, 1, 1), 1),  # (B, N, M), heads: minimal
+    ((2, 5, 77), 3),  # cross attention: 77 keys are 4 whole tiles and one of 13
+    ((1, 65, 65), 2),  # a last tile of one row and one key
+    ((1, 8, 32), 1),  # whole tiles
+]
+
+
+class Attention:
+    """Random inputs, and what attention makes of them."""
+
+    def __init__(self, sizes: tuple[int, int, int], num_heads: int, head_dim: int, dtype: DType, seed: int = 0) -> None:
+        (B, N, M), C = sizes, num_heads * head_dim
+        rng = np.random.default_rng(seed)
+        self.num_heads = num_heads
+        self.q = rng.standard_normal((B, N, C))
+        self.k, self.v = rng.standard_normal((2, B, M, C))
+        self.specs = [tensor_in(name, x, dtype) for name, x in (("q", self.q), ("k", self.k), ("v", self.v))]
+        self.out = tensor_out("out", B, N, C, dtype=dtype)
+        self.dtype: DType = dtype
+
+    def flash(self, tile: FlashTile | None = SMALL, *, causal: bool = False) -> list[KernelCall]:
+        return [flash_attention(*self.specs, self.out, num_heads=self.num_heads, causal=causal, tile=tile)]
+
+    def unfused(self, *, causal: bool = False) -> list[KernelCall]:
+        q, k, v = self.specs
+        B, N, C = q.shape
+        M = k.shape[1]
+        scores = TensorSpec("scores", (B, self.num_heads, N, -(-M // 4) * 4), self.dtype)
+        probs = replace(scores, name="probs")
+        heads, scale = self.num_heads, (C // self.num_heads) ** -0.5
+        return [
+            *attention_scores(q, k, scores, num_heads=heads, scale=scale, tile=SMALL_PRODUCT),
+            softmax_unfused(scores, probs, num_columns=M, causal=causal),
+            *attention_values(probs, v, self.out, num_heads=heads, tile=SMALL_PRODUCT),
+        ]
+
+    def run(self, device: Device, calls: list[KernelCall]) -> np.ndarray:
+        inputs = dict(zip(self.specs, (self.q, self.k, self.v), strict=True))
+        return run_calls(device, calls, inputs, self.out)[0]
+
+    def expected(self, *, causal: bool = False) -> np.ndarray:
+        q, k, v = (rounded(x, self.dtype) for x in (self.q, self.k, self.v))
+        return reference.flash_attention(q, k, v, num_heads=self.num_heads, causal=causal)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_flash_attention(any_device: Device, head_dim: int, dtype: DType) -> None:
+    tile = SMALL if SMALL.shared_bytes(head_dim, dtype) <= 32768 else replace(SMALL, queries=2)
+    for sizes, num_heads in SIZES:
+        case = Attention(sizes, num_heads, head_dim, dtype)
+        for causal in (False, True):
+            expected = case.expected(causal=causal)
+            error = relative_error(case.run(any_device, case.flash(tile, causal=causal)), expected)
+            unfused = relative_error(case.run(any_device, case.unfused(causal=causal)), expected)
+            assert error < BOUNDS[dtype], (sizes, causal)
+            assert error <= 2 * unfused + 1e-7, (sizes, causal)  # with one key both may be exact
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_default_tile(device: Device, dtype: DType) -> None:
+    case = Attention((1, 70, 77), 2, 40, dtype)
+    assert relative_error(case.run(device, case.flash(None)), case.expected()) < BOUNDS[dtype]
+
+
+def test_rows_of_threads(device: Device) -> None:
+    case = Attention((1, 9, 21), 2, 16, "f32")
+    tile = FlashTile(queries=4, keys=32, thread_queries=2, thread_keys=8, interleaved=False)
+    assert relative_error(case.run(device, case.flash(tile)), case.expected()) < BOUNDS["f32"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+def test_outliers(any_device: Device, causal: bool, dtype: DType) -> None:
+    case = Attention((1, 21, 40), 2, 40, dtype, seed=1)
+    case.q[0, 3] = 0
+    case.q[0, 4, 7] = 1e3  # logits of 1e3 times a key's: exp overflows without the subtracted maximum
+    case.q[0, 5] = 1e3
+    case.q[0, 6] = -1e3
+    case.k[0, 2, 7] = 1e3  # with row 4: a logit of 1e6 in the first tile
+    case.k[0, 39] = 1e3  # with row 5: 4e7 in the last tile, so that all sums before become 0; with row 6: -4e7
+    case.v[0, 20] = 1e3
+    expected = case.expected(causal=causal)
+    actual = case.run(any_device, case.flash(causal=causal))
+    assert np.isfinite(actual).all()
+    assert relative_error(actual, expected) < 4 * BOUNDS[dtype]
+    assert np.max(np.abs(actual - expected)) < 1e3 * BOUNDS[dtype]
+
+
+def test_largest_f16_values(any_device: Device) -> None:
+    case = Attention((1, 5, 20), 1, 40, "f16", seed=2)
+    case.q *= 6e4 / np.abs(case.q).max()
+    case.k *= 6e4 / np.abs(case.k).max()  # logits up to 1e10, which f16 can't hold, but f32 can
+    assert relative_error(case.run(any_device, case.flash()), case.expected()) < BOUNDS["f16"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("head_dim", range(8, 168, 8))
+def test_one_dispatch_and_no_other_tensor(head_dim: int, dtype: DType) -> None:
+    case = Attention((2, 300, 77), 1, head_dim, dtype)
+    tile = choose_flash_tile(head_dim, dtype)
+    (call,) = case.flash(None)
+    assert call.workgroups == (-(-300 // tile.queries), 1, 2)
+    assert find_lifetimes([call]) == []
+    assert [binding.tensor for binding in call.bindings] == [*case.specs, case.out]
+    assert tile.num_threads in (32, 64, 128)
+    assert tile.thread_queries * head_dim // (tile.keys // tile.thread_keys) <= 64  # sums in registers
+
+
+def test_reference() -> None:
+    """A loop over rows, so that the specification itself is not taken on trust."""
+    case = Attention((2, 5, 7), 2, 8, "f32")
+    out = reference.flash_attention(case.q, case.k, case.v, num_heads=2, causal=True)
+    for b in range(2):
+        for head in (slice(0, 8), slice(8, 16)):
+            for i in range(5):
+                p = np.exp(case.k[b, : i + 1, head] @ case.q[b, i, head] / np.sqrt(8))
+                np.testing.assert_allclose(out[b, i, head], p @ case.v[b, : i + 1, head] / p.sum())
+
+
+def test_shape_errors() -> None:
+    q, k, out = tensor_out("q", 2, 5, 48), tensor_out("k", 2, 7, 48), tensor_out("out", 2, 5, 48)
+    with pytest.raises(ShapeError, match=r"flash_attention: q\[2, 5, 48\]:f32 must be \(B, N, heads D\) with num_heads"):
+        flash_attention(q, k, k, out, num_heads=5)
+    with pytest.raises(ShapeError, match=r"num_heads \(=0\)"):
+        flash_attention(q, k, k, out, num_heads=0)
+    with pytest.raises(ShapeError, match=r"q\[240, 2\]:f32 must be \(B, N, heads D\)"):
+        flash_attention(tensor_out("q", 240, 2), k, k, out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"flash_attention: q.* on k.* and k.* must give out\[2, 7, 48\]"):
+        flash_attention(q, k, k, tensor_out("out", 2, 7, 48), num_heads=2)
+    with pytest.raises(ShapeError, match=r"on k\[1, 7, 48\]:f32 and v"):
+        flash_attention(q, tensor_out("k", 1, 7, 48), tensor_out("v", 1, 7, 48), out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"on k\[2, 7, 48\]:f32 and v\[2, 8, 48\]:f32"):
+        flash_attention(q, k, tensor_out("v", 2, 8, 48), out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"on k\[336, 2\]:f32"):
+        flash_attention(q, tensor_out("k", 336, 2), k, out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"must have one dtype"):
+        flash_attention(q, k, tensor_out("v", 2, 7, 48, dtype="f16"), out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"head dim \(=12\) must be a multiple of 8 up to 160"):
+        flash_attention(q, k, k, out, num_heads=4)
+    wide = tensor_out("wide", 1, 2, 168)
+    with pytest.raises(ShapeError, match=r"head dim \(=168\) must be"):
+        flash_attention(wide, wide, wide, wide, num_heads=1)
+
+
+@pytest.mark.parametrize(
+    ("tile", "message"),
+    [
+        (FlashTile(queries=60), r"queries=60.* queries must be a multiple of thread_queries"),
+        (FlashTile(thread_keys=6), r"thread_keys=6.* must be"),
+        (FlashTile(thread_keys=16), r"thread_keys=16.* keys / thread_keys of 4"),
+        (FlashTile(keys=64, thread_keys=4), r"keys / thread_keys \(=16\) must divide the head dim \(=40\)"),
+        (FlashTile(queries=8), r"interleaved threads need an even queries / thread_queries"),
+        (FlashTile(widened="kx"), r"widened must name some of q, k, v and p"),
+        (FlashTile(queries=128), r"its 52992 bytes of workgroup memory for head dim 40 in f16 must be at most 32768"),
+    ],
+)
+def test_tile_errors(tile: FlashTile, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        tile.constants(40, "f16")
