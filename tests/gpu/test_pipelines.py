@@ -43,6 +43,8 @@ def test_compiles_once(cache: PipelineCache, modules: list[str]) -> None:
     first = cache.get(add(*tensors(8)))
     assert cache.get(add(*tensors(3, 400))) is first  # other tensors, sizes and params
     assert cache.get(replace(add(*tensors(8)), label="another")) is first
+    call = add(*tensors(8))
+    assert cache.get(replace(call, constants={"UNSET": False, **call.constants})) is first
     assert (len(cache), len(modules)) == (1, 1)
 
 

@@ -1,12 +1,15 @@
 """Which kernel serves an operation. What they compute is tested with each kernel."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 from kernel_runner import tensor_out
 
-from shaderfusion.errors import ShapeError
+from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 
 GPU, LANES = Kernels("f16"), Kernels("f32", lanes=True)
 
@@ -39,17 +42,40 @@ def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, kernel_size: i
     assert {name: product.constants[name] for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("kernels", [GPU, LANES], ids=["gpu", "lanes"])
+UNFUSED = replace(GPU, optimizations=Optimizations.parse("none"))
+
+
+@pytest.mark.parametrize("kernels", [GPU, LANES, UNFUSED], ids=["gpu", "lanes", "unfused"])
 def test_attention(kernels: Kernels) -> None:
     q, k = tensor_out("q", 2, 10, 24, dtype=kernels.dtype), tensor_out("k", 2, 77, 24, dtype=kernels.dtype)
     calls = kernels.attention(q, k, k, tensor_out("out", 2, 10, 24, dtype=kernels.dtype), num_heads=3)
-    scores, softmax, values = calls
-    assert [call.name for call in calls] == ["matmul.product", "softmax_unfused", "matmul.product"]
+    scores = calls[0]
     assert scores.params["scale"] == pytest.approx(8**-0.5)
-    padded = scores.bindings[2].tensor
-    assert (padded.shape, padded.dtype, padded.role) == ((2, 3, 10, 80), kernels.dtype, "intermediate")
-    assert softmax.bindings[0].tensor is padded
-    assert values.bindings[0].tensor is softmax.bindings[1].tensor
+    logits = scores.bindings[2].tensor
+    assert (logits.shape, logits.dtype, logits.role) == ((2, 3, 10, 80), kernels.dtype, "intermediate")
+    for before, after in pairwise(calls):  # each reads what the one before wrote
+        written = {binding.tensor for binding in before.bindings if binding.access == "write"}
+        assert written & {binding.tensor for binding in after.bindings if binding.access == "read"}
+    assert ("softmax_unfused" in [call.name for call in calls]) is (kernels is UNFUSED)
+
+
+def test_optimizations_have_baselines() -> None:
+    x, channels = tensor_out("x", 1, 4, 64, dtype="f16"), tensor_out("w", 64, dtype="f16")
+    y, half = tensor_out("y", 1, 4, 64, dtype="f16"), tensor_out("half", 1, 4, 32, dtype="f16")
+    for kernels in (GPU, UNFUSED):
+        norm = kernels.group_norm(x, channels, channels, y, num_groups=4, eps=1e-5)
+        for calls in (norm, kernels.geglu(x, half)):
+            assert any(call.source.startswith("optimized/") for call in calls) is (kernels is GPU)
+
+
+def test_parse_optimizations() -> None:
+    assert Optimizations.parse("all") == Optimizations()
+    assert not any(vars(Optimizations.parse("none")).values())
+    chosen = vars(Optimizations.parse(" gn, pfs"))
+    assert {name for name, value in chosen.items() if value} == {"group_norm", "partially_fused_softmax"}
+    for text, wrong in (("gn,fast", "fast"), ("", ""), ("ALL", "ALL"), ("gn,,pfs", "")):
+        with pytest.raises(InputError, match=rf"optimizations \(={wrong!r}\) must be all, none, or some of gn, "):
+            Optimizations.parse(text)
 
 
 def test_errors_pass_through() -> None:

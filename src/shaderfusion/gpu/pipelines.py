@@ -32,8 +32,9 @@ class PipelineCache:
 
     def get(self, call: KernelCall) -> Pipeline:
         """The pipeline of a call, compiled on first use; ShaderError if it does not compile."""
-        # With types, as 1, 1.0 and True are equal but make different preludes.
-        constants = tuple(sorted((name, type(value), value) for name, value in call.constants.items()))
+        # With types, as 1, 1.0 and True are equal but make different preludes. A False flag is an absent one.
+        given = ((name, type(value), value) for name, value in call.constants.items() if value is not False)
+        constants = tuple(sorted(given))
         params = tuple((name, type(value)) for name, value in call.params.items())
         access = tuple(binding.access == "read" for binding in call.bindings)
         key = (call.source, call.entry_point, call.dtype, constants, params, access)

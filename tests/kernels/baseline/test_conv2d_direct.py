@@ -161,6 +161,8 @@ def test_shape_errors() -> None:
         conv2d_direct(tensor_out("x", 2, 6, 4, 6), tensor_out("weight", 3, 3, 6, 12), out)
     with pytest.raises(ShapeError, match=r"conv2d: out_channels \(=3\) must be a multiple of 4; pad"):
         conv2d_direct(x, tensor_out("weight", 3, 3, 8, 3), tensor_out("out", 2, 6, 4, 3))
+    with pytest.raises(ShapeError, match=r"conv2d: x\[6, 4, 8\]:f32 must be \(B, H, W, C_in\) and weight"):
+        conv2d_direct(tensor_out("x", 6, 4, 8), weight, out)
     residual: TensorSpec = tensor_out("residual", 2, 6, 4, 8)
     with pytest.raises(ShapeError, match=r"conv2d_direct: residual .* must have shape \(2, 6, 4, 12\)"):
         conv2d_direct(x, weight, out, Epilogue(residual=residual))

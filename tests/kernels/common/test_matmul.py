@@ -232,25 +232,45 @@ def test_shape_errors() -> None:
         matmul(tensor_out("a", 3, 6), tensor_out("b", 6, 12), out)
     with pytest.raises(ShapeError, match=r"matmul: N \(=10\) must be a multiple of 4; pad"):
         matmul(a, tensor_out("b", 8, 10), tensor_out("out", 3, 10))
+    with pytest.raises(ShapeError, match=r"matmul: b\[1, 8, 12\]:f32 must be \(K, N\)"):
+        matmul(a, tensor_out("b", 1, 8, 12), out)
+    for num_splits in (0, -1):
+        with pytest.raises(ShapeError, match=rf"matmul: num_splits \(={num_splits}\) must be at least 1, or None"):
+            matmul(a, b, out, num_splits=num_splits)
+
+
+def test_one_dtype() -> None:
+    a, b, out = tensor_out("a", 3, 8), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
+    half = tensor_out("half", 8, 12, dtype="f16")
+    with pytest.raises(ShapeError, match=r"matmul: half\[8, 12\]:f16 must have the dtype of out\[3, 12\]:f32"):
+        matmul(a, half, out)
+    with pytest.raises(ShapeError, match=r"matmul: a\[3, 8\]:f32 must have the dtype of out\[3, 12\]:f16"):
+        matmul(a, half, tensor_out("out", 3, 12, dtype="f16"))
+    with pytest.raises(ShapeError, match=r"matmul: bias\[12\]:f16 must have the dtype of out"):
+        matmul(a, b, out, Epilogue(bias=tensor_out("bias", 12, dtype="f16")))
 
 
 @pytest.mark.parametrize(
     ("epilogue", "message"),
     [
         (Epilogue(bias=tensor_out("x", 3)), r"matmul: bias x\[3\]:f32 must have shape \(12,\)"),
-        (Epilogue(residual=tensor_out("x", 3, 8)), r"matmul: residual x\[3, 8\]:f32 must have shape \(6, 12\)"),
+        (Epilogue(residual=tensor_out("x", 3, 8)), r"matmul: residual x\[3, 8\]:f32 must have shape \(12, 12\)"),
         (
             Epilogue(image_bias=tensor_out("x", 2, 8)),
-            r"matmul: image_bias x\[2, 8\]:f32 must be \(images, 12\), for 6 rows",
+            r"matmul: image_bias x\[2, 8\]:f32 must be \(images, 12\), for 12 rows",
         ),
         (
-            Epilogue(image_bias=tensor_out("x", 4, 12)),
-            r"matmul: image_bias x\[4, 12\]:f32 must be \(images, 12\), for 6 rows",
+            Epilogue(image_bias=tensor_out("x", 12)),
+            r"matmul: image_bias x\[12\]:f32 must be \(images, 12\), for 12 rows",
+        ),
+        (
+            Epilogue(image_bias=tensor_out("x", 5, 12)),
+            r"matmul: image_bias x\[5, 12\]:f32 must be \(images, 12\), for 12 rows",
         ),
     ],
 )
 def test_epilogue_errors(epilogue: Epilogue, message: str) -> None:
-    a, b, out = tensor_out("a", 6, 8), tensor_out("b", 8, 12), tensor_out("out", 6, 12)
+    a, b, out = tensor_out("a", 12, 8), tensor_out("b", 8, 12), tensor_out("out", 12, 12)
     with pytest.raises(ShapeError, match=message):
         matmul(a, b, out, epilogue)
 

@@ -20,6 +20,8 @@ def conv2d_direct(
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border."""
+    if not len(x.shape) == len(weight.shape) == 4:
+        raise ShapeError(f"conv2d: {x} must be (B, H, W, C_in) and {weight} (k, k, C_in, C_out)")
     B, H, W, C_in = x.shape
     kernel_size, _, _, C_out = weight.shape
     expected = (B, *((size + 2 * padding - kernel_size) // stride + 1 for size in (H, W)), C_out)

@@ -97,6 +97,8 @@ def matmul(
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """out = epilogue(a b), a linear layer; a: (..., M, K), b: (K, N), out: (..., M, N)."""
+    if len(b.shape) != 2:
+        raise ShapeError(f"matmul: {b} must be (K, N)")
     K, N = b.shape
     M = a.size // K
     if a.shape[-1] != K or out.shape != (*a.shape[:-1], N):
@@ -182,13 +184,20 @@ def product_calls(
     kernel = PurePosixPath(source).stem
     _require_shape(kernel, "bias", epilogue.bias, (N,))
     _require_shape(kernel, "residual", epilogue.residual, out.shape)
-    if epilogue.image_bias and (epilogue.image_bias.shape[-1] != N or M % epilogue.image_bias.shape[0]):
-        raise ShapeError(f"{kernel}: image_bias {epilogue.image_bias} must be (images, {N}), for {M} rows")
+    image_bias = epilogue.image_bias
+    if image_bias and (len(image_bias.shape) != 2 or image_bias.shape[1] != N or M % image_bias.shape[0]):
+        raise ShapeError(f"{kernel}: image_bias {image_bias} must be (images, {N}), for {M} rows")
+    for tensor in (a, b, epilogue.bias, image_bias, epilogue.residual):
+        if tensor and tensor.dtype != out.dtype:
+            raise ShapeError(f"{kernel}: {tensor} must have the dtype of {out}")
+    if num_splits is not None and num_splits < 1:
+        raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
     tile = tile or Tile()
     split_depth = K
     if isinstance(tile, Tile):
-        num_splits = num_splits or choose_splits(tile, M, N, num_batches, K)
+        if num_splits is None:
+            num_splits = choose_splits(tile, M, N, num_batches, K)
         split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
     num_splits = ceil_div(K, split_depth)
     shared: dict[str, int | float] = {
@@ -198,7 +207,7 @@ def product_calls(
         "num_inner": num_inner,
         "num_splits": num_splits,
         "scale": float(epilogue.scale),
-        "rows_per_image": M // epilogue.image_bias.shape[0] if epilogue.image_bias else M,
+        "rows_per_image": M // image_bias.shape[0] if image_bias else M,
         **params,
     }
     grid = (ceil_div(N, tile.n), ceil_div(M, tile.m), num_batches * num_splits)
