@@ -3,6 +3,7 @@
 The configurations are the facts of the published model (its config.json files).
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import json

@@ -154,8 +154,8 @@ class StableDiffusionPipeline:
         noise_shape = (B, self.config.unet.in_channels, height_px // f, width_px // f)
 
         token_ids = self.tokenizer([negative_prompt, prompt] if guided else [prompt])
+        engine = self._engine(B, height_px, width_px, guided)  # refuses sizes that the device cannot hold
         noise = randn(noise_shape, seed).transpose(0, 2, 3, 1)  # torch's order, then channels last
-        engine = self._engine(B, height_px, width_px, guided)
         embeddings = engine.encode(token_ids)
         scales = (*schedule.input_scales, 1.0)
         engine.start(np.repeat(embeddings, B, axis=0), schedule.init_noise_sigma * noise, scales[0])

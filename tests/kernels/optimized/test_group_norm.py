@@ -1,5 +1,7 @@
 """One-dispatch group norm against its reference and its baseline."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -33,10 +35,11 @@ def _errors(
     weight, bias = np.random.default_rng(2).standard_normal((2, x.shape[-1]))
     arrays = {tensor_in(name, a, dtype): a for name, a in [("x", x), ("weight", weight), ("bias", bias)]}
     out = tensor_out("out", *x.shape, dtype=dtype)
-    options = {"num_groups": num_groups, "eps": EPS, "activation": activation}
+    options: dict[str, Any] = {"num_groups": num_groups, "eps": EPS, "activation": activation}
     expected = reference.group_norm(*(rounded(a, dtype) for a in arrays.values()), **options)
-    (fused,) = run_calls(device, group_norm(*arrays, out, **options), arrays, out)
-    (unfused,) = run_calls(device, group_norm_unfused(*arrays, out, **options), arrays, out)
+    tx, tweight, tbias = arrays
+    (fused,) = run_calls(device, group_norm(tx, tweight, tbias, out, **options), arrays, out)
+    (unfused,) = run_calls(device, group_norm_unfused(tx, tweight, tbias, out, **options), arrays, out)
     return relative_error(fused, expected), relative_error(unfused, expected)
 
 
