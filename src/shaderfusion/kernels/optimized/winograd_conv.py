@@ -159,17 +159,10 @@ def winograd_conv(
     being theirs, and transform_output with the epilogue. P is the tiles in the strip. Strips share V and M, which
     together take at most max_temporary_bytes, or one row of tiles where that is more.
     """
-    winograd_matrices(m)  # refuses another m
+    epilogue = epilogue or Epilogue()
+    _require_shapes(x, weight, out, epilogue, m)
     B, H, W, C_in = x.shape
     C_out = weight.shape[-1]
-    epilogue = epilogue or Epilogue()
-    if weight.shape != ((m + 2) ** 2, C_in, C_out) or out.shape != (B, H, W, C_out):
-        raise ShapeError(f"winograd_conv: {x} with {weight}, filters transformed for m (={m}), must give {out}")
-    require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
-    _require_epilogue(epilogue, x, out)
-    for tensor in (weight, out):
-        if tensor.dtype != x.dtype:
-            raise ShapeError(f"winograd_conv: {tensor} must have the dtype of {x}")
 
     tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
     tile_rows = B * tiles_y  # of all images, one below the other
@@ -245,11 +238,20 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
     return call
 
 
-def _require_epilogue(epilogue: Epilogue, x: TensorSpec, out: TensorSpec) -> None:
-    B, C_out = out.shape[0], out.shape[-1]
+def _require_shapes(x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int) -> None:
+    winograd_matrices(m)  # refuses another m
+    if len(x.shape) != 4 or len(weight.shape) != 3:
+        raise ShapeError(f"winograd_conv: {x} must be (B, H, W, C_in) and {weight} ({(m + 2) ** 2}, C_in, C_out)")
+    C_in, C_out = x.shape[-1], weight.shape[-1]
+    if weight.shape != ((m + 2) ** 2, C_in, C_out) or out.shape != (*x.shape[:3], C_out):
+        raise ShapeError(f"winograd_conv: {x} with {weight}, filters transformed for m (={m}), must give {out}")
+    require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
     for name, tensor, shape in (("bias", epilogue.bias, (C_out,)), ("residual", epilogue.residual, out.shape)):
         if tensor and tensor.shape != shape:
             raise ShapeError(f"winograd_conv: {name} {tensor} must have shape {shape}")
     image_bias = epilogue.image_bias
-    if image_bias and (image_bias.shape[1:] != (C_out,) or B % image_bias.shape[0]):
-        raise ShapeError(f"winograd_conv: image_bias {image_bias} must be (images, {C_out}), for the {B} images of {x}")
+    if image_bias and (image_bias.shape[1:] != (C_out,) or x.shape[0] % image_bias.shape[0]):
+        raise ShapeError(f"winograd_conv: image_bias {image_bias} must be (images, {C_out}), for the images of {x}")
+    for tensor in (weight, out, epilogue.bias, image_bias, epilogue.residual):
+        if tensor and tensor.dtype != x.dtype:
+            raise ShapeError(f"winograd_conv: {tensor} must have the dtype of {x}")

@@ -1,0 +1,219 @@
+"""Winograd convolution against the direct one in float64. As in test_matmul, most cases share quick small tiles."""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+
+from shaderfusion.errors import ShapeError
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
+from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, transform_filters, winograd_conv
+from shaderfusion.tensor import DType
+
+# Relative error, which grows with m as test_winograd_matrices.test_amplification says.
+# On white noise, the worst of inputs, 0.6 of these; on images and on the activations of a network less.
+BOUNDS: dict[DType, dict[int, float]] = {
+    "f32": {2: 3e-7, 4: 1e-6, 6: 3e-6, 8: 2e-5},
+    "f16": {2: 1e-3, 4: 3e-3, 6: 1.2e-2, 8: 6e-2},
+}
+IMAGE_BOUNDS: dict[DType, dict[int, float]] = {
+    "f32": {2: 3e-7, 4: 3e-7, 6: 1e-6, 8: 3e-6},
+    "f16": {2: 1e-3, 4: 1e-3, 6: 3e-3, 8: 1e-2},
+}
+
+SMALL = Tile(16, 16, 8, thread_m=2, thread_n4=1)
+SMALL_LANES = LaneTile(4, 32)
+
+CASES = [  # (B, H, W, C_in), C_out
+    ((1, 1, 1, 4), 4),  # minimal: one pixel in a tile, the rest of it and its border are padding
+    ((1, 5, 5, 8), 4),  # ragged tiles on both sides for all m
+    ((2, 9, 7, 12), 20),  # two images, not square, more tiles than a workgroup takes and rows than the product's tile
+]
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("x_shape", "out_channels"), CASES, ids=str)
+def test_winograd_conv(
+    device: Device, x_shape: tuple[int, int, int, int], out_channels: int, dtype: DType, m: int
+) -> None:
+    x = np.random.default_rng(0).standard_normal(x_shape)
+    actual, expected = _run(device, x, out_channels, dtype, m)
+    assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_image(device: Device, dtype: DType, m: int) -> None:
+    # Smooth with a little noise, as a decoder's features are: most of it is where no rounding is amplified.
+    actual, expected = _run(device, _image(16, 16, 8), 20, dtype, m)
+    assert relative_error(actual, expected) < IMAGE_BOUNDS[dtype][m]
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_large_values_in_f16(device: Device, m: int) -> None:
+    # Outputs of 43000, near the largest f16: V, U and M must not overflow before them.
+    x = 3000 + np.random.default_rng(0).standard_normal((1, 9, 9, 4))
+    actual, expected = _run(device, x, 4, "f16", m, weight=np.full((4, 4, 3, 3), 0.4))
+    assert expected.max() > 42000
+    assert relative_error(actual, expected) < IMAGE_BOUNDS["f16"][m]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_checked(checked_device: Device, dtype: DType) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
+    for m in (2, 4):
+        actual, expected = _run(checked_device, x, 20, dtype, m)
+        assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
+def test_checked_with_large_tiles(checked_device: Device) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
+    for m in (6, 8):
+        actual, expected = _run(checked_device, x, 20, "f32", m)
+        assert relative_error(actual, expected) < BOUNDS["f32"][m]
+
+
+def test_lanes(any_device: Device) -> None:
+    if not any_device.has("subgroup"):
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
+    actual, expected = _run(any_device, x, 20, "f32", 4, tile=SMALL_LANES)
+    assert relative_error(actual, expected) < BOUNDS["f32"][4]
+
+
+@pytest.mark.parametrize("names", [("bias",), ("image_bias",), ("residual",), ("bias", "image_bias", "residual")])
+def test_epilogue(any_device: Device, names: tuple[str, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 8))
+    actual, expected = _run(any_device, x, 12, "f32", 4, names=names)
+    assert relative_error(actual, expected) < BOUNDS["f32"][4]
+
+
+def test_epilogue_in_f16(device: Device) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 8))
+    actual, expected = _run(device, x, 12, "f16", 4, names=("bias", "image_bias", "residual"))
+    assert relative_error(actual, expected) < BOUNDS["f16"][4]
+
+
+def test_one_row_of_image_bias(device: Device) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 8))
+    actual, expected = _run(device, x, 12, "f32", 4, names=("image_bias",), num_images=1)
+    assert relative_error(actual, expected) < BOUNDS["f32"][4]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_strips(any_device: Device, m: int) -> None:
+    # Strips of one row of tiles, and of two, which end within an image; each has the epilogue of its own pixels.
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, 8))
+    names = ("image_bias", "residual")
+    whole, expected = _run(any_device, x, 12, "f32", m, names=names)
+    assert relative_error(whole, expected) < BOUNDS["f32"][m]
+    row_bytes = (m + 2) ** 2 * -(-7 // m) * (8 + 12) * 4
+    for max_temporary_bytes in (1, 2 * row_bytes):
+        strips, _ = _run(any_device, x, 12, "f32", m, names=names, max_temporary_bytes=max_temporary_bytes)
+        np.testing.assert_array_equal(strips, whole)
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_dispatches_and_memory(m: int) -> None:
+    x, out = tensor_out("x", 2, 64, 64, 320, dtype="f16"), tensor_out("out", 2, 64, 64, 640, dtype="f16")
+    weight = tensor_out("weight", (m + 2) ** 2, 320, 640, dtype="f16")
+    tiles = -(-64 // m)
+    row_bytes = (m + 2) ** 2 * tiles * (320 + 640) * 2
+
+    calls = winograd_conv(x, weight, out, m=m)
+    assert [call.name for call in calls] == [
+        "winograd_conv.transform_input",
+        "matmul.product",
+        "winograd_conv.transform_output",
+    ]
+    assert plan_memory(calls).total_bytes == 2 * tiles * row_bytes <= 64 * 2**20
+
+    calls = winograd_conv(x, weight, out, m=m, max_temporary_bytes=5 * row_bytes)
+    num_strips = -(-2 * tiles // 5)
+    assert len(calls) == 3 * num_strips
+    assert plan_memory(calls).total_bytes == -(-2 * tiles // num_strips) * row_bytes <= 5 * row_bytes
+    assert sum(call.params["num_tiles"] for call in calls[::3]) == 2 * tiles**2
+
+    assert plan_memory(winograd_conv(x, weight, out, m=m, max_temporary_bytes=1)).total_bytes == row_bytes
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_reference(m: int) -> None:
+    rng = np.random.default_rng(2)
+    x, weight = rng.standard_normal((2, 9, 7, 3)), rng.standard_normal((2, 3, 3, 3))
+    U = reference.winograd_filter(weight, m=m)
+    np.testing.assert_allclose(U, transform_filters(weight, m), atol=1e-14)
+    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0))
+    np.testing.assert_allclose(reference.winograd_conv(x, U, m=m), expected, atol=1e-11)
+
+
+def test_shape_errors() -> None:
+    x, weight, out = tensor_out("x", 2, 6, 5, 8), tensor_out("weight", 36, 8, 12), tensor_out("out", 2, 6, 5, 12)
+    with pytest.raises(ShapeError, match=r"winograd_conv: m \(=5\) must be one of 2, 4, 6, 8"):
+        winograd_conv(x, weight, out, m=5)
+    with pytest.raises(ShapeError, match=r"with weight\[36, 8, 12\]:f32, filters transformed for m \(=2\)"):
+        winograd_conv(x, weight, out, m=2)
+    with pytest.raises(ShapeError, match=r"must be \(B, H, W, C_in\) and weight\[6, 6, 8, 12\]:f32 \(36, C_in, C_out\)"):
+        winograd_conv(x, tensor_out("weight", 6, 6, 8, 12), out, m=4)
+    with pytest.raises(ShapeError, match=r"must give out\[2, 6, 4, 12\]:f32"):
+        winograd_conv(x, weight, tensor_out("out", 2, 6, 4, 12), m=4)
+    with pytest.raises(ShapeError, match=r"winograd_conv: in_channels \(=6\) must be a multiple of 4; pad"):
+        winograd_conv(tensor_out("x", 2, 6, 5, 6), tensor_out("weight", 36, 6, 12), out, m=4)
+    with pytest.raises(ShapeError, match=r"winograd_conv: out_channels \(=3\) must be a multiple of 4; pad"):
+        winograd_conv(x, tensor_out("weight", 36, 8, 3), tensor_out("out", 2, 6, 5, 3), m=4)
+    with pytest.raises(ShapeError, match=r"weight\[36, 8, 12\]:f16 must have the dtype of x\[2, 6, 5, 8\]:f32"):
+        winograd_conv(x, tensor_out("weight", 36, 8, 12, dtype="f16"), out, m=4)
+    bad = {
+        "bias": (tensor_out("b", 8), r"bias b\[8\]:f32 must have shape \(12,\)"),
+        "residual": (tensor_out("b", 2, 6, 5, 8), r"residual .* must have shape \(2, 6, 5, 12\)"),
+        "image_bias": (tensor_out("b", 3, 12), r"image_bias b\[3, 12\]:f32 must be \(images, 12\), for the images of x"),
+    }
+    for name, (tensor, message) in bad.items():
+        with pytest.raises(ShapeError, match=message):
+            winograd_conv(x, weight, out, Epilogue(**{name: tensor}), m=4)
+    with pytest.raises(ShapeError, match=r"b\[12\]:f16 must have the dtype"):
+        winograd_conv(x, weight, out, Epilogue(bias=tensor_out("b", 12, dtype="f16")), m=4)
+
+
+def _image(H: int, W: int, C: int) -> np.ndarray:
+    """(1, H, W, C): waves longer than the image, shifted by channel, with noise of 5 % of them."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:H, :W, :1][:2] / max(H, W)
+    phase = rng.uniform(0, 2 * np.pi, C)
+    image = 1.5 * np.sin(3 * y + phase) + np.cos(4 * x - phase)
+    return (image + 0.07 * rng.standard_normal(image.shape))[None]
+
+
+def _run(
+    device: Device,
+    x: np.ndarray,
+    out_channels: int,
+    dtype: DType,
+    m: int,
+    *,
+    weight: np.ndarray | None = None,
+    tile: Tile | LaneTile = SMALL,
+    names: tuple[str, ...] = (),
+    num_images: int = 2,
+    max_temporary_bytes: int = 2**20,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the kernel makes of x, and the direct convolution in float64 of what the device holds of x and filters."""
+    rng = np.random.default_rng(1)
+    if weight is None:
+        weight = rng.standard_normal((out_channels, x.shape[-1], 3, 3))
+    weight = rounded(weight, dtype)
+    out = tensor_out("out", *x.shape[:3], out_channels, dtype=dtype)
+    shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
+    arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
+    U = transform_filters(weight, m)
+    tx, tU = tensor_in("x", x, dtype), tensor_in("weight", U, dtype)
+    added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
+    scale = 0.75 if names else 1.0
+    calls = winograd_conv(tx, tU, out, Epilogue(scale, **added), m=m, tile=tile, max_temporary_bytes=max_temporary_bytes)
+    (actual,) = run_calls(device, calls, {tx: x, tU: U, **{added[name]: arrays[name] for name in names}}, out)
+    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    expected = reference.conv2d_direct(rounded(x, dtype), weight.transpose(2, 3, 1, 0), scale=scale, **terms)
+    return actual, expected
