@@ -53,11 +53,17 @@ def _generate(args: argparse.Namespace) -> None:
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
     from tqdm import tqdm
 
+    from shaderfusion.kernels.select import Optimizations
     from shaderfusion.pipeline import StableDiffusionPipeline
 
     started = time.perf_counter()
+    optimizations = Optimizations.parse(args.optimizations)
     pipe = StableDiffusionPipeline.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, scheduler=args.scheduler
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        scheduler=args.scheduler,
+        optimizations=optimizations,
     )
     loaded = time.perf_counter()
     progress = pipe.generate(
@@ -126,8 +132,16 @@ def _devices(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from shaderfusion.info import describe
+    from shaderfusion.kernels.select import Optimizations
 
-    info = describe(args.model, width=args.width, height=args.height, batch=args.batch, dtype=args.dtype)
+    info = describe(
+        args.model,
+        width=args.width,
+        height=args.height,
+        batch=args.batch,
+        dtype=args.dtype,
+        optimizations=Optimizations.parse(args.optimizations),
+    )
     if args.json:
         print(json.dumps(info.as_dict()))
         return
@@ -172,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
     _add_dtype(generate, "f16 where the GPU has it, f32 on a CPU")
+    _add_optimizations(generate)
     _add_json(generate)
 
     devices = commands.add_parser("devices", help="list the GPU adapters of this machine", allow_abbrev=False)
@@ -184,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_size(info)
     info.add_argument("--batch", type=_whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
     _add_dtype(info, "f16")
+    _add_optimizations(info)
     _add_json(info)
     return parser
 
@@ -200,6 +216,11 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 
 def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
+
+
+def _add_optimizations(parser: argparse.ArgumentParser) -> None:
+    meaning = "all (the default), none, or some of gn,geglu,pfs, with commas between"
+    parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

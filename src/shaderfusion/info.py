@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shaderfusion.graph.memory_plan import plan_memory
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs, find_model
 from shaderfusion.tensor import DType
 
@@ -55,12 +55,13 @@ def describe(
     height: int | None = None,
     batch: int = 1,
     dtype: DType | None = None,
+    optimizations: Optimizations | None = None,
 ) -> ModelInfo:
-    """The costs of a model on a GPU, for `batch` images of width x height pixels; f16 by default."""
+    """The costs of a model on a GPU for `batch` images of that size in pixels; f16, all optimizations by default."""
     folder = find_model(model)
     config = ModelConfig.from_folder(folder)
     width, height = config.require_size("width", width), config.require_size("height", height)
-    kernels = Kernels(dtype or "f16")
+    kernels = Kernels(dtype or "f16", optimizations=optimizations or Optimizations())
     graphs = build_graphs(config, kernels, batch=batch, height_px=height, width_px=width, guidance=True)
     components = tuple(
         ComponentInfo(
