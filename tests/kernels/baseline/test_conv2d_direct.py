@@ -21,7 +21,7 @@ SMALL_LANES = LaneTile(4, 32)
 @pytest.fixture(params=[SMALL, SMALL_LANES], ids=["tile", "lanes"])
 def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
     """A tile of each algorithm that compiles quickly."""
-    if isinstance(request.param, LaneTile) and "subgroup" not in any_device.handle.features:
+    if isinstance(request.param, LaneTile) and not any_device.has("subgroup"):
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     return request.param
 
@@ -55,7 +55,7 @@ def test_both_algorithms(any_device: Device, small: Tile | LaneTile, stride: int
 
 
 def test_lanes_in_f16(device: Device) -> None:
-    if "subgroup" not in device.handle.features:
+    if not device.has("subgroup"):
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     assert _error(device, (2, 5, 7, 12), 20, "f16", tile=SMALL_LANES) < BOUNDS["f16"]
 
@@ -80,13 +80,18 @@ def test_great_depth_in_f16(device: Device) -> None:
     assert _error(device, (1, 2, 2, 460), 4, "f16", tile=SMALL, offset=0.5) < BOUNDS["f16"]
 
 
-KERNELS = {"gpu": Kernels("f32"), "lanes": Kernels("f32", lanes=True)}
+KERNELS = {
+    "gpu": Kernels("f32"),
+    "lanes": Kernels("f32", lanes=True),
+    "lanes-int64": Kernels("f32", lanes=True, int64=True),
+}
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
-    if kernels.lanes and "subgroup" not in device.handle.features:
-        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    for needed, feature in ((kernels.lanes, "subgroup"), (kernels.int64, "shader-int64")):
+        if needed and not device.has(feature):
+            pytest.skip(f"this device lacks {feature}")
     # What select.py runs: more pixels and channels than a tile of 64 x 128, and split K on a GPU.
     rng = np.random.default_rng(1)
     x, weight = rng.standard_normal((1, 10, 7, 20)), rng.standard_normal((3, 3, 20, 132))
