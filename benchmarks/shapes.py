@@ -1,6 +1,6 @@
 """Layer shapes of Stable Diffusion 1.4 at 512x512 with guidance (batch 2; the decoder's batch is 1), named once."""
 
-__all__ = ["CONV2D", "MATMUL"]
+__all__ = ["ATTENTION", "CONV2D", "MATMUL"]
 
 # name: (B, H, W, C_in, C_out) of a 3x3 convolution of stride 1
 CONV2D: dict[str, tuple[int, int, int, int, int]] = {
@@ -25,4 +25,16 @@ MATMUL: dict[str, tuple[int, int, int]] = {
     "unet ff.0 1280@16": (512, 10240, 1280),
     "unet to_k 1280": (154, 1280, 768),
     "text fc1": (77, 3072, 768),
+}
+
+# name: (B, N, M, heads, D)
+ATTENTION: dict[str, tuple[int, int, int, int, int]] = {
+    "self 4096 d40": (2, 4096, 4096, 8, 40),
+    "self 1024 d80": (2, 1024, 1024, 8, 80),
+    "self 256 d160": (2, 256, 256, 8, 160),
+    "self 64 d160": (2, 64, 64, 8, 160),
+    "cross 4096 d40": (2, 4096, 77, 8, 40),
+    "cross 1024 d80": (2, 1024, 77, 8, 80),
+    "cross 256 d160": (2, 256, 77, 8, 160),
+    "cross 64 d160": (2, 64, 77, 8, 160),
 }
