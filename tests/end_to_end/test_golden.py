@@ -7,6 +7,7 @@ from kernel_runner import relative_error
 
 from shaderfusion.engine import Engine
 from shaderfusion.gpu.device import Device
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
@@ -21,9 +22,8 @@ F16_PSNR_DB = 35
 
 RUNS = [pytest.param(name, run, id=f"{name}-{run}") for name in NAMES for run in golden(name).runs]
 CHECKED_RUNS = [pytest.param("odd", run, id=f"odd-{run}") for run in golden("odd").runs]
-# f16 is emulated on a CPU, and slow: one run of each model, and of emoji the smallest with guidance.
-F16_RUNS = [pytest.param(name, golden(name).runs[0], id=name) for name in NAMES if name != "emoji"]
-F16_RUNS.append(pytest.param("emoji", golden("emoji").runs[0], id="emoji"))
+# f16 is emulated on a CPU, and slow: one run of each model.
+F16_RUNS = [pytest.param(name, golden(name).runs[0], id=name) for name in NAMES]
 
 
 def engine_of(pipe: StableDiffusionPipeline, height: int, width: int) -> Engine:
@@ -120,6 +120,14 @@ def test_whole_run_checked(checked_device: Device, name: str, run: Run, monkeypa
     pipe = load(checked_device, name, "f32")
     monkeypatch.setattr(pipe, "scheduler", run.scheduler)
     require_equal_run(pipe, run)
+
+
+@pytest.mark.parametrize("optimizations", ["all", "none"])
+def test_whole_run_with_the_kernels_of_gpus(device: Device, optimizations: str) -> None:
+    kernels = Kernels("f32", optimizations=Optimizations.parse(optimizations))
+    run = golden("odd").runs[0]
+    assert run.scheduler == "euler"  # the model's own
+    require_equal_run(load(device, "odd", "f32", kernels), run)
 
 
 @pytest.mark.parametrize(("name", "run"), F16_RUNS)

@@ -11,6 +11,7 @@ import numpy as np
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.engine import load_all_weights
 from shaderfusion.gpu.device import Device
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.stable_diffusion import ModelConfig, find_model
 from shaderfusion.pipeline import StableDiffusionPipeline, make_kernels
 from shaderfusion.tensor import DType
@@ -94,12 +95,15 @@ def golden(name: str) -> Golden:
 
 
 @cache
-def load(device: Device, name: str, dtype: DType) -> StableDiffusionPipeline:
-    """A golden model on a device, once: models on one device share its compiled pipelines."""
+def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None) -> StableDiffusionPipeline:
+    """A golden model on a device, once: models on one device share its compiled pipelines.
+
+    Its kernels are those that suit the device, unless given. PNDM skips Runge-Kutta steps, as in the golden runs.
+    """
     folder = model_folder(name)
     config = ModelConfig.from_folder(folder)
     scheduler_config = replace(SchedulerConfig.from_json(folder / "scheduler"), skip_prk_steps=True)
-    kernels = make_kernels(device, dtype)
+    kernels = kernels or make_kernels(device, dtype)
     weights = load_all_weights(device, config, kernels, folder)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     return StableDiffusionPipeline(device, kernels, tokenizer, config, scheduler_config, weights)
