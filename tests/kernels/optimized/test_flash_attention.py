@@ -48,7 +48,8 @@ class Attention:
         self.dtype: DType = dtype
 
     def flash(self, tile: FlashTile | None = SMALL, *, causal: bool = False) -> list[KernelCall]:
-        return [flash_attention(*self.specs, self.out, num_heads=self.num_heads, causal=causal, tile=tile)]
+        q, k, v = self.specs
+        return [flash_attention(q, k, v, self.out, num_heads=self.num_heads, causal=causal, tile=tile)]
 
     def unfused(self, *, causal: bool = False) -> list[KernelCall]:
         q, k, v = self.specs
@@ -159,9 +160,7 @@ def test_reference() -> None:
 
 def test_shape_errors() -> None:
     q, k, out = tensor_out("q", 2, 5, 48), tensor_out("k", 2, 7, 48), tensor_out("out", 2, 5, 48)
-    with pytest.raises(
-        ShapeError, match=r"flash_attention: q\[2, 5, 48\]:f32 must be \(B, N, heads D\) with"
-    ):
+    with pytest.raises(ShapeError, match=r"flash_attention: q\[2, 5, 48\]:f32 must be \(B, N, heads D\) with"):
         flash_attention(q, k, k, out, num_heads=5)
     with pytest.raises(ShapeError, match=r"num_heads \(=0\)"):
         flash_attention(q, k, k, out, num_heads=0)
