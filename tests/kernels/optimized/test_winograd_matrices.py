@@ -92,7 +92,7 @@ def test_transform_filters(m: int) -> None:
     for dtype in (np.float16, np.float32):
         rounded = transform_filters(weight.astype(dtype), m)
         assert rounded.dtype == np.float32
-        np.testing.assert_allclose(rounded, U, atol=2 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(rounded, U, atol=2 * float(np.finfo(dtype).eps))
 
 
 def test_errors() -> None:

@@ -32,9 +32,9 @@ _POINTS = {
 }
 """By m, the points +-p at which tile and filter are interpolated, besides 0 and infinity.
 
-Of the binary fractions up to 4 with at most three bits after the point, those that amplify the rounding of U, V and M
-least on white noise: 1.7, 4.8, 21 and 122 times for m = 2, 4, 6, 8 (Lavin and Gray's 0, +-1, +-2: 10.8 times for m = 4).
-Binary fractions make A and B exact in f32; the thirds and fifths are all in G, which only the host uses.
+Of 14 binary fractions from 1/4 to 4, those that amplify the rounding of U, V and M least on white noise: 1.7, 4.8, 21
+and 122 times for m = 2, 4, 6, 8 (Lavin and Gray's +-1, +-2 for m = 4: 10.8 times). Binary fractions make A and B exact
+in f32; what divides by other primes is all in G, which only the host uses.
 """
 
 TILE_SIZES = tuple(_POINTS)
@@ -79,8 +79,8 @@ def winograd_matrices(m: int) -> WinogradMatrices:
     The product of polynomials of degrees m - 1 and 2 is known by its values at m + 1 points and its leading coefficient
     ("infinity"). With E_k the evaluation of k coefficients: A^T = E_m^T, G = E_3, B^T = E_{m+2}^{-T}, of which row i is
     Lagrange's polynomial of point i; its denominator goes to G. Powers of two, which round nothing, then bring
-    the sums of absolute values to (1, 2] in B^T's rows and (1/2, 1] in G's: max |V| <= 4 max |x|, max |U| <= max |g|, and
-    M is no larger than a sum of as many products of x and g, so that f16 overflows no sooner than in the output.
+    the sums of absolute values to (1, 2] in B^T's rows and (1/2, 1] in G's. So |V| <= 4 max |x|, |U| <= max |g| and
+    |M| <= 4 C max |x| max |g|, where outputs reach 9 C max |x| max |g|: f16 overflows in the output first.
     """
     if m not in _POINTS:
         raise ShapeError(f"winograd_conv: m (={m}) must be one of {', '.join(map(str, TILE_SIZES))}")
@@ -155,8 +155,8 @@ def winograd_conv(
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: ((m + 2)^2, C_in, C_out) by transform_filters, out: (B, H, W, C_out), zero padding.
 
-    Per strip of tile rows: transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out), `tile`
-    being theirs, and transform_output with the epilogue. P is the tiles in the strip. Strips share V and M, which
+    Per strip of tile rows: transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with
+    `tile`, and transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which
     together take at most max_temporary_bytes, or one row of tiles where that is more.
     """
     epilogue = epilogue or Epilogue()
@@ -226,7 +226,10 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
             "scale": float(epilogue.scale),
             "rows_per_image": B // images * H * W,
             # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
-            "num_inner": 1, "out_outer": 0, "out_inner": 0, "out_row": C_out // 4,
+            "num_inner": 1,
+            "out_outer": 0,
+            "out_inner": 0,
+            "out_row": C_out // 4,
         },
         workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * C_out // 4, _LANES[m])),
     )
