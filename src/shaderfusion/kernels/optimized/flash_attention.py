@@ -72,11 +72,11 @@ class FlashTile:
 def choose_flash_tile(head_dim: int, dtype: DType) -> FlashTile:
     """The first of some tiles that fits: many queries, then many keys, then operands in f32.
 
-    A thread has at most 64 sums of the output, so that they stay in registers.
+    A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output.
     """
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
-        thread_queries = min(8, queries // 2, max(1, 64 * threads_k // head_dim))
-        thread_queries = 1 << (thread_queries.bit_length() - 1)
+        most = max(1, min(8, queries * threads_k // 64, 64 * threads_k // head_dim))
+        thread_queries = 1 << (most.bit_length() - 1)
         for widened in ("qkvp", "kvp", "kv", "v", ""):
             tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
             if tile.shared_bytes(head_dim, dtype) <= MAX_SHARED_BYTES:
