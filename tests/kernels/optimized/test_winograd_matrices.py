@@ -92,6 +92,7 @@ def test_transform_filters(m: int) -> None:
     for dtype in (np.float16, np.float32):
         rounded = transform_filters(weight.astype(dtype), m)
         assert rounded.dtype == np.float32
+        assert transform_filters(weight, m, dtype).dtype == dtype
         np.testing.assert_allclose(rounded, U, atol=2 * float(np.finfo(dtype).eps))
 
 

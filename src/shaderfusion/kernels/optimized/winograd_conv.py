@@ -127,19 +127,21 @@ def _power_of_2_to(limit: int, row: list[Fraction]) -> Fraction:
     return scale
 
 
-def transform_filters(weight: np.ndarray, m: int) -> np.ndarray:
+def transform_filters(weight: np.ndarray, m: int, dtype: type[np.floating] | None = None) -> np.ndarray:
     """U = G g G^T of filters (C_out, C_in, 3, 3) as ((m + 2)^2, C_in, C_out), once, when weights are loaded.
 
-    Summed in f64; f64 for f64 filters, else f32. Besides U it holds one input channel of it at a time.
+    Summed in f64, then rounded to dtype: by default f64 for f64 filters, else f32. It holds little besides U.
     """
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise ShapeError(f"winograd_conv: filters of shape {weight.shape} must be (C_out, C_in, 3, 3)")
     G = np.array(winograd_matrices(m).G, np.float64)
+    both_sides = np.kron(G, G)
     out_channels, in_channels = weight.shape[:2]
-    U = np.empty(((m + 2) ** 2, in_channels, out_channels), np.float64 if weight.dtype == np.float64 else np.float32)
+    dtype = dtype or (np.float64 if weight.dtype == np.float64 else np.float32)
+    U = np.empty(((m + 2) ** 2, in_channels, out_channels), dtype)
     for c in range(in_channels):
         taps = weight[:, c].reshape(out_channels, 9).T.astype(np.float64)  # (9, C_out)
-        U[:, c] = np.kron(G, G) @ taps
+        U[:, c] = both_sides @ taps
     return U
 
 
