@@ -158,7 +158,7 @@ def run_ours(
     memory: list[Any] = []
     for name in ("vae", "unet", "text_encoder"):
         graph = graphs[name]
-        external = {weight.tensor: weights[weight.tensor.name] for weight in graph.weights.values()}
+        external = weights.load(graph)
         started = time.perf_counter()
         program = Program(device, graph, external, memory)
         for key, array in inputs[name].items():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph, Weight, WeightLayout
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
@@ -16,22 +17,36 @@ from shaderfusion.schedulers import Update
 from shaderfusion.weights.checkpoint import Checkpoint
 from shaderfusion.weights.prepare import load_weights
 
-__all__ = ["Engine", "Weights", "load_all_weights"]
-
-Weights = dict[str, Any]
-"""GPU buffers of the weights, by the name of their tensor."""
+__all__ = ["Engine", "WeightStore", "load_all_weights"]
 
 
-def load_all_weights(device: Device, config: ModelConfig, kernels: Kernels, folder: Path) -> Weights:
-    """Weights of all components. They do not depend on the image's size, so graphs of any size name them."""
-    side_px = config.size_multiple_px
-    graphs = build_graphs(config, kernels, batch=1, height_px=side_px, width_px=side_px, guidance=False)
-    checkpoints = {name: Checkpoint(folder / name) for name in COMPONENTS}
-    weights: Weights = {}
-    for name in COMPONENTS:
-        loaded = load_weights(device, graphs[name].weights.values(), checkpoints[name])
-        weights |= {tensor.name: buffer for tensor, buffer in loaded.items()}
-    return weights
+class WeightStore:
+    """A model's weights on a device, each in the layout that the last graph asked for it."""
+
+    def __init__(self, device: Device, folder: Path) -> None:
+        self._device = device
+        self._checkpoints = {name: Checkpoint(folder / name) for name in COMPONENTS}
+        self._loaded: dict[str, tuple[WeightLayout, Any]] = {}
+
+    def load(self, graph: Graph) -> Buffers:
+        """Buffers of the graph's weights. Those not loaded yet, or in another layout, are read from the files."""
+
+        def is_loaded(weight: Weight) -> bool:
+            return self._loaded.get(weight.tensor.name, (None,))[0] == weight.layout
+
+        missing = [weight for weight in graph.weights.values() if not is_loaded(weight)]
+        buffers = load_weights(self._device, missing, self._checkpoints[graph.name])
+        self._loaded |= {weight.tensor.name: (weight.layout, buffers[weight.tensor]) for weight in missing}
+        return {weight.tensor: self._loaded[weight.tensor.name][1] for weight in graph.weights.values()}
+
+
+def load_all_weights(device: Device, config: ModelConfig, kernels: Kernels, folder: Path) -> WeightStore:
+    """Weights of all components, for images of the model's own size."""
+    side_px = config.require_size("width", None)
+    store = WeightStore(device, folder)
+    for graph in build_graphs(config, kernels, batch=1, height_px=side_px, width_px=side_px, guidance=True).values():
+        store.load(graph)
+    return store
 
 
 class Engine:
@@ -42,7 +57,7 @@ class Engine:
         device: Device,
         config: ModelConfig,
         kernels: Kernels,
-        weights: Weights,
+        weights: WeightStore,
         *,
         batch: int,
         height_px: int,
@@ -50,7 +65,9 @@ class Engine:
         guidance: bool,
     ) -> None:
         graphs = build_graphs(config, kernels, batch=batch, height_px=height_px, width_px=width_px, guidance=guidance)
-        external: Buffers = {w.tensor: weights[w.tensor.name] for g in graphs.values() for w in g.weights.values()}
+        external: Buffers = {}
+        for graph in graphs.values():
+            external |= weights.load(graph)
         memory: list[Any] = []  # of intermediate tensors: the programs share it, as they never run at the same time
         # The decoder needs most, so that it comes first and nothing has to grow.
         self.vae, self.unet, self.text_encoder = (

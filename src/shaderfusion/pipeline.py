@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import Engine, Weights, load_all_weights
+from shaderfusion.engine import Engine, WeightStore, load_all_weights
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels.select import Kernels, Optimizations
@@ -54,7 +54,7 @@ class StableDiffusionPipeline:
         tokenizer: Tokenizer,
         config: ModelConfig,
         scheduler_config: SchedulerConfig,
-        weights: Weights,
+        weights: WeightStore,
         scheduler: str | None = None,
     ) -> None:
         self.device = device
@@ -190,7 +190,14 @@ class StableDiffusionPipeline:
 def make_kernels(device: Device, dtype: DType, optimizations: Optimizations | None = None) -> Kernels:
     """The kernels that suit a device, with all optimizations by default."""
     lanes = device.info.kind == "CPU" and device.has("subgroup")
-    return Kernels(dtype, lanes, device.has("shader-int64"), optimizations or Optimizations())
+    return Kernels(
+        dtype,
+        lanes=lanes,
+        int64=device.has("shader-int64"),
+        max_binding_bytes=min(device.limits["max-storage-buffer-binding-size"], device.limits["max-buffer-size"]),
+        max_invocations=device.limits["max-compute-invocations-per-workgroup"],
+        optimizations=optimizations or Optimizations(),
+    )
 
 
 def _require_count(name: str, value: int) -> int:

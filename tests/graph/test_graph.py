@@ -64,7 +64,9 @@ def test_weight_layouts(g: Graph) -> None:
     assert kernel.name == "unet.conv1.weight"
     assert g.num_parameters == 6 * 4 * 9 + 6 + 6 * 4  # without the padding
     assert g.weights_bytes == 2 * (9 * 4 * 8 + 8 + 4 * 6)  # with it
-    assert set(LAYOUT_SHAPES) == {"as_is", "linear", "conv2d"}
+    winograd = g.weight("conv2.weight", 6, 4, 3, 3, layout="winograd_4")
+    assert winograd.shape == (36, 4, 6)
+    assert set(LAYOUT_SHAPES) == {"as_is", "linear", "conv2d", *(f"winograd_{m}" for m in (2, 4, 6, 8))}
 
 
 def test_same_weight_twice_is_one(g: Graph) -> None:

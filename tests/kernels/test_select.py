@@ -43,9 +43,50 @@ def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, kernel_size: i
 
 
 UNFUSED = replace(GPU, optimizations=Optimizations.parse("none"))
+FUSED = replace(GPU, optimizations=Optimizations.parse("pfs"))
 
 
-@pytest.mark.parametrize("kernels", [GPU, LANES, UNFUSED], ids=["gpu", "lanes", "unfused"])
+@pytest.mark.parametrize(("heads", "kernels", "flash"), [(3, GPU, True), (1, GPU, False), (3, LANES, False)])
+def test_flash_attention_where_it_pays(heads: int, kernels: Kernels, flash: bool) -> None:
+    q = tensor_out("q", 2, 64, 240, dtype=kernels.dtype)  # head dims 80 and 240
+    calls = kernels.attention(q, q, q, tensor_out("out", 2, 64, 240, dtype=kernels.dtype), num_heads=heads)
+    assert (["flash_attention"] == [call.name for call in calls]) is flash
+
+
+@pytest.mark.parametrize(
+    ("kernels", "shape", "out_channels", "stride", "layout"),
+    [
+        (GPU, (2, 32, 32, 640), 640, 1, "winograd_4"),
+        (GPU, (2, 32, 32, 640), 640, 2, "conv2d"),
+        (GPU, (2, 16, 16, 1280), 1280, 1, "conv2d"),  # 32 tiles
+        (GPU, (1, 512, 512, 128), 4, 1, "conv2d"),  # too few channels
+        (GPU, (1, 128, 128, 2560), 1280, 1, "conv2d"),  # 236 MB of filters, over WebGPU's least binding
+        (UNFUSED, (2, 32, 32, 640), 640, 1, "conv2d"),
+        (LANES, (2, 16, 16, 128), 128, 1, "winograd_4"),
+    ],
+)
+def test_winograd_where_it_pays(
+    kernels: Kernels, shape: tuple[int, ...], out_channels: int, stride: int, layout: str
+) -> None:
+    x = tensor_out("x", *shape, dtype=kernels.dtype)
+    assert kernels.conv2d_layout(x, out_channels, stride=stride) == layout
+
+
+def test_winograd_by_the_weight() -> None:
+    x, weight = tensor_out("x", 1, 8, 8, 32, dtype="f16"), tensor_out("w", 36, 32, 32, dtype="f16")
+    calls = GPU.conv2d(x, weight, tensor_out("out", 1, 8, 8, 32, dtype="f16"), Epilogue())
+    assert [call.entry_point for call in calls] == ["transform_input", "product", "transform_output"]
+
+
+def test_group_norm_where_it_pays() -> None:
+    weight = tensor_out("w", 128, dtype="f16")
+    for side, fused in ((64, True), (512, False)):  # groups of 16,384 and 1,048,576 values
+        x = tensor_out("x", 1, side, side, 128, dtype="f16")
+        calls = GPU.group_norm(x, weight, weight, x, num_groups=32, eps=1e-6)
+        assert (len(calls) == 1) is fused
+
+
+@pytest.mark.parametrize("kernels", [FUSED, LANES, UNFUSED], ids=["fused", "lanes", "unfused"])
 def test_attention(kernels: Kernels) -> None:
     q, k = tensor_out("q", 2, 10, 24, dtype=kernels.dtype), tensor_out("k", 2, 77, 24, dtype=kernels.dtype)
     calls = kernels.attention(q, k, k, tensor_out("out", 2, 10, 24, dtype=kernels.dtype), num_heads=3)
@@ -81,6 +122,6 @@ def test_parse_optimizations() -> None:
 def test_errors_pass_through() -> None:
     x = tensor_out("x", 2, 4, 6)
     with pytest.raises(ShapeError, match=r"attention_scores: .* with num_heads \(=4\)"):
-        GPU.attention(x, x, x, x, num_heads=4)
+        LANES.attention(x, x, x, x, num_heads=4)
     with pytest.raises(ShapeError, match=r"group_norm"):
         GPU.group_norm(x, x, x, x, num_groups=4, eps=1e-5)

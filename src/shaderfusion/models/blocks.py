@@ -66,7 +66,8 @@ def conv2d(
     padded = ceil_div(channels, 4) * 4
     with g.scope(name):
         out = out or g.tensor("out", B, ceil_div(H, stride), ceil_div(W, stride), padded)
-        weight = g.weight("weight", channels, C, 3, 3, layout="conv2d", padded_to=padded)
+        layout = g.kernels.conv2d_layout(x, padded, stride=stride)
+        weight = g.weight("weight", channels, C, 3, 3, layout=layout, padded_to=padded)
         bias = g.weight("bias", channels, padded_to=padded)
         epilogue = Epilogue(scale, bias, image_bias, residual)
         g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride))

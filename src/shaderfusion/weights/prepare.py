@@ -1,20 +1,22 @@
 """Checkpoint tensors to GPU buffers in the kernels' layout and dtype, one at a time, once."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from shaderfusion.errors import WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, upload
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Weight
+from shaderfusion.graph.graph import Weight, WeightLayout
 from shaderfusion.graph.program import Buffers
+from shaderfusion.kernels.optimized.winograd_conv import transform_filters
 from shaderfusion.weights.checkpoint import Checkpoint
 
 __all__ = ["load_weights", "prepare"]
 
-_AXES = {"as_is": None, "linear": (1, 0), "conv2d": (2, 3, 1, 0)}
-"""graph.LAYOUT_SHAPES as permutations of the axes."""
+_AXES = {"linear": (1, 0), "conv2d": (2, 3, 1, 0)}
+"""graph.LAYOUT_SHAPES as permutations of the axes, where they are such."""
 
 
 def load_weights(device: Device, weights: Iterable[Weight], checkpoint: Checkpoint) -> Buffers:
@@ -38,13 +40,20 @@ def load_weights(device: Device, weights: Iterable[Weight], checkpoint: Checkpoi
 def prepare(array: np.ndarray, weight: Weight) -> np.ndarray:
     """A checkpoint's tensor in the layout, dtype and padded shape of the kernel; WeightsError for NaN or overflow."""
     tensor = weight.tensor
-    axes = _AXES[weight.layout]
-    view = array if axes is None else array.transpose(axes)
-    out = np.zeros(tensor.shape, NUMPY_DTYPES[tensor.dtype])
+    dtype = NUMPY_DTYPES[tensor.dtype]
+    out = np.zeros(tensor.shape, dtype)
     with np.errstate(over="ignore"):
+        view = _to_layout(array, weight.layout, dtype)
         out[..., : view.shape[-1]] = view
     if not np.isfinite(out).all():
         if np.isfinite(array.astype(np.float32, copy=False)).all():
             raise WeightsError(f"{tensor.name}: has values over the range of {tensor.dtype}; use dtype f32")
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
     return out
+
+
+def _to_layout(array: np.ndarray, layout: WeightLayout, dtype: Any) -> np.ndarray:
+    if layout in _AXES:
+        return array.transpose(_AXES[layout])
+    _, _, m = layout.partition("winograd_")
+    return transform_filters(array, int(m), dtype) if m else array

@@ -1,11 +1,14 @@
 """Group normalization, with the activation that follows, in one dispatch."""
 
 from shaderfusion.kernels.baseline.group_norm_unfused import require_group_norm_shapes
-from shaderfusion.kernels.call import KernelCall, read, write
+from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["group_norm"]
+
+_MAX_CACHED = 64
+"""Values of a group that a lane keeps in registers."""
 
 
 def group_norm(
@@ -24,7 +27,10 @@ def group_norm(
     B, C = x.shape[0], x.shape[-1]
     group_channels = C // num_groups
     width = 4 if group_channels % 4 == 0 else 2 if group_channels % 2 == 0 else 1
+    turns = ceil_div(x.size // (B * num_groups * width), workgroup_size)
     constants: dict[str, int | bool | str] = {"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": workgroup_size}
+    if width * turns <= _MAX_CACHED:
+        constants |= {"CACHED": True, "TURNS": turns}
     return KernelCall(
         source="optimized/group_norm.wgsl",
         entry_point="group_norm",
