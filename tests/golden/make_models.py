@@ -20,7 +20,7 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class Model:
     dtypes: dict[str, torch.dtype]
     shard_size: str
     cases: list[dict]
+    gains: dict[str, float] = field(default_factory=dict)
+    """Of layers with outputs so small that the epsilon of the norm after them shows."""
 
 
 SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of heads, epsilon, quick_gelu, PNDM
@@ -156,6 +158,15 @@ ODD = Model(
         case("ddim", num_inference_steps=5, seed=9, guidance_scale=2.5),
         case("pndm", num_inference_steps=4, seed=10, width=8, height=16, num_images_per_prompt=2),
     ],
+    gains={
+        "text_encoder.embeddings.token_embedding.weight": 0.02,
+        "text_encoder.embeddings.position_embedding.weight": 0.02,
+        "unet.conv_in": 0.02,
+        "unet.down_blocks.1.resnets.0.conv2": 0.02,
+        "unet.down_blocks.1.resnets.0.conv_shortcut": 0.02,
+        "unet.down_blocks.1.attentions.0.proj_in": 0.02,
+        "vae.decoder.conv_in": 0.001,
+    },
 )
 TINY = {"sd1": SD1, "sd2": SD2, "odd": ODD}
 EMOJI_CASES = [
@@ -182,6 +193,14 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
                 parameter.copy_(noise)
             else:
                 parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+
+
+def find_parameters(network: torch.nn.Module, path: str) -> list[torch.nn.Parameter]:
+    """Those below a path or at it; the outermost module's name may be left out, as some transformers do."""
+    found = [parameter for name, parameter in network.named_parameters() if f".{name}".find(f".{path}") >= 0]
+    if not found:
+        raise ValueError(f"no parameter {path}")
+    return found
 
 
 def write_json(path: Path, content: object) -> None:
@@ -227,6 +246,10 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
     }
     for i, (name, network) in enumerate(networks.items()):
         randomize(network, seed + i)
+        for path, gain in model.gains.items():
+            if path.startswith(f"{name}."):
+                for parameter in find_parameters(network, path.removeprefix(f"{name}.")):
+                    parameter.data *= gain
         if name == "vae":
             network.decoder.conv_out.weight.data *= 0.7  # a deviation of about 50 of 255
         network.to(model.dtypes[name]).save_pretrained(folder / name, max_shard_size=model.shard_size)
