@@ -50,7 +50,7 @@ FUSED = replace(GPU, optimizations=Optimizations.parse("pfs"))
 def test_flash_attention_where_it_pays(heads: int, kernels: Kernels, flash: bool) -> None:
     q = tensor_out("q", 2, 64, 240, dtype=kernels.dtype)  # head dims 80 and 240
     calls = kernels.attention(q, q, q, tensor_out("out", 2, 64, 240, dtype=kernels.dtype), num_heads=heads)
-    assert (["flash_attention"] == [call.name for call in calls]) is flash
+    assert ([call.name for call in calls] == ["flash_attention"]) is flash
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,11 @@ class Kernels:
         M = k.shape[1]
         # On an H200 with D = 40, N = M = 4096: 1.7 ms, and 2.4 ms unfused; D = 80, 1024: 0.27 and 0.32 ms; but D = 160,
         # 256: 0.14 and 0.05 ms, since a thread can't hold enough rows of so many channels.
-        if self.optimizations.flash_attention and not self.lanes and C // num_heads <= 80:
+        D = C // num_heads
+        if self.optimizations.flash_attention and not self.lanes and D <= 80 and D % 8 == 0:
             return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal),)
         scores = TensorSpec(f"{out.name}.scores", (B, num_heads, N, ceil_div(M, 4) * 4), self.dtype)
-        scale = (C // num_heads) ** -0.5
+        scale = D**-0.5
         tile = self._tile(Tile())
         product = attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=tile)
         if self.optimizations.partially_fused_softmax:
