@@ -1,0 +1,40 @@
+"""Group norm with SiLU at SD 1.4's shapes, in one dispatch and not: `python -m benchmarks.kernels.bench_group_norm`."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.harness import Case, main
+from benchmarks.shapes import GROUP_NORM
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.optimized.group_norm import group_norm
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import TensorSpec
+
+__all__ = ["cases"]
+
+NUM_GROUPS, EPS = 32, 1e-5
+
+
+def cases(kernels: Kernels) -> Iterator[Case]:
+    """Every shape, checked on its first group."""
+    for name, (B, H, W, C) in GROUP_NORM.items():
+        x, out = (TensorSpec(n, (B, H, W, C), kernels.dtype, role) for n, role in (("x", "input"), ("out", "output")))
+        weight, bias = (TensorSpec(n, (C,), kernels.dtype, "input") for n in ("weight", "bias"))
+        channels = C // NUM_GROUPS
+
+        def expect(arrays: dict[str, np.ndarray], channels: int = channels) -> np.ndarray:
+            x, weight, bias = (arrays[name][..., :channels].astype(np.float64) for name in ("x", "weight", "bias"))
+            return reference.group_norm(x[:1], weight, bias, num_groups=1, eps=EPS, activation="silu")
+
+        unfused = group_norm_unfused(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu")
+        where = np.s_[:1, ..., :channels]
+        yield Case(f"group_norm_unfused {name}", unfused, expect, where, flop=0)
+        size = min(1024, kernels.max_invocations)
+        fused = group_norm(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu", workgroup_size=size)
+        yield Case(f"group_norm {name}", [fused], expect, where, flop=0)
+
+
+if __name__ == "__main__":
+    main(cases, __doc__)
