@@ -20,7 +20,8 @@ NUM_GROUPS, EPS = 32, 1e-5
 def cases(kernels: Kernels) -> Iterator[Case]:
     """Every shape, checked on its first group."""
     for name, (B, H, W, C) in GROUP_NORM.items():
-        x, out = (TensorSpec(n, (B, H, W, C), kernels.dtype, role) for n, role in (("x", "input"), ("out", "output")))
+        x = TensorSpec("x", (B, H, W, C), kernels.dtype, "input")
+        out = TensorSpec("out", (B, H, W, C), kernels.dtype, "output")
         weight, bias = (TensorSpec(n, (C,), kernels.dtype, "input") for n in ("weight", "bias"))
         channels = C // NUM_GROUPS
 
