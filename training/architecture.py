@@ -60,7 +60,7 @@ def make_vae() -> AutoencoderKL:
 
 def make_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule, sampled by DDIM."""
-    return DDIMScheduler(
+    scheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
@@ -71,6 +71,8 @@ def make_scheduler() -> DDIMScheduler:
         steps_offset=1,
         timestep_spacing="leading",
     )
+    scheduler.register_to_config(skip_prk_steps=True)  # for those who sample by PNDM with this file
+    return scheduler
 
 
 def disk_names(network: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The golden models and what diffusers made of them, as make_models.py stored it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,11 @@ def golden(name: str) -> Golden:
 def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None) -> StableDiffusionPipeline:
     """A golden model on a device, once: models on one device share its compiled pipelines.
 
-    Its kernels are those that suit the device, unless given. PNDM skips Runge-Kutta steps, as in the golden runs.
+    Its kernels are those that suit the device, unless given.
     """
     folder = model_folder(name)
     config = ModelConfig.from_folder(folder)
-    scheduler_config = replace(SchedulerConfig.from_json(folder / "scheduler"), skip_prk_steps=True)
+    scheduler_config = SchedulerConfig.from_json(folder / "scheduler")
     kernels = kernels or make_kernels(device, dtype)
     weights = load_all_weights(device, config, kernels, folder)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
