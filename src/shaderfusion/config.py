@@ -21,7 +21,23 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["ClipTextConfig", "SchedulerConfig", "UNetConfig", "VaeConfig", "load_json"]
+__all__ = [
+    "CONVERT_PICKLE",
+    "PICKLE_SUFFIXES",
+    "ClipTextConfig",
+    "SchedulerConfig",
+    "UNetConfig",
+    "VaeConfig",
+    "load_json",
+]
+
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
+CONVERT_PICKLE = (
+    "pickle files can run code when opened, so shaderfusion never does; convert it where you trust it: "
+    "`StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder, safe_serialization=True)` with diffusers, "
+    "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
+)
 
 
 @dataclass(frozen=True)

@@ -154,3 +154,10 @@ def test_weights_do_not_depend_on_the_size(config: ModelConfig) -> None:
             for graphs in (small, large)
         ]
         assert shapes[0] == shapes[1]
+
+
+def test_pickle_files_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(b"not even a pickle")
+    with pytest.raises(ModelError, match=r"model.ckpt: pickle files can run code .* `StableDiffusionPipeline.from_si"):
+        find_model(checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shaderfusion.config import ClipTextConfig, UNetConfig, VaeConfig, load_json
+from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, ClipTextConfig, UNetConfig, VaeConfig, load_json
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
@@ -25,6 +25,8 @@ def find_model(model: str | Path) -> Path:
     """The folder of an embedded model's name, or of a path; ModelError where it is not a Stable Diffusion model."""
     embedded = {path.name: path for path in EMBEDDED_FOLDER.iterdir() if path.is_dir()}
     folder = embedded.get(str(model), Path(model))
+    if folder.suffix in PICKLE_SUFFIXES and folder.is_file():
+        raise ModelError(f"{folder}: {CONVERT_PICKLE}")
     if not str(model) or not folder.is_dir():
         names = ", ".join(embedded)
         raise ModelError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.weights.names import name_candidates
 
@@ -16,13 +17,6 @@ __all__ = ["Checkpoint"]
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _DTYPES = ("F32", "F16", "BF16")
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
-
-_CONVERT = (
-    "pickle files can run code when opened, so shaderfusion never does; convert it where you trust it: "
-    "`StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder, safe_serialization=True)` with diffusers, "
-    "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
-)
 
 
 class Checkpoint:
@@ -85,9 +79,9 @@ def _find_files(folder: Path) -> list[Path]:
     if variants:
         names = ", ".join(path.name for path in variants)
         raise ModelError(f"{folder}: which weights to use is unclear ({names}); name one {_STEMS[0]}.safetensors")
-    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = sorted(path for suffix in PICKLE_SUFFIXES for path in folder.glob(f"*{suffix}"))
     if pickles:
-        raise ModelError(f"{pickles[0]}: {_CONVERT}")
+        raise ModelError(f"{pickles[0]}: {CONVERT_PICKLE}")
     raise ModelError(f"{folder}: no .safetensors file here; download the model's weights in that format")
 
 
