@@ -1,6 +1,6 @@
 """SD 1.4's networks with random weights, through shaderfusion and through diffusers, on one GPU in one run.
 
-    .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--output rows.json]     (needs the extra `golden` and CUDA)
+    .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--output rows.json]     (needs extra `golden`, CUDA)
 
 First the results are compared with diffusers in f32; then each network is timed and its memory taken: one UNet
 iteration at batch 2 and 64x64 latents, the decoder for one 512x512 image, the text encoder for one prompt.

@@ -119,7 +119,16 @@ class Kernels:
                 x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation, workgroup_size=size
             )
             return (fused,)
-        return group_norm_unfused(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation)
+        return group_norm_unfused(
+            x,
+            weight,
+            bias,
+            out,
+            num_groups=num_groups,
+            eps=eps,
+            activation=activation,
+            fold_activation=self.optimizations.group_norm,
+        )
 
     def geglu(self, x: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) of x = [a, b]: x (..., 2C), out (..., C)."""

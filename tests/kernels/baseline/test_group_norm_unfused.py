@@ -42,6 +42,17 @@ def test_mean_far_from_zero(any_device: Device) -> None:
     assert _error(any_device, x, 8, None, "f32") < 3e-4
 
 
+def test_folded_activation(any_device: Device) -> None:
+    x, weight, bias = (np.random.default_rng(4).standard_normal(shape) for shape in ((2, 9, 24), 24, 24))
+    tx, tweight, tbias = tensor_in("x", x), tensor_in("weight", weight), tensor_in("bias", bias)
+    out = tensor_out("out", *x.shape)
+    calls = group_norm_unfused(tx, tweight, tbias, out, num_groups=3, eps=EPS, activation="silu", fold_activation=True)
+    assert [call.entry_point for call in calls][-1] == "normalize_channels"
+    (actual,) = run_calls(any_device, calls, {tx: x, tweight: weight, tbias: bias}, out)
+    expected = reference.group_norm_unfused(x, weight, bias, num_groups=3, eps=EPS, activation="silu")
+    assert relative_error(actual, expected) < BOUNDS["f32"]
+
+
 def test_grids_of_two_rows(any_device: Device) -> None:
     x, weight, bias = (np.random.default_rng(3).standard_normal(shape) for shape in ((2, 99, 24), 24, 24))
     tx, tweight, tbias = tensor_in("x", x), tensor_in("weight", weight), tensor_in("bias", bias)

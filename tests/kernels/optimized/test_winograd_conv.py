@@ -129,7 +129,7 @@ def test_dispatches_and_memory(m: int) -> None:
         "matmul.product",
         "winograd_conv.transform_output",
     ]
-    assert plan_memory(calls).total_bytes == 2 * tiles * row_bytes <= 64 * 2**20
+    assert plan_memory(calls).total_bytes == 2 * tiles * row_bytes <= 48 * 2**20
 
     calls = winograd_conv(x, weight, out, m=m, max_temporary_bytes=5 * row_bytes)
     num_strips = -(-2 * tiles // 5)

@@ -24,10 +24,12 @@ def group_norm_unfused(
     num_groups: int,
     eps: float,
     activation: Activation | None = None,
+    fold_activation: bool = False,
 ) -> tuple[KernelCall, ...]:
     """out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); x, out: (B, ..., C), weight, bias: (C).
 
-    Dispatches: partial sums, mean, partial sums of squares, variance, normalize and, if any, the activation.
+    Dispatches: partial sums, mean, partial sums of squares, variance, normalize and, if any, the activation, which
+    `fold_activation` makes part of normalize, for groups that are too large for one workgroup.
     """
     require_group_norm_shapes(x, weight, bias, out, num_groups=num_groups)
     B, C = x.shape[0], x.shape[-1]
@@ -41,7 +43,8 @@ def group_norm_unfused(
     means = TensorSpec(f"{out.name}.mean", (B, num_groups), "f32")
     squares = TensorSpec(f"{out.name}.squares", (B, slices, C), "f32")
     variances = TensorSpec(f"{out.name}.variance", (B, num_groups), "f32")
-    normalized = out if activation is None else TensorSpec(f"{out.name}.normalized", x.shape, x.dtype)
+    folded = activation if fold_activation else None
+    normalized = out if activation is None or folded else TensorSpec(f"{out.name}.normalized", x.shape, x.dtype)
 
     def step(entry_point: str, workgroups: int, bindings: tuple[Binding, ...]) -> KernelCall:
         return KernelCall(
@@ -49,7 +52,8 @@ def group_norm_unfused(
             entry_point=entry_point,
             dtype=x.dtype,
             bindings=bindings,
-            constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": _WORKGROUP_SIZE, "VEC4": C % 4 == 0},
+            constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": _WORKGROUP_SIZE, "VEC4": C % 4 == 0}
+            | ({"ACTIVATION": folded} if folded and entry_point == "normalize_channels" else {}),
             params={
                 "batch": B,
                 "pixels": pixels,
@@ -74,7 +78,7 @@ def group_norm_unfused(
             read(x, means, variances, weight, bias) + write(normalized),
         ),
     )
-    return calls if activation is None else (*calls, activate(normalized, out, activation=activation))
+    return calls if activation is None or folded else (*calls, activate(normalized, out, activation=activation))
 
 
 def require_group_norm_shapes(

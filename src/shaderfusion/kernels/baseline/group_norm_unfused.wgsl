@@ -2,8 +2,9 @@
 // one-dispatch group norm replaces. The image's P pixels are cut into S slices. sum_channels, sum_squares: an
 // invocation adds one chunk of channels over one slice, so that neighbours read neighbouring memory. mean, variance:
 // a workgroup adds one group's S C/G partial sums. normalize_channels: an invocation writes one chunk.
-// In all, x is read three times and out written once, beside what the activation that follows reads and writes.
-#import fragments/chunk
+// In all, x is read three times and out written once, beside what the activation that follows reads and writes, unless
+// it is folded into normalize_channels.
+#import fragments/chunk_activation
 #import fragments/indexing
 #import fragments/reduce
 
@@ -112,5 +113,5 @@ fn normalize_channels(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     if (i >= params.batch * params.pixels * chunks) { return; }
     let groups = groups_of(i / (params.pixels * chunks), i % chunks);
     let normalized = (ChunkF32(x[i]) - mean_of(groups)) * inverseSqrt(variance_of(groups) + params.eps);
-    out[i] = Chunk(normalized * ChunkF32(weight[i % chunks]) + ChunkF32(bias[i % chunks]));
+    out[i] = Chunk(chunk_activation(normalized * ChunkF32(weight[i % chunks]) + ChunkF32(bias[i % chunks])));
 }

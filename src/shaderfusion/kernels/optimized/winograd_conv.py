@@ -153,7 +153,7 @@ def winograd_conv(
     *,
     m: int,
     tile: Tile | LaneTile | None = None,
-    max_temporary_bytes: int = 64 * 2**20,
+    max_temporary_bytes: int = 48 * 2**20,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: ((m + 2)^2, C_in, C_out) by transform_filters, out: (B, H, W, C_out), zero padding.
 
