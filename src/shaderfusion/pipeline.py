@@ -194,7 +194,7 @@ def make_kernels(device: Device, dtype: DType, optimizations: Optimizations | No
         dtype,
         lanes=lanes,
         int64=device.has("shader-int64"),
-        max_binding_bytes=min(device.limits["max-storage-buffer-binding-size"], device.limits["max-buffer-size"]),
+        max_binding_bytes=device.max_binding_bytes,
         max_invocations=device.limits["max-compute-invocations-per-workgroup"],
         optimizations=optimizations or Optimizations(),
     )

@@ -18,7 +18,7 @@ _USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage
 
 def allocate(device: Device, size_bytes: int, name: str) -> Any:
     """A storage buffer for the tensor `name`; DeviceLimitError or GpuMemoryError where it cannot be had."""
-    limit = min(device.limits["max-storage-buffer-binding-size"], device.limits["max-buffer-size"])
+    limit = device.max_binding_bytes
     if size_bytes > limit:
         raise DeviceLimitError(
             f"{name}: {size_bytes / 1e6:.1f} MB is over what {device.info.name} can bind ({limit / 1e6:.1f} MB); "

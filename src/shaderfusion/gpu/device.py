@@ -81,6 +81,11 @@ class Device:
         self.limits: dict[str, Any] = dict(self.handle.limits)
         self.pipelines = PipelineCache(self.handle, trusted=trusted)
 
+    @property
+    def max_binding_bytes(self) -> int:
+        """Largest tensor that has a buffer which a shader can bind."""
+        return min(self.limits["max-storage-buffer-binding-size"], self.limits["max-buffer-size"])
+
     def has(self, feature: str) -> bool:
         """Whether the opened device has an optional feature, by WebGPU's or wgpu's name."""
         return feature in self.handle.features

@@ -17,6 +17,7 @@ __all__ = [
     "matmul",
     "product_calls",
     "require_multiples_of_4",
+    "with_epilogue",
 ]
 
 _SUM_WORKGROUP_SIZE = 64
@@ -221,11 +222,11 @@ def product_calls(
         workgroups=grid,
     )
     if num_splits == 1:
-        return (_with_epilogue(product, out, epilogue),)
+        return (with_epilogue(product, out, epilogue),)
     parts = TensorSpec(f"{out.name}.parts", (num_splits, num_batches, M, N), "f32")
     return (
         _extend(product, write(parts), {"SPLIT": True, "OUT_BINDING": len(product.bindings) + 1}),
-        _with_epilogue(
+        with_epilogue(
             KernelCall(
                 source=source,
                 entry_point="sum_splits",
@@ -241,7 +242,7 @@ def product_calls(
     )
 
 
-def _with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> KernelCall:
+def with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> KernelCall:
     """Binds out and what the epilogue adds, each optional tensor with its flag and its binding's number."""
     call = _extend(call, write(out), {"OUT_BINDING": len(call.bindings) + 1})
     added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}

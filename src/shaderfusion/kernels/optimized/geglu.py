@@ -18,7 +18,7 @@ def geglu(x: TensorSpec, out: TensorSpec) -> KernelCall:
         entry_point="geglu",
         dtype=x.dtype,
         bindings=read(x) + write(out),
-        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "VEC4": chunk == 4},
+        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "VEC4": chunk == 4, "ACTIVATION": "gelu"},
         params={"rows": x.size // (2 * C), "channels": C},
         workgroups=spread_workgroups(ceil_div(out.size // chunk, _WORKGROUP_SIZE)),
     )

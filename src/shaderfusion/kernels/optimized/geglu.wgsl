@@ -1,8 +1,7 @@
 // out = a GELU(b) with [a, b] the halves of x, in one dispatch (Chen et al. 2023, section 3.2.1).
 // GELU(b) = b/2 (1 + erf(b / sqrt 2)); |error| of erf <= 1.5e-7 (fragments/activation). A workgroup takes WORKGROUP_SIZE
 // chunks of out; per element it reads 2 values and writes 1, and no tensor lies between.
-#import fragments/activation
-#import fragments/chunk
+#import fragments/chunk_activation
 #import fragments/indexing
 
 @group(0) @binding(1) var<storage, read> x: array<Chunk>;         // (..., 2 C)
@@ -15,11 +14,5 @@ fn geglu(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec
     let chunks = params.channels / CHUNK;
     if (i >= params.rows * chunks) { return; }
     let a = (i / chunks) * 2 * chunks + i % chunks;
-    let b = ChunkF32(x[a + chunks]);
-#ifdef VEC4
-    let gate = vec4<f32>(gelu(b.x), gelu(b.y), gelu(b.z), gelu(b.w));
-#else
-    let gate = gelu(b);
-#endif
-    out[i] = Chunk(ChunkF32(x[a]) * gate);
+    out[i] = Chunk(ChunkF32(x[a]) * chunk_activation(ChunkF32(x[a + chunks])));
 }

@@ -1,6 +1,5 @@
 """3x3 convolution of stride 1 by Winograd's F(m x m, 3x3): the tiles' transforms around (m + 2)^2 matrix products."""
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -9,7 +8,14 @@ import numpy as np
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, product_calls, require_multiples_of_4
+from shaderfusion.kernels.common.matmul import (
+    Epilogue,
+    LaneTile,
+    Tile,
+    product_calls,
+    require_multiples_of_4,
+    with_epilogue,
+)
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
 __all__ = [
@@ -220,8 +226,8 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
         source="optimized/winograd_conv.wgsl",
         entry_point="transform_output",
         dtype=out.dtype,
-        bindings=read(M) + write(out),
-        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "output", "OUT_BINDING": 2},
+        bindings=read(M),
+        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "output"},
         params={
             **strip,
             "num_columns": C_out,
@@ -235,12 +241,7 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
         },
         workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * C_out // 4, _LANES[m])),
     )
-    added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}
-    for flag, tensor in added.items():
-        if tensor:
-            constants = {**call.constants, flag: True, f"{flag}_BINDING": len(call.bindings) + 1}
-            call = replace(call, bindings=call.bindings + read(tensor), constants=constants)
-    return call
+    return with_epilogue(call, out, epilogue)
 
 
 def _require_shapes(x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int) -> None:
