@@ -118,7 +118,7 @@ def _adapters() -> tuple[tuple[DeviceInfo, Any], ...]:
 
     OpenGL adapters are left out: they repeat a device that Vulkan, Metal or DX12 lists, without its features.
     """
-    # Where it is unset, Mesa's drivers look for a Wayland session and complain on stderr.
+    # Where it is unset, Mesa's drivers look for a Wayland display and complain on stderr.
     os.environ.setdefault("XDG_RUNTIME_DIR", "/nonexistent")
     order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
     found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
