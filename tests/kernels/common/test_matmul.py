@@ -293,6 +293,15 @@ def test_attention_errors() -> None:
         attention_values(scores, tensor_out("k", 2, 9, 24), out, num_heads=2)
     with pytest.raises(ShapeError, match=r"attention_values: .* with num_heads \(=5\) must give out"):
         attention_values(tensor_out("scores", 2, 5, 5, 8), k, out, num_heads=5)
+    flat = tensor_out("flat", 240)
+    with pytest.raises(ShapeError, match=r"attention_scores: q.* and flat\[240\]:f32 must be \(B, tokens, heads D\)"):
+        attention_scores(q, flat, scores, num_heads=2, scale=1)
+    with pytest.raises(ShapeError, match=r"attention_scores: flat.* and k.* must be \(B, tokens, heads D\)"):
+        attention_scores(flat, k, scores, num_heads=2, scale=1)
+    with pytest.raises(ShapeError, match=r"attention_values: out.* and flat.* must be \(B, tokens, heads D\)"):
+        attention_values(scores, flat, out, num_heads=2)
+    with pytest.raises(ShapeError, match=r"attention_values: .* num_heads \(=0\) at least 1"):
+        attention_values(scores, k, out, num_heads=0)
     heads = tensor_out("scores", 2, 4, 5, 8)
     with pytest.raises(ShapeError, match=r"attention_scores: D \(=6\) must be a multiple of 4"):
         attention_scores(q, k, heads, num_heads=4, scale=1)

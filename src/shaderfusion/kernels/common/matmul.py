@@ -116,6 +116,7 @@ def attention_scores(
     q: TensorSpec, k: TensorSpec, out: TensorSpec, *, num_heads: int, scale: float, tile: Tile | LaneTile | None = None
 ) -> tuple[KernelCall, ...]:
     """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, N, M rounded up to 4)."""
+    _require_heads("attention_scores", q, k, num_heads)
     B, N, C = q.shape
     M = k.shape[1]
     D = C // num_heads
@@ -145,6 +146,7 @@ def attention_values(
 
     With `statistics`, (L, S) as (B, heads, N, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h.
     """
+    _require_heads("attention_values", out, v, num_heads)
     B, N, C = out.shape
     M = v.shape[1]
     D = C // num_heads
@@ -261,6 +263,11 @@ def require_multiples_of_4(kernel: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if size % 4:
             raise ShapeError(f"{kernel}: {name} (={size}) must be a multiple of 4; pad the tensor with zeros")
+
+
+def _require_heads(kernel: str, a: TensorSpec, b: TensorSpec, num_heads: int) -> None:
+    if len(a.shape) != 3 or len(b.shape) != 3 or num_heads < 1:
+        raise ShapeError(f"{kernel}: {a} and {b} must be (B, tokens, heads D), num_heads (={num_heads}) at least 1")
 
 
 def _require_shape(kernel: str, name: str, tensor: TensorSpec | None, shape: tuple[int, ...]) -> None:
