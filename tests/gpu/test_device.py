@@ -6,12 +6,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-import wgpu
 
-from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShapeError
+from shaderfusion.errors import InputError
 from shaderfusion.gpu import device as device_module
-from shaderfusion.gpu.buffers import allocate
-from shaderfusion.gpu.device import DeviceInfo, gpu_errors, list_devices, open_device
+from shaderfusion.gpu.device import DeviceInfo, list_devices, open_device
 
 
 def test_indices_count_from_zero() -> None:
@@ -81,34 +79,3 @@ def test_default_dtype(kind: str, has_f16: bool, dtype: str) -> None:
     assert info.default_dtype == dtype
     assert info.as_dict()["default_dtype"] == dtype
     assert info.as_dict()["name"] == "name"
-
-
-@pytest.mark.parametrize(
-    ("error", "ours", "message"),
-    [
-        (wgpu.GPUOutOfMemoryError("no"), GpuMemoryError, r"^reading x: the device is out of memory; use a smaller"),
-        (wgpu.GPUError("Not enough memory left"), GpuMemoryError, r"^reading x: the device is out of memory"),
-        (wgpu.GPUInternalError("Out of Memory"), GpuMemoryError, r"^reading x: the device is out of memory"),
-        (
-            wgpu.GPUValidationError("Parent device is lost"),
-            DeviceLostError,
-            r"^reading x: the driver dropped the device",
-        ),
-        (wgpu.GPUError("Device was lost"), DeviceLostError, r"open it again \(Device was lost\)"),
-        (wgpu.GPUValidationError("bad usage"), DeviceError, r"^reading x: bad usage$"),
-        (ShapeError("ours"), ShapeError, r"^ours$"),
-        (KeyError("other"), KeyError, r"other"),
-    ],
-    ids=repr,
-)
-def test_gpu_errors(error: Exception, ours: type[Exception], message: str) -> None:
-    with pytest.raises(ours, match=message) as caught, gpu_errors("reading x"):
-        raise error
-    assert type(caught.value) is ours
-
-
-def test_a_lost_device() -> None:
-    device = open_device()
-    device.handle.destroy()
-    with pytest.raises(DeviceLostError, match=r"^allocating 0.0 MB for unet.x: the driver dropped the device"):
-        allocate(device, 64, "unet.x")

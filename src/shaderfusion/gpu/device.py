@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import wgpu
 
-from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShaderfusionError
+from shaderfusion.errors import DeviceError, InputError
+from shaderfusion.gpu.errors import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
 from shaderfusion.tensor import DType
 
 if TYPE_CHECKING:
     from wgpu import GPUAdapter
 
-__all__ = ["Device", "DeviceInfo", "gpu_errors", "list_devices", "open_device"]
+__all__ = ["Device", "DeviceInfo", "list_devices", "open_device"]
 
 INSTALL_HINT = (
     "no GPU adapter answers. Install your GPU's driver, or software Vulkan, which needs no GPU: "
@@ -92,24 +90,6 @@ class Device:
 
     def __repr__(self) -> str:
         return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"
-
-
-@contextmanager
-def gpu_errors(doing: str) -> Iterator[None]:
-    """Turns wgpu's exceptions into ours, with what was being done and to which tensor."""
-    try:
-        yield
-    except ShaderfusionError:
-        raise
-    except wgpu.GPUOutOfMemoryError as error:
-        raise GpuMemoryError(f"{doing}: the device is out of memory; use a smaller size or batch") from error
-    except wgpu.GPUError as error:
-        text = str(error)
-        if re.search(r"device.{0,20}lost|\blost\b", text, re.IGNORECASE):
-            raise DeviceLostError(f"{doing}: the driver dropped the device; open it again ({text})") from error
-        if re.search(r"out of memory|not enough memory", text, re.IGNORECASE):
-            raise GpuMemoryError(f"{doing}: the device is out of memory; use a smaller size or batch") from error
-        raise DeviceError(f"{doing}: {text}") from error
 
 
 @cache

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import wgpu
 
 from shaderfusion.errors import ShaderError
+from shaderfusion.gpu.errors import gpu_errors
 from shaderfusion.gpu.shader import compose, create_module
 from shaderfusion.kernels.call import KernelCall
 
@@ -50,7 +51,8 @@ class PipelineCache:
             self._modules[source.code] = module
         types = (["uniform"] if call.params else []) + ["read-only-storage" if only else "storage" for only in access]
         first = 0 if call.params else 1
-        try:
+        name = f"{call.source} ({call.entry_point})"
+        with gpu_errors(name, lambda message: ShaderError(source.map_lines(message))):
             layout = self._device.create_bind_group_layout(
                 entries=[
                     {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
@@ -62,6 +64,4 @@ class PipelineCache:
                 layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),
                 compute={"module": module, "entry_point": call.entry_point},
             )
-        except wgpu.GPUError as error:
-            raise ShaderError(f"{call.source} ({call.entry_point}): {source.map_lines(str(error))}") from error
         return Pipeline(handle, layout)

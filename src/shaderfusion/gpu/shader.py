@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import wgpu
-
 from shaderfusion.errors import ShaderError
+from shaderfusion.gpu.errors import gpu_errors
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 
 __all__ = ["ShaderSource", "can_trust", "compose", "create_module"]
@@ -109,10 +108,8 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
 def create_module(device: Any, source: ShaderSource, label: str, *, trusted: bool) -> Any:
     """Compiles a composed source; ShaderError carries the compiler's message with our files and lines."""
     create = _create_trusted_module if trusted and can_trust() else _create_checked_module
-    try:
+    with gpu_errors(label, lambda message: ShaderError(source.map_lines(message))):
         return create(device, source.code, label)
-    except wgpu.GPUError as error:
-        raise ShaderError(f"{label}: {source.map_lines(str(error))}") from error
 
 
 def _create_checked_module(device: Any, code: str, label: str) -> Any:

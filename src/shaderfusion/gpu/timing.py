@@ -6,7 +6,8 @@ import numpy as np
 import wgpu
 
 from shaderfusion.errors import DeviceError
-from shaderfusion.gpu.device import Device, gpu_errors
+from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.errors import gpu_errors
 
 __all__ = ["Timestamps"]
 

@@ -9,7 +9,8 @@ import wgpu
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.buffers import allocate, download, upload
-from shaderfusion.gpu.device import Device, gpu_errors
+from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.errors import gpu_errors
 from shaderfusion.gpu.timing import Timestamps
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import plan_memory
