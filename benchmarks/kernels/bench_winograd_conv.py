@@ -23,7 +23,7 @@ from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.matmul import LaneTile, Tile
-from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, transform_filters, winograd_conv
+from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["main"]
@@ -66,7 +66,7 @@ def main() -> None:
             limit = args.max_temporary_mib * 2**20
             calls = winograd_conv(x, weight, out, m=m, tile=products_tile, max_temporary_bytes=limit)
             try:
-                row = _row(device, f"F({m}x{m}) {name}", calls, transform_filters(filters, m), filters, flop)
+                row = _row(device, f"F({m}x{m}) {name}", calls, winograd_filters(filters, m), filters, flop)
             except DeviceLimitError as error:
                 print(f"F({m}x{m}) {name}: {error}")
                 continue

@@ -7,6 +7,7 @@ import pytest
 from kernel_runner import tensor_out
 
 from shaderfusion.errors import InputError, ShapeError
+from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
@@ -32,13 +33,13 @@ def test_products_by_shape() -> None:
 
 
 @pytest.mark.parametrize("kernels", [GPU, LANES], ids=["gpu", "lanes"])
-@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2)])
-def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, kernel_size: int, stride: int) -> None:
-    x, weight = tensor_out("x", 1, 6, 10, 8), tensor_out("w", kernel_size, kernel_size, 8, 12)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, stride: int) -> None:
+    x, weight = tensor_out("x", 1, 6, 10, 8), tensor_out("w", 3, 3, 8, 12)
     out = tensor_out("out", 1, 6 // stride, 10 // stride, 12)
     product = kernels.conv2d(x, weight, out, Epilogue(), stride=stride)[0]
     assert product.source == "baseline/conv2d_direct.wgsl"
-    wanted = {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": kernel_size // 2}
+    wanted = {"KERNEL_SIZE": 3, "STRIDE": stride, "PADDING": 1}
     assert {name: product.constants[name] for name in wanted} == wanted
 
 
@@ -54,28 +55,42 @@ def test_flash_attention_where_it_pays(heads: int, kernels: Kernels, flash: bool
 
 
 @pytest.mark.parametrize(
-    ("kernels", "shape", "out_channels", "stride", "layout"),
+    ("kernels", "shape", "out_channels", "stride", "layout", "m"),
     [
-        (GPU, (2, 32, 32, 640), 640, 1, "winograd_4"),
-        (GPU, (2, 32, 32, 640), 640, 2, "conv2d"),
-        (GPU, (2, 16, 16, 1280), 1280, 1, "conv2d"),  # 32 tiles
-        (GPU, (1, 512, 512, 128), 4, 1, "conv2d"),  # too few channels
-        (GPU, (1, 128, 128, 2560), 1280, 1, "conv2d"),  # 236 MB of filters, over WebGPU's least binding
-        (UNFUSED, (2, 32, 32, 640), 640, 1, "conv2d"),
-        (LANES, (2, 16, 16, 128), 128, 1, "winograd_4"),
+        (GPU, (2, 32, 32, 640), 640, 1, "conv2d", 4),
+        (GPU, (2, 32, 32, 640), 640, 2, "conv2d", None),
+        (GPU, (2, 16, 16, 1280), 1280, 1, "conv2d", 2),  # 32 tiles of 4x4
+        (GPU, (1, 64, 64, 240), 240, 1, "winograd_4", 4),  # 4.1 MB of transformed filters
+        (GPU, (1, 64, 64, 244), 244, 1, "conv2d", 4),  # 4.3 MB
+        (GPU, (2, 16, 16, 320), 320, 1, "winograd_2", 2),
+        (GPU, (2, 8, 8, 1280), 1280, 1, "conv2d", None),  # too few tiles
+        (GPU, (1, 512, 512, 128), 4, 1, "conv2d", None),  # too few channels
+        (UNFUSED, (2, 32, 32, 640), 640, 1, "conv2d", None),
+        (LANES, (2, 16, 16, 128), 128, 1, "winograd_4", 4),
+        (LANES, (2, 16, 16, 640), 640, 1, "winograd_4", 4),  # transformed when loaded
+        (LANES, (1, 128, 128, 2560), 1280, 1, "conv2d", 4),  # but for 236 MB, over WebGPU's least binding
     ],
 )
 def test_winograd_where_it_pays(
-    kernels: Kernels, shape: tuple[int, ...], out_channels: int, stride: int, layout: str
+    kernels: Kernels, shape: tuple[int, ...], out_channels: int, stride: int, layout: WeightLayout, m: int | None
 ) -> None:
     x = tensor_out("x", *shape, dtype=kernels.dtype)
     assert kernels.conv2d_layout(x, out_channels, stride=stride) == layout
+    B, H, W, C = shape
+    weight = tensor_out("w", *LAYOUT_SHAPES[layout]((out_channels, C, 3, 3)), dtype=kernels.dtype)
+    out = tensor_out("out", B, H // stride, W // stride, out_channels, dtype=kernels.dtype)
+    calls = kernels.conv2d(x, weight, out, Epilogue(), stride=stride)
+    if m is None:
+        assert calls[0].name == "conv2d_direct.product"
+    else:
+        first = "transform_filters" if layout == "conv2d" else "product"
+        assert (calls[0].constants["M"], calls[1].entry_point) == (m, first)
 
 
-def test_winograd_by_the_weight() -> None:
+def test_a_weight_of_another_layout_is_refused() -> None:
     x, weight = tensor_out("x", 1, 8, 8, 32, dtype="f16"), tensor_out("w", 36, 32, 32, dtype="f16")
-    calls = GPU.conv2d(x, weight, tensor_out("out", 1, 8, 8, 32, dtype="f16"), Epilogue())
-    assert [call.entry_point for call in calls] == ["transform_input", "product", "transform_output"]
+    with pytest.raises(ShapeError, match=r"conv2d: x.* must be \(B, H, W, C_in\) and w.* \(k, k, C_in, C_out\)"):
+        GPU.conv2d(x, weight, tensor_out("out", 1, 8, 8, 32, dtype="f16"), Epilogue())  # 4 tiles: direct
 
 
 def test_group_norm_where_it_pays() -> None:

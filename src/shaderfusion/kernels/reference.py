@@ -14,7 +14,6 @@ __all__ = [
     "concat_channels",
     "conv2d_direct",
     "denoise_step",
-    "embedding",
     "flash_attention",
     "geglu",
     "geglu_unfused",
@@ -28,7 +27,7 @@ __all__ = [
     "timestep_embedding",
     "upsample_nearest",
     "winograd_conv",
-    "winograd_filter",
+    "winograd_filters",
 ]
 
 Array = np.ndarray
@@ -152,11 +151,6 @@ def group_norm_unfused(
     return activate(normalized * weight + bias, activation=activation)
 
 
-def embedding(token_ids: Array, token_table: Array, position_table: Array) -> Array:
-    """token_table[token_ids[b, l]] + position_table[l]."""
-    return token_table[token_ids] + position_table[: token_ids.shape[1]]
-
-
 def timestep_embedding(
     timestep: Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float, max_period: float = 10000.0
 ) -> Array:
@@ -226,7 +220,7 @@ def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: 
     return attention_values(probs, v, num_heads=num_heads)
 
 
-def winograd_filter(weight: Array, *, m: int) -> Array:
+def winograd_filters(weight: Array, *, m: int) -> Array:
     """G g G^T of filters g (C_out, C_in, 3, 3), as ((m + 2)^2, C_in, C_out)."""
     G = np.array(winograd_matrices(m).G, np.float64)
     return np.einsum("ik,jl,ockl->ijco", G, G, weight).reshape((m + 2) ** 2, *weight.shape[1::-1])
@@ -242,7 +236,7 @@ def winograd_conv(
     image_bias: Array | None = None,
     residual: Array | None = None,
 ) -> Array:
-    """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filter."""
+    """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filters."""
     AT, _, BT = (np.array(matrix, np.float64) for matrix in winograd_matrices(m))
     B, H, W, _ = x.shape
     padded = np.pad(x, [(0, 0), (1, 1 - H % -m), (1, 1 - W % -m), (0, 0)])

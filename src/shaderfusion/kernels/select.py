@@ -21,9 +21,15 @@ from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 __all__ = ["Kernels", "Optimizations"]
 
 Calls = tuple[KernelCall, ...]
-WeightLayout = Literal["conv2d", "winograd_4"]
+WeightLayout = Literal["conv2d", "winograd_2", "winograd_4"]
 
-WINOGRAD_M = 4
+_WINOGRAD_LAYOUTS: dict[int, WeightLayout] = {2: "winograd_2", 4: "winograd_4"}
+
+_WINOGRAD_M = 4
+_FEW_TILES_WINOGRAD_M = 2
+"""m of F(m x m, 3x3) on 32 to 127 tiles of 4x4: filters of m = 4, four times as large as plain ones, outweigh them."""
+_MAX_LOADED_FILTERS_BYTES = 4 << 20
+"""Transformed filters that take no more are made when weights are loaded, larger ones in the run, in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +85,38 @@ class Kernels:
     def conv2d(
         self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int = 1
     ) -> Calls:
-        """A convolution whose padding keeps the size at stride 1: x (B, H, W, C_in), weight as `conv2d_layout` says."""
-        if len(weight.shape) == 3:
-            tile = self._tile(Tile(128, 64) if _winograd_tiles(x) >= 128 else Tile(64, 128))
-            return winograd_conv(x, weight, out, epilogue, m=WINOGRAD_M, tile=tile)
-        padding = weight.shape[0] // 2
-        tile = self._tile(Tile(64, 128))
-        return conv2d_direct(x, weight, out, epilogue, stride=stride, padding=padding, tile=tile)
+        """A 3x3 convolution with one pixel of padding: x (B, H, W, C_in), weight as `conv2d_layout` says."""
+        m = self._winograd_m(x, out.shape[-1], stride)
+        if m is None:
+            return conv2d_direct(x, weight, out, epilogue, stride=stride, tile=self._tile(Tile(64, 128)))
+        tile = self._tile(Tile(128, 64) if _num_tiles(x, m) >= 128 else Tile(64, 128))
+        return winograd_conv(x, weight, out, epilogue, m=m, tile=tile)
 
     def conv2d_layout(self, x: TensorSpec, out_channels: int, *, stride: int = 1) -> WeightLayout:
         """How `conv2d` wants the 3x3 filters on x (B, H, W, C_in).
 
-        Winograd pays with enough channels and tiles. On an H200 F(4x4) takes 0.15 ms where the direct convolution takes
-        0.51 on 2x64x64x320, and 0.25 where it takes 0.16 on 2x8x8x1280 (8 tiles). On 2x16x16x1280 (32 tiles) it would
-        take 0.26, not 0.55, but its filters are four times as large: 1 GB more for the UNet of SD 1.4.
+        Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
         """
-        filters_bytes = (WINOGRAD_M + 2) ** 2 * x.shape[-1] * out_channels * dtype_size_bytes(self.dtype)
-        enough = min(x.shape[-1], out_channels) >= 32 and _winograd_tiles(x) >= (32 if self.lanes else 128)
-        pays = stride == 1 and enough and filters_bytes <= self.max_binding_bytes
-        return "winograd_4" if self.optimizations.winograd_conv and pays else "conv2d"
+        m = self._winograd_m(x, out_channels, stride)
+        if m is None:
+            return "conv2d"
+        filters_bytes = (m + 2) ** 2 * x.shape[-1] * out_channels * dtype_size_bytes(self.dtype)
+        loaded = filters_bytes <= (self.max_binding_bytes if self.lanes else _MAX_LOADED_FILTERS_BYTES)
+        return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
+
+    def _winograd_m(self, x: TensorSpec, out_channels: int, stride: int) -> int | None:
+        """The m of F(m x m, 3x3) where it pays, else None: it takes enough channels and tiles.
+
+        On an H200 with filters transformed before, F(4x4) takes 0.15 ms where the direct convolution takes 0.51 on
+        2x64x64x320; F(2x2) and F(4x4) 0.26 where it takes 0.55 on 2x16x16x1280 (32 tiles), and 0.18 and 0.25 where it
+        takes 0.16 on 2x8x8x1280 (8 tiles).
+        """
+        if not self.optimizations.winograd_conv or stride != 1 or min(x.shape[-1], out_channels) < 32:
+            return None
+        tiles = _num_tiles(x, 4)
+        if tiles < 32:
+            return None
+        return _WINOGRAD_M if tiles >= 128 or self.lanes else _FEW_TILES_WINOGRAD_M
 
     def group_norm(
         self,
@@ -160,7 +179,7 @@ class Kernels:
         return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu
 
 
-def _winograd_tiles(x: TensorSpec) -> int:
-    """Tiles of x (B, H, W, C)."""
+def _num_tiles(x: TensorSpec, m: int) -> int:
+    """Tiles of m x m pixels in x (B, H, W, C)."""
     B, H, W, _ = x.shape
-    return B * ceil_div(H, WINOGRAD_M) * ceil_div(W, WINOGRAD_M)
+    return B * ceil_div(H, m) * ceil_div(W, m)

@@ -10,7 +10,7 @@ from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Weight, WeightLayout
 from shaderfusion.graph.program import Buffers
-from shaderfusion.kernels.optimized.winograd_conv import transform_filters
+from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.weights.checkpoint import Checkpoint
 
 __all__ = ["load_weights", "prepare"]
@@ -56,4 +56,4 @@ def _to_layout(array: np.ndarray, layout: WeightLayout, dtype: Any) -> np.ndarra
     if layout in _AXES:
         return array.transpose(_AXES[layout])
     _, _, m = layout.partition("winograd_")
-    return transform_filters(array, int(m), dtype) if m else array
+    return winograd_filters(array, int(m), dtype) if m else array

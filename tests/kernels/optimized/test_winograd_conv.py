@@ -1,5 +1,7 @@
 """Winograd convolution against the direct one in float64. As in test_matmul, most cases share quick small tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -8,9 +10,10 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
+from shaderfusion.kernels.call import read, write
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
-from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, transform_filters, winograd_conv
-from shaderfusion.tensor import DType
+from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
+from shaderfusion.tensor import DType, dtype_size_bytes
 
 # Relative error on white noise, the worst of inputs: it grows with m as test_winograd_matrices.test_amplification says,
 # to about two thirds of these. Two thirds again on images, whose smooth part no transform amplifies.
@@ -74,6 +77,34 @@ def test_checked_with_large_tiles(checked_device: Device) -> None:
     for m in (6, 8):
         actual, expected = _run(checked_device, x, 20, "f32", m)
         assert relative_error(actual, expected) < BOUNDS["f32"][m]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_transform_filters(any_device: Device, m: int, dtype: DType) -> None:
+    # 140 vectors of filters, the third workgroup not full. U is bounded by the filters, and so is its error.
+    weight = rounded(np.random.default_rng(0).standard_normal((20, 28, 3, 3)), dtype)
+    taps, x = weight.transpose(2, 3, 1, 0), tensor_out("x", 1, 4, 4, 28, dtype=dtype)
+    tfilters, U = tensor_in("weight", taps, dtype), tensor_out("U", (m + 2) ** 2, 28, 20, dtype=dtype)
+    call = winograd_conv(x, tfilters, tensor_out("out", 1, 4, 4, 20, dtype=dtype), m=m)[1]
+    call = replace(call, bindings=read(tfilters) + write(U))
+    (actual,) = run_calls(any_device, call, {tfilters: taps}, U)
+    expected = reference.winograd_filters(weight, m=m)
+    assert np.abs(actual - expected).max() < {"f32": 3e-7, "f16": 5e-4}[dtype] * np.abs(weight).max()
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_filters_transformed_in_the_run(any_device: Device, dtype: DType, m: int) -> None:
+    # In strips, which share U; then in slices of 8, 8 and 4 channels, each transformed in every strip.
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
+    row_bytes = (m + 2) ** 2 * -(-7 // m) * (12 + 20) * dtype_size_bytes(dtype)
+    strips = {"names": ("image_bias", "residual"), "max_temporary_bytes": 2 * row_bytes}
+    for max_filters_bytes in (2**20, 11 * (m + 2) ** 2 * 12 * dtype_size_bytes(dtype)):
+        actual, expected = _run(
+            any_device, x, 20, dtype, m, transformed=False, max_filters_bytes=max_filters_bytes, **strips
+        )
+        assert relative_error(actual, expected) < BOUNDS[dtype][m]
 
 
 def test_lanes(any_device: Device) -> None:
@@ -141,11 +172,39 @@ def test_dispatches_and_memory(m: int) -> None:
 
 
 @pytest.mark.parametrize("m", TILE_SIZES)
+def test_filters_are_transformed_once(m: int) -> None:
+    x, out = tensor_out("x", 2, 64, 64, 320, dtype="f16"), tensor_out("out", 2, 64, 64, 320, dtype="f16")
+    weight = tensor_out("weight", 3, 3, 320, 320, dtype="f16")
+    row_bytes = (m + 2) ** 2 * -(-64 // m) * (320 + 320) * 2
+    calls = winograd_conv(x, weight, out, m=m, max_temporary_bytes=row_bytes)
+    assert [call.entry_point for call in calls].count("transform_filters") == 1
+    assert len(calls) == 1 + 3 * 2 * -(-64 // m)
+    assert plan_memory(calls).total_bytes == (m + 2) ** 2 * 320 * 320 * 2 + row_bytes
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_filters_in_slices(m: int) -> None:
+    x, out = tensor_out("x", 2, 16, 16, 1280, dtype="f16"), tensor_out("out", 2, 16, 16, 1280, dtype="f16")
+    weight = tensor_out("weight", 3, 3, 1280, 1280, dtype="f16")
+    channel_bytes = (m + 2) ** 2 * 1280 * 2
+    calls = winograd_conv(x, weight, out, m=m, max_filters_bytes=600 * channel_bytes)
+    assert [call.entry_point for call in calls] == [
+        "transform_input",
+        *["transform_filters", "product", "transform_output"] * 3,
+    ]
+    outputs = [call.params for call in calls if call.entry_point == "transform_output"]
+    assert [params["first_channel"] for params in outputs] == [0, 428, 856]
+    assert [params["slice_channels"] for params in outputs] == [428, 428, 424]
+    tiles_bytes = (m + 2) ** 2 * 2 * (-(-16 // m)) ** 2 * (1280 + 428) * 2
+    assert plan_memory(calls).total_bytes == 428 * channel_bytes + tiles_bytes
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
 def test_reference(m: int) -> None:
     rng = np.random.default_rng(2)
     x, weight = rng.standard_normal((2, 9, 7, 3)), rng.standard_normal((2, 3, 3, 3))
-    U = reference.winograd_filter(weight, m=m)
-    np.testing.assert_allclose(U, transform_filters(weight, m), atol=1e-14)
+    U = reference.winograd_filters(weight, m=m)
+    np.testing.assert_allclose(U, winograd_filters(weight, m), atol=1e-14)
     expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0))
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m), expected, atol=1e-11)
 
@@ -154,12 +213,11 @@ def test_shape_errors() -> None:
     x, weight, out = tensor_out("x", 2, 6, 5, 8), tensor_out("weight", 36, 8, 12), tensor_out("out", 2, 6, 5, 12)
     with pytest.raises(ShapeError, match=r"winograd_conv: m \(=5\) must be one of 2, 4, 6, 8"):
         winograd_conv(x, weight, out, m=5)
-    with pytest.raises(ShapeError, match=r"with weight\[36, 8, 12\]:f32, filters transformed for m \(=2\)"):
+    with pytest.raises(ShapeError, match=r"weight\[36, 8, 12\]:f32 \(3, 3, .*, transformed for m \(=2\), \(16, C_in"):
         winograd_conv(x, weight, out, m=2)
-    with pytest.raises(
-        ShapeError, match=r"must be \(B, H, W, C_in\) and weight\[6, 6, 8, 12\]:f32 \(36, C_in, C_out\)"
-    ):
-        winograd_conv(x, tensor_out("weight", 6, 6, 8, 12), out, m=4)
+    for wrong in ((6, 6, 8, 12), (3, 3, 4, 12), (36, 4, 12)):
+        with pytest.raises(ShapeError, match=r"x\[2, 6, 5, 8\]:f32 must be \(B, H, W, C_in\) and weight"):
+            winograd_conv(x, tensor_out("weight", *wrong), out, m=4)
     with pytest.raises(ShapeError, match=r"must give out\[2, 6, 4, 12\]:f32"):
         winograd_conv(x, weight, tensor_out("out", 2, 6, 4, 12), m=4)
     with pytest.raises(ShapeError, match=r"winograd_conv: in_channels \(=6\) must be a multiple of 4; pad"):
@@ -200,6 +258,8 @@ def _run(
     tile: Tile | LaneTile = SMALL,
     names: tuple[str, ...] = (),
     num_images: int = 2,
+    transformed: bool = True,
+    max_filters_bytes: int = 2**20,
     max_temporary_bytes: int = 2**20,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the kernel makes of x, and the direct convolution in float64 of what the device holds of x and filters."""
@@ -210,18 +270,26 @@ def _run(
     out = tensor_out("out", *x.shape[:3], out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
-    U = transform_filters(weight, m)
-    tx, tU = tensor_in("x", x, dtype), tensor_in("weight", U, dtype)
+    taps = weight.transpose(2, 3, 1, 0)
+    filters = winograd_filters(weight, m) if transformed else taps
+    tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", filters, dtype)
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0
     calls = winograd_conv(
-        tx, tU, out, Epilogue(scale, **added), m=m, tile=tile, max_temporary_bytes=max_temporary_bytes
+        tx,
+        tweight,
+        out,
+        Epilogue(scale, **added),
+        m=m,
+        tile=tile,
+        max_filters_bytes=max_filters_bytes,
+        max_temporary_bytes=max_temporary_bytes,
     )
-    (actual,) = run_calls(device, calls, {tx: x, tU: U, **{added[name]: arrays[name] for name in names}}, out)
+    inputs = {tx: x, tweight: filters, **{added[name]: arrays[name] for name in names}}
+    (actual,) = run_calls(device, calls, inputs, out)
     bias, image_bias, residual = (
         rounded(arrays[name], dtype) if name in arrays else None for name in ("bias", "image_bias", "residual")
     )
-    taps = weight.transpose(2, 3, 1, 0)
     expected = reference.conv2d_direct(
         rounded(x, dtype), taps, scale=scale, bias=bias, image_bias=image_bias, residual=residual
     )

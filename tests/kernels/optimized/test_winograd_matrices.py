@@ -11,8 +11,8 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.optimized.winograd_conv import (
     TILE_SIZES,
     Matrix,
-    transform_filters,
     winograd_costs,
+    winograd_filters,
     winograd_matrices,
 )
 
@@ -56,10 +56,11 @@ def test_amplification(m: int, bound: float) -> None:
 
 
 def wgsl_table(name: str, matrix: Matrix) -> str:
-    """The matrix as the shader writes it, of 9 digits, which give back every f32."""
+    """The matrix as the shader writes it, of 9 digits, which give back every f32: A and B exactly, G rounded."""
     texts = [[f"{float(value):.9g}" for value in row] for row in matrix]
     for row, row_texts in zip(matrix, texts, strict=True):
-        assert [float(np.float32(text)) for text in row_texts] == list(row)  # exact
+        values = row if name != "G" else [np.float32(float(value)) for value in row]
+        assert [float(np.float32(text)) for text in row_texts] == list(values)
     rows = [", ".join(text if "." in text else f"{text}.0" for text in row) for row in texts]
     return f"{name} = array(\n" + "".join(f"    array({row}),\n" for row in rows) + ");\n"
 
@@ -68,9 +69,9 @@ def wgsl_table(name: str, matrix: Matrix) -> str:
 def test_shader_has_the_same(m: int) -> None:
     matrices = winograd_matrices(m)
     block = SHADER.split(f"#ifdef M_{m}\n")[1].split("#endif")[0]
-    declarations = block.replace("var<private> AT: array<array<f32, N>, M>", "AT")
-    declarations = declarations.replace("var<private> BT: array<array<f32, N>, N>", "BT")
-    assert declarations == wgsl_table("AT", matrices.AT) + wgsl_table("BT", matrices.BT)
+    for name, rows, columns in (("AT", "M", "N"), ("G", "N", "3"), ("BT", "N", "N")):
+        block = block.replace(f"var<private> {name}: array<array<f32, {columns}>, {rows}>", name)
+    assert block == "".join(wgsl_table(name, getattr(matrices, name)) for name in ("AT", "G", "BT"))
 
 
 @pytest.mark.parametrize(
@@ -82,17 +83,17 @@ def test_costs(m: int, saved: float, intermediate: float, weights: float) -> Non
 
 
 @pytest.mark.parametrize("m", TILE_SIZES)
-def test_transform_filters(m: int) -> None:
+def test_filters(m: int) -> None:
     weight = np.random.default_rng(0).standard_normal((3, 2, 3, 3))
     G = np.array(winograd_matrices(m).G, np.float64)
-    U = transform_filters(weight, m)
+    U = winograd_filters(weight, m)
     assert U.dtype == np.float64
     for o, c in np.ndindex(3, 2):
         np.testing.assert_allclose(U[:, c, o].reshape(m + 2, m + 2), G @ weight[o, c] @ G.T)
     for dtype in (np.float16, np.float32):
-        rounded = transform_filters(weight.astype(dtype), m)
+        rounded = winograd_filters(weight.astype(dtype), m)
         assert rounded.dtype == np.float32
-        assert transform_filters(weight, m, dtype).dtype == dtype
+        assert winograd_filters(weight, m, dtype).dtype == dtype
         np.testing.assert_allclose(rounded, U, atol=2 * float(np.finfo(dtype).eps))
 
 
@@ -100,4 +101,4 @@ def test_errors() -> None:
     with pytest.raises(ShapeError, match=r"winograd_conv: m \(=3\) must be one of 2, 4, 6, 8"):
         winograd_matrices(3)
     with pytest.raises(ShapeError, match=r"filters of shape \(8, 4, 1, 1\) must be \(C_out, C_in, 3, 3\)"):
-        transform_filters(np.zeros((8, 4, 1, 1)), 4)
+        winograd_filters(np.zeros((8, 4, 1, 1)), 4)

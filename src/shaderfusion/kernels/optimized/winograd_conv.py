@@ -1,5 +1,6 @@
 """3x3 convolution of stride 1 by Winograd's F(m x m, 3x3): the tiles' transforms around (m + 2)^2 matrix products."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
     LaneTile,
@@ -22,9 +23,9 @@ __all__ = [
     "TILE_SIZES",
     "WinogradCosts",
     "WinogradMatrices",
-    "transform_filters",
     "winograd_conv",
     "winograd_costs",
+    "winograd_filters",
     "winograd_matrices",
 ]
 
@@ -40,7 +41,7 @@ _POINTS = {
 
 Of 14 binary fractions from 1/4 to 4, those that amplify the rounding of U, V and M least on white noise: 1.7, 4.8, 21
 and 122 times for m = 2, 4, 6, 8 (Lavin and Gray's +-1, +-2 for m = 4: 10.8 times). Binary fractions make A and B exact
-in f32; what divides by other primes is all in G, which only the host uses.
+in f32; what divides by other primes is all in G, which the device rounds to f32.
 """
 
 TILE_SIZES = tuple(_POINTS)
@@ -48,6 +49,9 @@ TILE_SIZES = tuple(_POINTS)
 
 _LANES = {2: 32, 4: 16, 6: 16, 8: 8}
 """Vectors of 4 channels a workgroup transforms: at most 16 KiB of workgroup memory, which every device has."""
+
+_FILTERS_LANES = 64
+"""Vectors of 4 filters a workgroup transforms."""
 
 
 class WinogradMatrices(NamedTuple):
@@ -133,8 +137,8 @@ def _power_of_2_to(limit: int, row: list[Fraction]) -> Fraction:
     return scale
 
 
-def transform_filters(weight: np.ndarray, m: int, dtype: type[np.floating] | None = None) -> np.ndarray:
-    """U = G g G^T of filters (C_out, C_in, 3, 3) as ((m + 2)^2, C_in, C_out), once, when weights are loaded.
+def winograd_filters(weight: np.ndarray, m: int, dtype: type[np.floating] | None = None) -> np.ndarray:
+    """U = G g G^T of filters (C_out, C_in, 3, 3) as ((m + 2)^2, C_in, C_out), on the host, when weights are loaded.
 
     Summed in f64, then rounded to dtype: by default f64 for f64 filters, else f32. It holds little besides U.
     """
@@ -159,98 +163,116 @@ def winograd_conv(
     *,
     m: int,
     tile: Tile | LaneTile | None = None,
+    max_filters_bytes: int = 64 * 2**20,
     max_temporary_bytes: int = 48 * 2**20,
 ) -> tuple[KernelCall, ...]:
-    """x: (B, H, W, C_in), weight: ((m + 2)^2, C_in, C_out) by transform_filters, out: (B, H, W, C_out), zero padding.
+    """x: (B, H, W, C_in), weight: (3, 3, C_in, C_out) or winograd_filters of it, out: (B, H, W, C_out), zero padding.
 
-    Per strip of tile rows: transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with
-    `tile`, and transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which
-    together take at most max_temporary_bytes, or one row of tiles where that is more.
+    Plain filters are transformed first: transform_filters to U ((m + 2)^2, C_in, C_out). Per strip of tile rows:
+    transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with `tile`, and
+    transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which together take
+    at most max_temporary_bytes, or one row of tiles where that is more. Where U would take more than max_filters_bytes,
+    a slice of the output channels is transformed, multiplied and written at a time, in every strip.
     """
     epilogue = epilogue or Epilogue()
     _require_shapes(x, weight, out, epilogue, m)
     B, H, W, C_in = x.shape
     C_out = weight.shape[-1]
-
+    num_products = (m + 2) ** 2
+    element_bytes = dtype_size_bytes(x.dtype)
+    plain = len(weight.shape) == 4
+    slice_channels = C_out
+    if plain:
+        slice_channels = 4 * _part_size(C_out // 4, max_filters_bytes // (num_products * C_in * 4 * element_bytes))
     tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
     tile_rows = B * tiles_y  # of all images, one below the other
-    row_bytes = (m + 2) ** 2 * tiles_x * (C_in + C_out) * dtype_size_bytes(x.dtype)
-    num_strips = ceil_div(tile_rows, max(1, max_temporary_bytes // row_bytes))
-    strip_rows = ceil_div(tile_rows, num_strips)
+    row_bytes = num_products * tiles_x * (C_in + slice_channels) * element_bytes
+    strip_rows = _part_size(tile_rows, max_temporary_bytes // row_bytes)
     max_tiles = strip_rows * tiles_x
-    V = TensorSpec(f"{out.name}.V", ((m + 2) ** 2, max_tiles, C_in), x.dtype)
-    M = TensorSpec(f"{out.name}.M", ((m + 2) ** 2, max_tiles, C_out), x.dtype)
+    U = TensorSpec(f"{out.name}.U", (num_products, C_in, slice_channels), x.dtype) if plain else weight
+    V = TensorSpec(f"{out.name}.V", (num_products, max_tiles, C_in), x.dtype)
+    M = TensorSpec(f"{out.name}.M", (num_products, max_tiles, slice_channels), x.dtype)
     geometry = {"height": H, "width": W, "tiles_y": tiles_y, "tiles_x": tiles_x, "max_tiles": max_tiles}
+    geometry |= {"in_channels": C_in, "num_columns": C_out}
+    slices = [
+        {"first_channel": first, "slice_channels": min(slice_channels, C_out - first)}
+        for first in range(0, C_out, slice_channels)
+    ]
 
     calls: list[KernelCall] = []
     for first_row in range(0, tile_rows, strip_rows):
         num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
         strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
-        calls += [
-            _transform_input(x, V, m, strip),
-            *_products(V, weight, M, num_tiles, tile),
-            _transform_output(M, out, epilogue, m, strip),
-        ]
+        calls.append(_transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4))
+        for part in slices:
+            num_channels = part["slice_channels"]
+            if plain and (first_row == 0 or len(slices) > 1):
+                calls.append(_transform("filters", m, read(weight) + write(U), strip | part, C_in * num_channels // 4))
+            calls += _products(V, U, M, num_tiles, num_channels, tile)
+            calls.append(_transform_output(M, out, epilogue, m, strip | part))
     return tuple(calls)
 
 
-def _transform_input(x: TensorSpec, V: TensorSpec, m: int, strip: dict[str, int]) -> KernelCall:
+def _part_size(count: int, most: int) -> int:
+    """Size of equal parts of `count`, but for the last: the largest up to `most`, and at least 1."""
+    return ceil_div(count, ceil_div(count, max(1, most)))
+
+
+def _transform(
+    name: str, m: int, bindings: tuple[Binding, ...], params: Mapping[str, int | float], num_vectors: int
+) -> KernelCall:
+    """The pass transform_`name`, for num_vectors vectors of 4 channels, of all filters or tiles."""
+    lanes = _FILTERS_LANES if name == "filters" else _LANES[m]
     return KernelCall(
         source="optimized/winograd_conv.wgsl",
-        entry_point="transform_input",
-        dtype=x.dtype,
-        bindings=read(x) + write(V),
-        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "input"},
-        params={**strip, "num_columns": x.shape[-1]},
-        workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * x.shape[-1] // 4, _LANES[m])),
+        entry_point=f"transform_{name}",
+        dtype=bindings[0].tensor.dtype,
+        bindings=bindings,
+        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name},
+        params=params,
+        workgroups=spread_workgroups(ceil_div(num_vectors, lanes)),
     )
 
 
 def _products(
-    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, tile: Tile | LaneTile | None
+    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, num_channels: int, tile: Tile | LaneTile | None
 ) -> tuple[KernelCall, ...]:
-    """M[i] = V[i] U[i] in the first num_tiles rows; K is not split, as the parts would be one more temporary tensor."""
+    """M[i] = V[i] U[i], num_tiles x num_channels; K is not split, as the parts would be one more temporary tensor."""
     batches, max_tiles, C_in = V.shape
-    C_out = U.shape[-1]
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4}
-    params |= {"b_row": C_out // 4, "b_outer": 0, "b_inner": C_in * C_out // 4, "b_columns": C_out}
-    params |= {"out_row": C_out // 4, "out_outer": 0, "out_inner": max_tiles * C_out // 4}
-    sizes = (1, batches, num_tiles, C_out, C_in)
+    params |= {"b_row": num_channels // 4, "b_outer": 0, "b_inner": C_in * num_channels // 4, "b_columns": num_channels}
+    params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
+    sizes = (1, batches, num_tiles, num_channels, C_in)
     return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile or Tile(64, 128), num_splits=1)
 
 
-def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, strip: dict[str, int]) -> KernelCall:
+def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
     B, H, W, C_out = out.shape
     images = epilogue.image_bias.shape[0] if epilogue.image_bias else 1
-    call = KernelCall(
-        source="optimized/winograd_conv.wgsl",
-        entry_point="transform_output",
-        dtype=out.dtype,
-        bindings=read(M),
-        constants={"M": m, f"M_{m}": True, "LANES": _LANES[m], "PASS": "output"},
-        params={
-            **strip,
-            "num_columns": C_out,
-            "scale": float(epilogue.scale),
-            "rows_per_image": B // images * H * W,
-            # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
-            "num_inner": 1,
-            "out_outer": 0,
-            "out_inner": 0,
-            "out_row": C_out // 4,
-        },
-        workgroups=spread_workgroups(ceil_div(strip["num_tiles"] * C_out // 4, _LANES[m])),
-    )
+    params = {
+        **part,
+        "scale": float(epilogue.scale),
+        "rows_per_image": B // images * H * W,
+        # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
+        "num_inner": 1,
+        "out_outer": 0,
+        "out_inner": 0,
+        "out_row": C_out // 4,
+    }
+    call = _transform("output", m, read(M), params, part["num_tiles"] * part["slice_channels"] // 4)
     return with_epilogue(call, out, epilogue)
 
 
 def _require_shapes(x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int) -> None:
     winograd_matrices(m)  # refuses another m
-    if len(x.shape) != 4 or len(weight.shape) != 3:
-        raise ShapeError(f"winograd_conv: {x} must be (B, H, W, C_in) and {weight} ({(m + 2) ** 2}, C_in, C_out)")
     C_in, C_out = x.shape[-1], weight.shape[-1]
-    if weight.shape != ((m + 2) ** 2, C_in, C_out) or out.shape != (*x.shape[:3], C_out):
-        raise ShapeError(f"winograd_conv: {x} with {weight}, filters transformed for m (={m}), must give {out}")
+    if len(x.shape) != 4 or weight.shape not in ((3, 3, C_in, C_out), ((m + 2) ** 2, C_in, C_out)):
+        raise ShapeError(
+            f"winograd_conv: {x} must be (B, H, W, C_in) and {weight} (3, 3, C_in, C_out), or, transformed for "
+            f"m (={m}), ({(m + 2) ** 2}, C_in, C_out)"
+        )
+    if out.shape != (*x.shape[:3], C_out):
+        raise ShapeError(f"winograd_conv: {x} with {weight} must give {out}")
     require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
     for name, tensor, shape in (("bias", epilogue.bias, (C_out,)), ("residual", epilogue.residual, out.shape)):
         if tensor and tensor.shape != shape:

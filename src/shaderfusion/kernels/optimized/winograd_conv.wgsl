@@ -1,22 +1,31 @@
 // 3x3 convolution of stride 1 and padding 1, channels last, by Winograd's F(m x m, 3x3):
 //   out tile = A^T [sum_c (G g_c G^T) . (B^T d_c B)] A,  d: (m+2) x (m+2) inputs, . element by element
-// (Lavin and Gray 2015, arXiv 1509.09308, section 4). U = G g G^T is made on the host, when weights are loaded.
+// (Lavin and Gray 2015, arXiv 1509.09308, section 4).
+//   transform_filters  U[i, j] = (G g G^T)[i, j] of every filter, unless that was done when weights were loaded;
+//                      a thread takes 4 output channels of one input channel, reads 9 and writes (m+2)^2 vectors
 //   transform_input    V[i, j] = (B^T d B)[i, j] of every tile and channel; reads each input (m+2)^2 / m^2 times
 //   (common/matmul)    M[i, j] = V[i, j] U[i, j], (tiles, C_in) times (C_in, C_out)
 //   transform_output   out = scale A^T M A + bias + image_bias + residual; reads M once
-// A workgroup transforms LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n
-// takes column n, then, by way of workgroup memory, row n. f32 arithmetic; V and M are stored as Elem.
-// The tiles are those of one strip of tile rows, which count through all images.
+// For input and output a workgroup transforms LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n
+// takes column n, then, by way of workgroup memory, row n. f32 arithmetic; U, V and M are stored as Elem.
+// The tiles are those of one strip of tile rows, which count through all images; the output channels of U and M are those
+// of one slice.
 #import fragments/indexing
 
 const N = M + 2;
 
-// A^T and B^T, exact in f32: winograd_matrices in winograd_conv.py. Never written, but not `const`, as naga copies a
-// constant array wherever it is indexed.
+// winograd_matrices in winograd_conv.py: A^T and B^T are exact in f32, G is rounded. Never written, but not `const`, as
+// naga copies a constant array wherever it is indexed.
 #ifdef M_2
 var<private> AT: array<array<f32, N>, M> = array(
     array(1.0, 2.0, 2.0, 0.0),
     array(0.0, 2.0, -2.0, 1.0),
+);
+var<private> G: array<array<f32, 3>, N> = array(
+    array(-1.0, 0.0, 0.0),
+    array(0.25, 0.25, 0.25),
+    array(0.25, -0.25, 0.25),
+    array(0.0, 0.0, 1.0),
 );
 var<private> BT: array<array<f32, N>, N> = array(
     array(-1.0, 0.0, 1.0, 0.0),
@@ -31,6 +40,14 @@ var<private> AT: array<array<f32, N>, M> = array(
     array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
     array(0.0, 3.125, 3.125, 4.5, 4.5, 0.0),
     array(0.0, 1.953125, -1.953125, 6.75, -6.75, 4.0),
+);
+var<private> G: array<array<f32, 3>, N> = array(
+    array(0.568888889, 0.0, 0.0),
+    array(-0.344201681, -0.21512605, -0.134453782),
+    array(-0.344201681, 0.21512605, -0.134453782),
+    array(0.119514472, 0.179271709, 0.268907563),
+    array(0.119514472, -0.179271709, 0.268907563),
+    array(0.0, 0.0, 1.0),
 );
 var<private> BT: array<array<f32, N>, N> = array(
     array(0.219726562, 0.0, -0.66015625, 0.0, 0.25, 0.0),
@@ -49,6 +66,16 @@ var<private> AT: array<array<f32, N>, M> = array(
     array(0.0, 2.0, -2.0, 8.0, -8.0, 4.0, -4.0, 0.0),
     array(0.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0, 0.0),
     array(0.0, 0.5, -0.5, 8.0, -8.0, 16.0, -16.0, 8.0),
+);
+var<private> G: array<array<f32, 3>, N> = array(
+    array(-1.0, 0.0, 0.0),
+    array(0.355555556, 0.177777778, 0.0888888889),
+    array(0.355555556, -0.177777778, 0.0888888889),
+    array(-0.222222222, -0.222222222, -0.222222222),
+    array(-0.222222222, 0.222222222, -0.222222222),
+    array(0.0888888889, 0.177777778, 0.355555556),
+    array(0.0888888889, -0.177777778, 0.355555556),
+    array(0.0, 0.0, 1.0),
 );
 var<private> BT: array<array<f32, N>, N> = array(
     array(-0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125, 0.0),
@@ -72,6 +99,18 @@ var<private> AT: array<array<f32, N>, M> = array(
     array(0.0, 0.0889892578, 0.0889892578, 14.3614502, 14.3614502, 30.5175781, 30.5175781, 30.5175781, 30.5175781, 0.0),
     array(0.0, 0.0333709717, -0.0333709717, 12.5662689, -12.5662689, 38.1469727, -38.1469727, 76.2939453, -76.2939453, 32.0),
 );
+var<private> G: array<array<f32, 3>, N> = array(
+    array(0.951089342, 0.0, 0.0),
+    array(-0.654891343, -0.245584254, -0.0920940952),
+    array(-0.654891343, 0.245584254, -0.0920940952),
+    array(0.239087316, 0.209201401, 0.183051226),
+    array(0.239087316, -0.209201401, 0.183051226),
+    array(-0.241000014, -0.301250018, -0.376562522),
+    array(-0.241000014, 0.301250018, -0.376562522),
+    array(0.0651980715, 0.162995179, 0.407487947),
+    array(0.0651980715, -0.162995179, 0.407487947),
+    array(0.0, 0.0, 1.0),
+);
 var<private> BT: array<array<f32, N>, N> = array(
     array(0.0328570604, 0.0, -0.3028512, 0.0, 0.529792786, 0.0, -0.272460938, 0.0, 0.03125, 0.0),
     array(0.0, -0.0876188278, -0.233650208, 0.18453598, 0.492095947, -0.100524902, -0.268066406, 0.01171875, 0.03125, 0.0),
@@ -87,6 +126,35 @@ var<private> BT: array<array<f32, N>, N> = array(
 #endif
 
 alias Line = array<vec4<f32>, N>; // of a tile
+
+#ifdef PASS_FILTERS
+@group(0) @binding(1) var<storage, read> filters: array<vec4<Elem>>; // (3, 3, C_in, C_out / 4)
+@group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, slice / 4)
+
+// G g, one element.
+fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
+    return G[i][0] * g[0] + G[i][1] * g[1] + G[i][2] * g[2];
+}
+
+@compute @workgroup_size(LANES)
+fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                     @builtin(local_invocation_index) lane: u32) {
+    let f = flat_workgroup(group, grid) * LANES + lane; // of (C_in, slice / 4)
+    let slice4 = params.slice_channels / 4;
+    let size = params.in_channels * slice4;
+    if (f >= size) { return; }
+    var columns: array<array<vec4<f32>, 3>, 3>; // of g
+    for (var tap = 0u; tap < 9; tap++) {
+        let row = tap * params.in_channels + f / slice4; // of (9 C_in, C_out / 4)
+        let column = params.first_channel / 4 + f % slice4;
+        columns[tap % 3][tap / 3] = vec4<f32>(filters[row * (params.num_columns / 4) + column]);
+    }
+    for (var i = 0u; i < N; i++) {
+        let row = array(g_dot(i, columns[0]), g_dot(i, columns[1]), g_dot(i, columns[2])); // of G g
+        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + f] = vec4<Elem>(g_dot(j, row)); }
+    }
+}
+#endif
 
 #ifdef PASS_INPUT
 @group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H, W, C_in / 4)
@@ -107,7 +175,7 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     let lane = local.x;
     let n = local.y; // the column of the tile, then its row
     let item = flat_workgroup(group, grid) * LANES + lane;
-    let channels4 = params.num_columns / 4;
+    let channels4 = params.in_channels / 4;
     let tile = item / channels4; // in the strip
     let c = item % channels4;
     if (tile < params.num_tiles) {
@@ -135,10 +203,12 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
         }
     }
 }
-#else
+#endif
+
+#ifdef PASS_OUTPUT
 #import fragments/product_epilogue
 
-@group(0) @binding(1) var<storage, read> products: array<vec4<Elem>>; // M: (N^2, max_tiles, C_out / 4)
+@group(0) @binding(1) var<storage, read> products: array<vec4<Elem>>; // M: (N^2, max_tiles, slice / 4)
 
 var<workgroup> sh_t: array<vec4<f32>, M * N * LANES>; // (A^T M)[row][column][lane]
 
@@ -155,7 +225,7 @@ fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     let lane = local.x;
     let n = local.y; // the column of the tile, then, below M, the row of outputs
     let item = flat_workgroup(group, grid) * LANES + lane;
-    let channels4 = params.num_columns / 4;
+    let channels4 = params.slice_channels / 4;
     let tile = item / channels4; // in the strip
     let c = item % channels4;
     if (tile < params.num_tiles) {
@@ -176,7 +246,7 @@ fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
         for (var j = 0u; j < M; j++) {
             if (column_0 + j < params.width) {
                 let pixel = (image * params.height + y) * params.width + column_0 + j;
-                store(0, pixel, 4 * c, at_dot(j, &t));
+                store(0, pixel, params.first_channel + 4 * c, at_dot(j, &t));
             }
         }
     }
