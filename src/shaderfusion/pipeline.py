@@ -21,7 +21,7 @@ from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
 
-__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "make_kernels"]
+__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype", "make_kernels"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ class StableDiffusionPipeline:
                 f"max_position_embeddings (={config.text_encoder.max_position_embeddings})"
             )
         opened = open_device(device)
-        dtype = dtype or opened.info.default_dtype
-        if dtype == "f16" and not opened.info.has_f16:
-            raise InputError(f"dtype (='f16') is not supported by device {opened.info.name}; use f32")
+        dtype = choose_dtype(opened, dtype)
         kernels = make_kernels(opened, dtype, optimizations)
         weights = load_all_weights(opened, config, kernels, folder)
         return cls(opened, kernels, tokenizer, config, scheduler_config, weights, scheduler)
@@ -185,6 +183,13 @@ class StableDiffusionPipeline:
             )
             self._engine_of_size = (size, engine)
         return self._engine_of_size[1]
+
+
+def choose_dtype(device: Device, dtype: DType | None) -> DType:
+    """The dtype asked for, or the device's own; InputError where the device lacks it."""
+    if dtype == "f16" and not device.info.has_f16:
+        raise InputError(f"dtype (='f16') is not supported by device {device.info.name}; use f32")
+    return dtype or device.info.default_dtype
 
 
 def make_kernels(device: Device, dtype: DType, optimizations: Optimizations | None = None) -> Kernels:
