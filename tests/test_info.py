@@ -68,6 +68,13 @@ def test_defaults() -> None:
     assert large.weights_bytes == pytest.approx(2 * small.weights_bytes, rel=1e-4)  # but for rounding up to 16 bytes
 
 
+def test_the_token_table_takes_no_memory_of_the_device() -> None:
+    config = ModelConfig.from_folder(model_folder("emoji")).text_encoder
+    text_encoder = describe("emoji", dtype="f32").components[0]
+    on_device = text_encoder.parameters - config.vocab_size * config.hidden_size
+    assert text_encoder.weights_bytes == pytest.approx(4 * on_device, rel=1e-4)  # but for rounding up to 16 bytes
+
+
 @pytest.mark.parametrize("side", [0, -32, 33, 32.0, "32", True])
 def test_refuses_sizes(side: object) -> None:
     with pytest.raises(InputError, match=r"width \(=.*must be a positive multiple of 32 px"):

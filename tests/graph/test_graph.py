@@ -69,6 +69,16 @@ def test_weight_layouts(g: Graph) -> None:
     assert set(LAYOUT_SHAPES) == {"as_is", "linear", "conv2d", *(f"winograd_{m}" for m in (2, 4, 6, 8))}
 
 
+def test_table_rows(g: Graph) -> None:
+    with g.scope("embeddings"):
+        rows = g.table_rows("weight", 50, 4, rows=(1, 7))
+    assert (rows.name, rows.shape, rows.role) == ("unet.embeddings.weight", (1, 7, 4), "input")
+    assert g.inputs == {"embeddings.weight": rows}
+    table = g.tables["embeddings.weight"]
+    assert (table.path, table.source_shape, table.tensor) == ("embeddings.weight", (50, 4), rows)
+    assert (g.num_parameters, g.weights_bytes, g.weights) == (200, 0, {})
+
+
 def test_same_weight_twice_is_one(g: Graph) -> None:
     first = g.weight("proj", 8, 4, layout="linear")
     assert g.weight("proj", 8, 4, layout="linear") is first

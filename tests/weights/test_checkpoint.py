@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,43 @@ def test_dtypes_hold_the_same_values(tmp_path: Path, tensors: dict[str, np.ndarr
         actual = Checkpoint(tmp_path).read(key, array.shape)
         assert actual.dtype.itemsize == (4 if dtype == "f32" else 2)
         np.testing.assert_array_equal(actual.astype(np.float32), array)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_rows(tmp_path: Path, dtype: str) -> None:
+    table = np.arange(44.0).reshape(11, 4)
+    write_safetensors(tmp_path / NAME, {"table": table, "other": np.full(4, np.nan)}, dtype)
+    checkpoint = Checkpoint(tmp_path)
+    rows = np.array([[10, 3, 3], [0, 10, 7]])
+    actual = checkpoint.read_rows("table", (11, 4), rows)
+    assert actual.dtype.itemsize == (4 if dtype == "f32" else 2)
+    np.testing.assert_array_equal(actual.astype(np.float32), table[rows])
+    with pytest.raises(WeightsError, match=r"table has shape \(11, 4\), must be \(12, 4\)"):
+        checkpoint.read_rows("table", (12, 4), rows)
+
+
+def test_rows_are_all_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safetensors(tmp_path / NAME, {"table": np.arange(44.0).reshape(11, 4)})
+    checkpoint = Checkpoint(tmp_path)
+    read: list[slice] = []
+
+    class File:
+        """The part of safetensors' file that reading rows needs, and none that gives a whole tensor."""
+
+        def __init__(self, file: Any) -> None:
+            self.stored = file.get_slice("table")
+            self.get_shape, self.get_dtype = self.stored.get_shape, self.stored.get_dtype
+
+        def get_slice(self, _: str) -> "File":
+            return self
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            read.append(rows)
+            return self.stored[rows]
+
+    monkeypatch.setitem(checkpoint._file_of, "table", File(checkpoint._file_of["table"]))
+    assert checkpoint.read_rows("table", (11, 4), np.array([9, 2, 9]))[:, 0].tolist() == [36, 8, 36]
+    assert read == [slice(2, 3), slice(9, 10)]
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("i32", "I32"), ("f64", "F64"), ("f8", "F8_E4M3")])

@@ -29,7 +29,10 @@ LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the checkpoint, its path and shape there, and our spec in the kernel's layout."""
+    """A tensor of the checkpoint, its path and shape there, and our spec in the kernel's layout.
+
+    Of one in `Graph.tables` the spec is the input for some of its rows.
+    """
 
     path: str
     source_shape: tuple[int, ...]
@@ -47,6 +50,7 @@ class Graph:
         self.dtype: DType = kernels.dtype
         self.calls: list[KernelCall] = []
         self.weights: dict[str, Weight] = {}
+        self.tables: dict[str, Weight] = {}
         self.inputs: dict[str, TensorSpec] = {}
         self.outputs: dict[str, TensorSpec] = {}
         self._scope: tuple[str, ...] = ()
@@ -107,6 +111,15 @@ class Graph:
             )
         return known.tensor
 
+    def table_rows(self, name: str, *table_shape: int, rows: tuple[int, ...]) -> TensorSpec:
+        """An input (*rows, C), named as the checkpoint's table (V, C) of which the caller fills in some rows.
+
+        The table stays in its file: it counts among the parameters, but takes no memory of the device.
+        """
+        path = self.path(name)
+        self.tables[path] = Weight(path, table_shape, "as_is", self.input(path, *rows, *table_shape[1:]))
+        return self.inputs[path]
+
     def add(self, *calls: KernelCall) -> None:
         """Appends calls, labelled `graph.scope/kernel`."""
         label = self._label()
@@ -117,10 +130,10 @@ class Graph:
 
     @property
     def weights_bytes(self) -> int:
-        """Memory of all weights in the kernels' layout."""
+        """Memory of all weights in the kernels' layout; `tables` are none of it."""
         return sum(weight.tensor.size_bytes for weight in self.weights.values())
 
     @property
     def num_parameters(self) -> int:
-        """Values of all weights in the checkpoint."""
-        return sum(math.prod(weight.source_shape) for weight in self.weights.values())
+        """Values of all weights and tables in the checkpoint."""
+        return sum(math.prod(weight.source_shape) for weight in (*self.weights.values(), *self.tables.values()))

@@ -1,26 +1,27 @@
-"""CLIP's text transformer: token ids (B, L) -> prompt embedding (B, L, C). Radford et al. 2021, arXiv 2103.00020."""
+"""CLIP's text transformer: one prompt's tokens -> its embedding (1, L, C). Radford et al. 2021, arXiv 2103.00020."""
 
 from shaderfusion.config import ClipTextConfig
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.common.embedding import embedding
+from shaderfusion.kernels.common.elementwise import add
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.blocks import activation, layer_norm, linear
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["text_encoder_graph"]
+__all__ = ["TOKEN_TABLE", "text_encoder_graph"]
+
+TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def text_encoder_graph(config: ClipTextConfig, kernels: Kernels, *, batch: int) -> Graph:
-    """Inputs: token_ids (B, L) u32. Outputs: embedding (B, L, C), the last layer's after the final norm."""
+def text_encoder_graph(config: ClipTextConfig, kernels: Kernels) -> Graph:
+    """Inputs: TOKEN_TABLE (1, L, C), its row of each token id. Outputs: embedding (1, L, C), after the final norm."""
     g = Graph("text_encoder", kernels)
     L, C = config.max_position_embeddings, config.hidden_size
     eps = config.layer_norm_eps
-    token_ids = g.input("token_ids", batch, L, dtype="u32")
+    tokens = g.table_rows(TOKEN_TABLE, config.vocab_size, C, rows=(1, L))
     with g.scope("text_model"):
-        h = g.tensor("embeddings", batch, L, C)
-        tokens = g.weight("embeddings.token_embedding.weight", config.vocab_size, C)
         positions = g.weight("embeddings.position_embedding.weight", L, C)
-        g.add(embedding(token_ids, tokens, positions, h))
+        h = g.tensor("embeddings", *tokens.shape)
+        g.add(add(tokens, positions.reshape(*tokens.shape), h))
         for layer in range(config.num_hidden_layers):
             with g.scope("encoder.layers", layer):
                 n = layer_norm(g, "layer_norm1", h, eps=eps)
@@ -29,7 +30,7 @@ def text_encoder_graph(config: ClipTextConfig, kernels: Kernels, *, batch: int) 
                 n = linear(g, "mlp.fc1", n, config.intermediate_size)
                 n = activation(g, n, config.hidden_act)
                 h = linear(g, "mlp.fc2", n, C, residual=h)
-        out = g.output("embedding", batch, L, C)
+        out = g.output("embedding", *tokens.shape)
         layer_norm(g, "final_layer_norm", h, eps=eps, out=out)
     return g
 

@@ -110,7 +110,7 @@ def build_graphs(
         )
     )
     return {
-        "text_encoder": text_encoder_graph(config.text_encoder, kernels, batch=1),
+        "text_encoder": text_encoder_graph(config.text_encoder, kernels),
         "unet": unet,
         "vae": decoder_graph(config.vae, kernels, batch=1, height=H, width=W),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -13,10 +13,20 @@ from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "TensorSource"]
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _DTYPES = ("F32", "F16", "BF16")
+
+
+class TensorSource(Protocol):
+    """Where weights come from: the tensors of one component, by name. See Checkpoint for the methods."""
+
+    def find(self, path: str, shape: tuple[int, ...]) -> str: ...
+
+    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray: ...
+
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray: ...
 
 
 class Checkpoint:
@@ -52,12 +62,25 @@ class Checkpoint:
 
     def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor in its stored dtype (f32, f16 or bf16) and the given shape."""
+        file, name = self._locate(path, shape)
+        array: np.ndarray = file.get_tensor(name)
+        return array.reshape(shape)
+
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
+        """Those rows of the tensor, in its stored dtype: (*rows.shape, *shape[1:]). No other row is read."""
+        file, name = self._locate(path, shape)
+        table = file.get_slice(name)
+        distinct, index = np.unique(rows, return_inverse=True)
+        return np.concatenate([table[row : row + 1] for row in distinct.tolist()])[index.reshape(rows.shape)]
+
+    def _locate(self, path: str, shape: tuple[int, ...]) -> tuple[Any, str]:
+        """The open file that holds the tensor, and its name there."""
         name = self.find(path, shape)
-        if self._file_of[name].get_slice(name).get_dtype() == "BF16":
+        file = self._file_of[name]
+        if file.get_slice(name).get_dtype() == "BF16":
             import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
 
-        array: np.ndarray = self._file_of[name].get_tensor(name)
-        return array.reshape(shape)
+        return file, name
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
