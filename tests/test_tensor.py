@@ -12,7 +12,7 @@ from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
         ((1,), "f16", 1, 16),  # rounded up to the widest load
         ((3, 5), "f16", 15, 32),
         ((2, 2), "f32", 4, 16),
-        ((5,), "u32", 5, 32),
+        ((5,), "f32", 5, 32),
         ((2, 64, 64, 4), "f16", 32768, 65536),
     ],
 )
@@ -22,7 +22,7 @@ def test_sizes(shape: tuple[int, ...], dtype: DType, size: int, size_bytes: int)
 
 
 def test_dtype_sizes() -> None:
-    assert [dtype_size_bytes(dtype) for dtype in ("f16", "f32", "u32")] == [2, 4, 4]
+    assert [dtype_size_bytes(dtype) for dtype in ("f16", "f32")] == [2, 4]
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (-1, 4)])

@@ -15,10 +15,10 @@ from shaderfusion.errors import ShapeError
 
 __all__ = ["DType", "Role", "TensorSpec", "dtype_size_bytes"]
 
-DType = Literal["f16", "f32", "u32"]
+DType = Literal["f16", "f32"]
 Role = Literal["intermediate", "weight", "input", "output"]
 
-_SIZE_BYTES: dict[str, int] = {"f16": 2, "f32": 4, "u32": 4}
+_SIZE_BYTES: dict[str, int] = {"f16": 2, "f32": 4}
 
 
 def dtype_size_bytes(dtype: DType) -> int:

@@ -38,7 +38,7 @@ def test_roles_and_dtypes(g: Graph) -> None:
     tensors = [g.tensor("x", 2), g.input("i", 2), g.output("o", 2), g.weight("w", 2)]
     assert [tensor.role for tensor in tensors] == ["intermediate", "input", "output", "weight"]
     assert {tensor.dtype for tensor in tensors} == {"f16"}
-    assert g.tensor("ids", 2, dtype="u32").dtype == "u32"
+    assert g.tensor("statistics", 2, dtype="f32").dtype == "f32"
     assert g.inputs == {"i": tensors[1]}
     assert g.outputs == {"o": tensors[2]}
 
