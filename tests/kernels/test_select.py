@@ -75,16 +75,24 @@ def test_winograd_where_it_pays(
     kernels: Kernels, shape: tuple[int, ...], out_channels: int, stride: int, layout: WeightLayout, m: int | None
 ) -> None:
     x = tensor_out("x", *shape, dtype=kernels.dtype)
-    assert kernels.conv2d_layout(x, out_channels, stride=stride) == layout
     B, H, W, C = shape
-    weight = tensor_out("w", *LAYOUT_SHAPES[layout]((out_channels, C, 3, 3)), dtype=kernels.dtype)
     out = tensor_out("out", B, H // stride, W // stride, out_channels, dtype=kernels.dtype)
+    assert kernels.conv2d_layout(x, out, stride=stride) == layout
+    weight = tensor_out("w", *LAYOUT_SHAPES[layout]((out_channels, C, 3, 3)), dtype=kernels.dtype)
     calls = kernels.conv2d(x, weight, out, Epilogue(), stride=stride)
     if m is None:
         assert calls[0].name == "conv2d_direct.product"
     else:
         first = "transform_filters" if layout == "conv2d" else "product"
         assert (calls[0].constants["M"], calls[1].entry_point) == (m, first)
+
+
+def test_upsampled_convolution_counts_the_tiles_of_its_output() -> None:
+    x, weight = tensor_out("x", 2, 8, 8, 1280, dtype="f16"), tensor_out("w", 3, 3, 1280, 1280, dtype="f16")
+    out = tensor_out("out", 2, 16, 16, 1280, dtype="f16")
+    calls = GPU.conv2d(x, weight, out, Epilogue(), upsample=2)
+    assert calls[0].name == "winograd_conv.transform_input"
+    assert calls[0].constants["UPSAMPLE"] == 2
 
 
 def test_a_weight_of_another_layout_is_refused() -> None:

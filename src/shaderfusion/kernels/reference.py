@@ -25,7 +25,6 @@ __all__ = [
     "partially_fused_softmax",
     "softmax_unfused",
     "timestep_embedding",
-    "upsample_nearest",
     "winograd_conv",
     "winograd_filters",
 ]
@@ -104,17 +103,26 @@ def conv2d_direct(
     *,
     stride: int = 1,
     padding: int = 1,
+    upsample: int = 1,
     scale: float = 1.0,
     bias: Array | None = None,
     image_bias: Array | None = None,
     residual: Array | None = None,
 ) -> Array:
-    """scale sum_{i, j, c} x[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; x is 0 outside."""
+    """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
+
+    u[b, y, x] = x[b, y // upsample, x // upsample].
+    """
+    x = _upsample(x, upsample)
     kernel_size = weight.shape[0]
     padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
     sums = np.einsum("byxcij,ijco->byxo", patches[:, ::stride, ::stride], weight)
     return _epilogue(sums, scale, bias, image_bias, residual)
+
+
+def _upsample(x: Array, factor: int) -> Array:
+    return x.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
@@ -159,11 +167,6 @@ def timestep_embedding(
     angles = timestep[:, None] * frequencies
     halves = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
     return np.concatenate([*halves, np.zeros((len(timestep), channels % 2))], axis=1)
-
-
-def upsample_nearest(x: Array, *, scale: int) -> Array:
-    """x[b, y // scale, x // scale]."""
-    return x.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def concat_channels(a: Array, b: Array) -> Array:
@@ -231,13 +234,18 @@ def winograd_conv(
     weight: Array,
     *,
     m: int,
+    upsample: int = 1,
     scale: float = 1.0,
     bias: Array | None = None,
     image_bias: Array | None = None,
     residual: Array | None = None,
 ) -> Array:
-    """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filters."""
+    """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filters.
+
+    d is of x upsampled as in conv2d_direct.
+    """
     AT, _, BT = (np.array(matrix, np.float64) for matrix in winograd_matrices(m))
+    x = _upsample(x, upsample)
     B, H, W, _ = x.shape
     padded = np.pad(x, [(0, 0), (1, 1 - H % -m), (1, 1 - W % -m), (0, 0)])
     tiles = np.lib.stride_tricks.sliding_window_view(padded, (m + 2, m + 2), axis=(1, 2))[:, ::m, ::m]

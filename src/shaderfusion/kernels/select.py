@@ -83,37 +83,45 @@ class Kernels:
         return matmul(x, weight, out, epilogue, tile=tile)
 
     def conv2d(
-        self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int = 1
+        self,
+        x: TensorSpec,
+        weight: TensorSpec,
+        out: TensorSpec,
+        epilogue: Epilogue,
+        *,
+        stride: int = 1,
+        upsample: int = 1,
     ) -> Calls:
-        """A 3x3 convolution with one pixel of padding: x (B, H, W, C_in), weight as `conv2d_layout` says."""
-        m = self._winograd_m(x, out.shape[-1], stride)
+        """A 3x3 convolution of x (B, H, W, C_in), upsampled, with padding 1; weight as `conv2d_layout` says."""
+        m = self._winograd_m(x, out, stride)
         if m is None:
-            return conv2d_direct(x, weight, out, epilogue, stride=stride, tile=self._tile(Tile(64, 128)))
-        tile = self._tile(Tile(128, 64) if _num_tiles(x, m) >= 128 else Tile(64, 128))
-        return winograd_conv(x, weight, out, epilogue, m=m, tile=tile)
+            tile = self._tile(Tile(64, 128))
+            return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=tile)
+        tile = self._tile(Tile(128, 64) if _num_tiles(out, m) >= 128 else Tile(64, 128))
+        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, tile=tile)
 
-    def conv2d_layout(self, x: TensorSpec, out_channels: int, *, stride: int = 1) -> WeightLayout:
-        """How `conv2d` wants the 3x3 filters on x (B, H, W, C_in).
+    def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> WeightLayout:
+        """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
 
         Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
         """
-        m = self._winograd_m(x, out_channels, stride)
+        m = self._winograd_m(x, out, stride)
         if m is None:
             return "conv2d"
-        filters_bytes = (m + 2) ** 2 * x.shape[-1] * out_channels * dtype_size_bytes(self.dtype)
+        filters_bytes = (m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
         loaded = filters_bytes <= (self.max_binding_bytes if self.lanes else _MAX_LOADED_FILTERS_BYTES)
         return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
 
-    def _winograd_m(self, x: TensorSpec, out_channels: int, stride: int) -> int | None:
+    def _winograd_m(self, x: TensorSpec, out: TensorSpec, stride: int) -> int | None:
         """The m of F(m x m, 3x3) where it pays, else None: it takes enough channels and tiles.
 
         On an H200 with filters transformed before, F(4x4) takes 0.15 ms where the direct convolution takes 0.51 on
         2x64x64x320; F(2x2) and F(4x4) 0.26 where it takes 0.55 on 2x16x16x1280 (32 tiles), and 0.18 and 0.25 where it
         takes 0.16 on 2x8x8x1280 (8 tiles).
         """
-        if not self.optimizations.winograd_conv or stride != 1 or min(x.shape[-1], out_channels) < 32:
+        if not self.optimizations.winograd_conv or stride != 1 or min(x.shape[-1], out.shape[-1]) < 32:
             return None
-        tiles = _num_tiles(x, 4)
+        tiles = _num_tiles(out, 4)
         if tiles < 32:
             return None
         return _WINOGRAD_M if tiles >= 128 or self.lanes else _FEW_TILES_WINOGRAD_M
@@ -179,7 +187,7 @@ class Kernels:
         return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu
 
 
-def _num_tiles(x: TensorSpec, m: int) -> int:
-    """Tiles of m x m pixels in x (B, H, W, C)."""
-    B, H, W, _ = x.shape
+def _num_tiles(out: TensorSpec, m: int) -> int:
+    """Tiles of m x m pixels in out (B, H, W, C)."""
+    B, H, W, _ = out.shape
     return B * ceil_div(H, m) * ceil_div(W, m)

@@ -9,7 +9,6 @@ from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.kernels.common.layer_norm import layer_norm as layer_norm_kernel
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.common.upsample_nearest import upsample_nearest
 from shaderfusion.tensor import TensorSpec
 
 __all__ = [
@@ -53,24 +52,26 @@ def conv2d(
     channels: int,
     *,
     stride: int = 1,
+    upsample: int = 1,
     scale: float = 1.0,
     image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
     out: TensorSpec | None = None,
 ) -> TensorSpec:
-    """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H/stride, W/stride, channels).
+    """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H', W', channels).
 
-    The kernels want channels in fours, so the output has zeros after its last channel where it must.
+    x is made `upsample` times larger on each side, by its nearest pixels; the convolution then takes every stride-th
+    pixel. The kernels want channels in fours, so the output has zeros after its last channel where it must.
     """
     B, H, W, C = x.shape
     padded = ceil_div(channels, 4) * 4
     with g.scope(name):
-        out = out or g.tensor("out", B, ceil_div(H, stride), ceil_div(W, stride), padded)
-        layout = g.kernels.conv2d_layout(x, padded, stride=stride)
+        out = out or g.tensor("out", B, ceil_div(upsample * H, stride), ceil_div(upsample * W, stride), padded)
+        layout = g.kernels.conv2d_layout(x, out, stride=stride)
         weight = g.weight("weight", channels, C, 3, 3, layout=layout, padded_to=padded)
         bias = g.weight("bias", channels, padded_to=padded)
         epilogue = Epilogue(scale, bias, image_bias, residual)
-        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride))
+        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample))
     return out
 
 
@@ -112,11 +113,8 @@ def concat(g: Graph, name: str, a: TensorSpec, b: TensorSpec) -> TensorSpec:
 
 def upsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
     """Nearest neighbour to twice the size, then a 3x3 convolution."""
-    B, H, W, C = x.shape
     with g.scope(name):
-        wide = g.tensor("nearest", B, 2 * H, 2 * W, C)
-        g.add(upsample_nearest(x, wide))
-        return conv2d(g, "conv", wide, C)
+        return conv2d(g, "conv", x, x.shape[-1], upsample=2)
 
 
 def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:

@@ -54,6 +54,19 @@ def test_both_algorithms(any_device: Device, small: Tile | LaneTile, stride: int
     assert _error(any_device, (2, 5, 7, 12), 20, "f32", stride=stride, tile=small) < BOUNDS["f32"]
 
 
+@pytest.mark.parametrize(("dtype", "upsample", "stride"), [("f32", 2, 1), ("f16", 2, 1), ("f32", 3, 2)])
+def test_upsample(any_device: Device, dtype: DType, upsample: int, stride: int) -> None:
+    # Ragged tiles; the second image starts inside one.
+    error = _error(any_device, (2, 5, 7, 12), 20, dtype, stride=stride, tile=SMALL, upsample=upsample)
+    assert error < BOUNDS[dtype]
+
+
+def test_upsample_by_lanes(any_device: Device) -> None:
+    if not any_device.has("subgroup"):
+        pytest.skip("LaneTile needs subgroups, which this device lacks")
+    assert _error(any_device, (2, 5, 7, 12), 20, "f32", tile=SMALL_LANES, upsample=2) < BOUNDS["f32"]
+
+
 def test_lanes_in_f16(device: Device) -> None:
     if not device.has("subgroup"):
         pytest.skip("LaneTile needs subgroups, which this device lacks")
@@ -112,6 +125,7 @@ def _error(
     names: tuple[str, ...] = (),
     num_splits: int = 1,
     num_images: int = 2,
+    upsample: int = 1,
     offset: float = 0.0,
 ) -> float:
     rng = np.random.default_rng(0)
@@ -119,45 +133,50 @@ def _error(
     padding = kernel_size // 2
     x = rng.standard_normal(x_shape) + offset
     weight = rng.standard_normal((kernel_size, kernel_size, C_in, out_channels)) + offset
-    out = tensor_out("out", B, -(-H // stride), -(-W // stride), out_channels, dtype=dtype)
+    size = (-(-upsample * side // stride) for side in (H, W))
+    out = tensor_out("out", B, *size, out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", weight, dtype)
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0
     splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
-    calls = conv2d_direct(
-        tx, tweight, out, Epilogue(scale, **added), tile=tile, stride=stride, padding=padding, **splits
-    )
+    options = {"stride": stride, "padding": padding, "upsample": upsample}
+    calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), tile=tile, **options, **splits)
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
     terms = {name: rounded(array, dtype) for name, array in arrays.items()}
     arguments = (rounded(x, dtype), rounded(weight, dtype))
-    expected = reference.conv2d_direct(*arguments, stride=stride, padding=padding, scale=scale, **terms)
+    expected = reference.conv2d_direct(
+        *arguments, stride=stride, padding=padding, upsample=upsample, scale=scale, **terms
+    )
     return relative_error(actual, expected)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_reference(stride: int) -> None:
+@pytest.mark.parametrize(("stride", "upsample"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_reference(stride: int, upsample: int) -> None:
     """The sum written out, so that the specification itself is not taken on trust."""
     rng = np.random.default_rng(2)
     x, weight = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 2))
-    expected = np.zeros((2, -(-4 // stride), -(-5 // stride), 2))
+    H, W = 4 * upsample, 5 * upsample
+    expected = np.zeros((2, -(-H // stride), -(-W // stride), 2))
     for b, y, column, o in np.ndindex(*expected.shape):
         for i, j in np.ndindex(3, 3):
             source_y, source_x = stride * y + i - 1, stride * column + j - 1
-            if 0 <= source_y < 4 and 0 <= source_x < 5:
-                expected[b, y, column, o] += x[b, source_y, source_x] @ weight[i, j, :, o]
-    np.testing.assert_allclose(reference.conv2d_direct(x, weight, stride=stride), expected)
+            if 0 <= source_y < H and 0 <= source_x < W:
+                expected[b, y, column, o] += x[b, source_y // upsample, source_x // upsample] @ weight[i, j, :, o]
+    np.testing.assert_allclose(reference.conv2d_direct(x, weight, stride=stride, upsample=upsample), expected)
 
 
 def test_shape_errors() -> None:
     x, weight, out = tensor_out("x", 2, 6, 4, 8), tensor_out("weight", 3, 3, 8, 12), tensor_out("out", 2, 6, 4, 12)
-    with pytest.raises(ShapeError, match=r"conv2d: x.* with weight.*, stride \(=2\), padding \(=1\) must give out"):
+    with pytest.raises(ShapeError, match=r"conv2d: x.* with weight.*, stride \(=2\), padding \(=1\), upsample"):
         conv2d_direct(x, weight, out, stride=2)
-    with pytest.raises(ShapeError, match=r"stride \(=1\), padding \(=0\) must give out\[2, 6, 4, 12\]:f32"):
+    with pytest.raises(ShapeError, match=r"padding \(=0\), upsample \(=1\) must give out\[2, 6, 4, 12\]:f32"):
         conv2d_direct(x, weight, out, padding=0)
+    with pytest.raises(ShapeError, match=r"upsample \(=2\) must give out\[2, 6, 4, 12\]:f32"):
+        conv2d_direct(x, weight, out, upsample=2)
     with pytest.raises(ShapeError, match=r"with weight\[3, 1, 8, 12\]:f32"):
         conv2d_direct(x, tensor_out("weight", 3, 1, 8, 12), out)
     with pytest.raises(ShapeError, match=r"with weight\[3, 3, 4, 12\]:f32"):

@@ -107,6 +107,14 @@ def test_filters_transformed_in_the_run(any_device: Device, dtype: DType, m: int
         assert relative_error(actual, expected) < BOUNDS[dtype][m]
 
 
+@pytest.mark.parametrize(("dtype", "m", "upsample"), [("f32", 2, 2), ("f32", 4, 2), ("f16", 4, 2), ("f32", 4, 3)])
+def test_upsample(any_device: Device, dtype: DType, m: int, upsample: int) -> None:
+    # Strips of one row of tiles; the residual is of the output's size.
+    x = np.random.default_rng(0).standard_normal((2, 5, 3, 12))
+    actual, expected = _run(any_device, x, 20, dtype, m, upsample=upsample, names=("residual",), max_temporary_bytes=1)
+    assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
 def test_lanes(any_device: Device) -> None:
     if not any_device.has("subgroup"):
         pytest.skip("LaneTile needs subgroups, which this device lacks")
@@ -207,6 +215,8 @@ def test_reference(m: int) -> None:
     np.testing.assert_allclose(U, winograd_filters(weight, m), atol=1e-14)
     expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0))
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m), expected, atol=1e-11)
+    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0), upsample=2)
+    np.testing.assert_allclose(reference.winograd_conv(x, U, m=m, upsample=2), expected, atol=1e-11)
 
 
 def test_shape_errors() -> None:
@@ -218,8 +228,9 @@ def test_shape_errors() -> None:
     for wrong in ((6, 6, 8, 12), (3, 3, 4, 12), (36, 4, 12)):
         with pytest.raises(ShapeError, match=r"x\[2, 6, 5, 8\]:f32 must be \(B, H, W, C_in\) and weight"):
             winograd_conv(x, tensor_out("weight", *wrong), out, m=4)
-    with pytest.raises(ShapeError, match=r"must give out\[2, 6, 4, 12\]:f32"):
-        winograd_conv(x, weight, tensor_out("out", 2, 6, 4, 12), m=4)
+    for size, upsample in (((6, 4), 1), ((6, 5), 2), ((12, 10), 1)):
+        with pytest.raises(ShapeError, match=rf"upsample \(={upsample}\) must give out\[2, {size[0]}, {size[1]}, 12\]"):
+            winograd_conv(x, weight, tensor_out("out", 2, *size, 12), m=4, upsample=upsample)
     with pytest.raises(ShapeError, match=r"winograd_conv: in_channels \(=6\) must be a multiple of 4; pad"):
         winograd_conv(tensor_out("x", 2, 6, 5, 6), tensor_out("weight", 36, 6, 12), out, m=4)
     with pytest.raises(ShapeError, match=r"winograd_conv: out_channels \(=3\) must be a multiple of 4; pad"):
@@ -259,6 +270,7 @@ def _run(
     names: tuple[str, ...] = (),
     num_images: int = 2,
     transformed: bool = True,
+    upsample: int = 1,
     max_filters_bytes: int = 2**20,
     max_temporary_bytes: int = 2**20,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +279,8 @@ def _run(
     if weight is None:
         weight = rng.standard_normal((out_channels, x.shape[-1], 3, 3))
     weight = rounded(weight, dtype)
-    out = tensor_out("out", *x.shape[:3], out_channels, dtype=dtype)
+    B, H, W, _ = x.shape
+    out = tensor_out("out", B, upsample * H, upsample * W, out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     taps = weight.transpose(2, 3, 1, 0)
@@ -281,6 +294,7 @@ def _run(
         out,
         Epilogue(scale, **added),
         m=m,
+        upsample=upsample,
         tile=tile,
         max_filters_bytes=max_filters_bytes,
         max_temporary_bytes=max_temporary_bytes,
@@ -291,6 +305,6 @@ def _run(
         rounded(arrays[name], dtype) if name in arrays else None for name in ("bias", "image_bias", "residual")
     )
     expected = reference.conv2d_direct(
-        rounded(x, dtype), taps, scale=scale, bias=bias, image_bias=image_bias, residual=residual
+        rounded(x, dtype), taps, upsample=upsample, scale=scale, bias=bias, image_bias=image_bias, residual=residual
     )
     return actual, expected

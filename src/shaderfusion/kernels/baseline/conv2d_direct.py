@@ -16,17 +16,23 @@ def conv2d_direct(
     *,
     stride: int = 1,
     padding: int = 1,
+    upsample: int = 1,
     tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
-    """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border."""
+    """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border.
+
+    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken.
+    """
     if not len(x.shape) == len(weight.shape) == 4:
         raise ShapeError(f"conv2d: {x} must be (B, H, W, C_in) and {weight} (k, k, C_in, C_out)")
     B, H, W, C_in = x.shape
+    H, W = upsample * H, upsample * W
     kernel_size, _, _, C_out = weight.shape
     expected = (B, *((size + 2 * padding - kernel_size) // stride + 1 for size in (H, W)), C_out)
     if weight.shape[:3] != (kernel_size, kernel_size, C_in) or out.shape != expected:
-        raise ShapeError(f"conv2d: {x} with {weight}, stride (={stride}), padding (={padding}) must give {out}")
+        options = f"stride (={stride}), padding (={padding}), upsample (={upsample})"
+        raise ShapeError(f"conv2d: {x} with {weight}, {options} must give {out}")
     require_multiples_of_4("conv2d", in_channels=C_in, out_channels=C_out)
     _, H_out, W_out, _ = out.shape
     params = {"in_height": H, "in_width": W, "in_channels": C_in, "out_width": W_out, "out_pixels": H_out * W_out}
@@ -39,7 +45,7 @@ def conv2d_direct(
         (1, 1, B * H_out * W_out, C_out, kernel_size**2 * C_in),
         params,
         epilogue,
-        {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": padding},
+        {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": padding, "UPSAMPLE": upsample},
         tile=tile or Tile(64, 128),
         num_splits=num_splits,
     )

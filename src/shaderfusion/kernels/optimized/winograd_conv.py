@@ -1,6 +1,7 @@
 """3x3 convolution of stride 1 by Winograd's F(m x m, 3x3): the tiles' transforms around (m + 2)^2 matrix products."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -162,12 +163,14 @@ def winograd_conv(
     epilogue: Epilogue | None = None,
     *,
     m: int,
+    upsample: int = 1,
     tile: Tile | LaneTile | None = None,
     max_filters_bytes: int = 64 * 2**20,
     max_temporary_bytes: int = 48 * 2**20,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (3, 3, C_in, C_out) or winograd_filters of it, out: (B, H, W, C_out), zero padding.
 
+    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken.
     Plain filters are transformed first: transform_filters to U ((m + 2)^2, C_in, C_out). Per strip of tile rows:
     transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with `tile`, and
     transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which together take
@@ -175,9 +178,9 @@ def winograd_conv(
     a slice of the output channels is transformed, multiplied and written at a time, in every strip.
     """
     epilogue = epilogue or Epilogue()
-    _require_shapes(x, weight, out, epilogue, m)
-    B, H, W, C_in = x.shape
-    C_out = weight.shape[-1]
+    _require_shapes(x, weight, out, epilogue, m, upsample)
+    B, H, W, C_out = out.shape
+    C_in = x.shape[-1]
     num_products = (m + 2) ** 2
     element_bytes = dtype_size_bytes(x.dtype)
     plain = len(weight.shape) == 4
@@ -203,7 +206,8 @@ def winograd_conv(
     for first_row in range(0, tile_rows, strip_rows):
         num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
         strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
-        calls.append(_transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4))
+        call = _transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4)
+        calls.append(replace(call, constants={**call.constants, "UPSAMPLE": upsample}))
         for part in slices:
             num_channels = part["slice_channels"]
             if plain and (first_row == 0 or len(slices) > 1):
@@ -263,7 +267,9 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
     return with_epilogue(call, out, epilogue)
 
 
-def _require_shapes(x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int) -> None:
+def _require_shapes(
+    x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, upsample: int
+) -> None:
     winograd_matrices(m)  # refuses another m
     C_in, C_out = x.shape[-1], weight.shape[-1]
     if len(x.shape) != 4 or weight.shape not in ((3, 3, C_in, C_out), ((m + 2) ** 2, C_in, C_out)):
@@ -271,8 +277,9 @@ def _require_shapes(x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue
             f"winograd_conv: {x} must be (B, H, W, C_in) and {weight} (3, 3, C_in, C_out), or, transformed for "
             f"m (={m}), ({(m + 2) ** 2}, C_in, C_out)"
         )
-    if out.shape != (*x.shape[:3], C_out):
-        raise ShapeError(f"winograd_conv: {x} with {weight} must give {out}")
+    B, H, W, _ = x.shape
+    if out.shape != (B, upsample * H, upsample * W, C_out):
+        raise ShapeError(f"winograd_conv: {x} with {weight}, upsample (={upsample}) must give {out}")
     require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
     for name, tensor, shape in (("bias", epilogue.bias, (C_out,)), ("residual", epilogue.residual, out.shape)):
         if tensor and tensor.shape != shape:

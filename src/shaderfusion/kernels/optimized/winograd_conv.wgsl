@@ -1,15 +1,13 @@
 // 3x3 convolution of stride 1 and padding 1, channels last, by Winograd's F(m x m, 3x3):
 //   out tile = A^T [sum_c (G g_c G^T) . (B^T d_c B)] A,  d: (m+2) x (m+2) inputs, . element by element
-// (Lavin and Gray 2015, arXiv 1509.09308, section 4).
-//   transform_filters  U[i, j] = (G g G^T)[i, j] of every filter, unless that was done when weights were loaded;
-//                      a thread takes 4 output channels of one input channel, reads 9 and writes (m+2)^2 vectors
+// (Lavin and Gray 2015, arXiv 1509.09308, section 4). For one slice of output channels and one strip of tile rows:
+//   transform_filters  U[i, j] = (G g G^T)[i, j] of every filter; reads 9 and writes (m+2)^2 values of each
 //   transform_input    V[i, j] = (B^T d B)[i, j] of every tile and channel; reads each input (m+2)^2 / m^2 times
 //   (common/matmul)    M[i, j] = V[i, j] U[i, j], (tiles, C_in) times (C_in, C_out)
 //   transform_output   out = scale A^T M A + bias + image_bias + residual; reads M once
-// For input and output a workgroup transforms LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n
-// takes column n, then, by way of workgroup memory, row n. f32 arithmetic; U, V and M are stored as Elem.
-// The tiles are those of one strip of tile rows, which count through all images; the output channels of U and M are those
-// of one slice.
+// A workgroup takes LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n takes
+// column n, then, by way of workgroup memory, row n; of filters one thread takes a vector. f32 arithmetic; U, V and M
+// are stored as Elem. Tile rows count through all images.
 #import fragments/indexing
 
 const N = M + 2;
@@ -157,7 +155,7 @@ fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroup
 #endif
 
 #ifdef PASS_INPUT
-@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H, W, C_in / 4)
+@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 4)
 @group(0) @binding(2) var<storage, read_write> V: array<vec4<Elem>>; // (N^2, max_tiles, C_in / 4)
 
 var<workgroup> sh_t: array<vec4<f32>, N * N * LANES>; // (B^T d)[row][column][lane]
@@ -184,11 +182,12 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
         let y_0 = i32(M * (tile_row % params.tiles_y)) - 1;
         let column = i32(M * (tile % params.tiles_x) + n) - 1;
         var d: Line;
-        for (var k = 0u; k < N; k++) {
+        for (var k = 0u; k < N; k++) { // with UPSAMPLE > 1 the nearest pixels of x, so many times smaller on each side
             let y = y_0 + i32(k);
             d[k] = vec4<f32>();
             if (y >= 0 && y < i32(params.height) && column >= 0 && column < i32(params.width)) {
-                let pixel = (image * params.height + u32(y)) * params.width + u32(column);
+                let row = image * (params.height / UPSAMPLE) + u32(y) / UPSAMPLE;
+                let pixel = row * (params.width / UPSAMPLE) + u32(column) / UPSAMPLE;
                 d[k] = vec4<f32>(x[pixel * channels4 + c]);
             }
         }
