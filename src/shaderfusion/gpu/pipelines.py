@@ -31,6 +31,11 @@ class PipelineCache:
     def __len__(self) -> int:
         return len(self._pipelines)
 
+    def clear(self) -> None:
+        """Forgets all pipelines, so that they are compiled again; programs keep those that they have."""
+        self._modules.clear()
+        self._pipelines.clear()
+
     def get(self, call: KernelCall) -> Pipeline:
         """The pipeline of a call, compiled on first use; ShaderError if it does not compile."""
         # With types, as 1, 1.0 and True are equal but make different preludes. A False flag is an absent one.
