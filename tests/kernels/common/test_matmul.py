@@ -312,7 +312,7 @@ def test_attention_errors() -> None:
 @pytest.mark.parametrize(
     ("tile", "message"),
     [
-        (Tile(m=20), r"m=20.* m, n and k must be multiples of thread_m, 4 thread_n4 and 4"),
+        (Tile(m=20), r"m=20.* m, n and k must be multiples of 2 thread_m, 8 thread_n4 and 4"),
         (Tile(k=18), r"k=18.* must be multiples"),
         (Tile(n=12), r"n=12.* must be multiples"),
         (Tile(16, 16, 4, 1, 1), r"its 64 threads must be a multiple of k / 4 and divide m k / 4, n k / 4"),

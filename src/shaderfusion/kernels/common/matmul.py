@@ -40,8 +40,8 @@ class Tile:
     def constants(self) -> dict[str, int]:
         """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
         threads = (self.m // self.thread_m) * (self.n // 4 // self.thread_n4)
-        if self.m % self.thread_m or self.n % (4 * self.thread_n4) or self.k % 4:
-            raise ShapeError(f"{self}: m, n and k must be multiples of thread_m, 4 thread_n4 and 4")
+        if self.m % (2 * self.thread_m) or self.n % (8 * self.thread_n4) or self.k % 4:
+            raise ShapeError(f"{self}: m, n and k must be multiples of 2 thread_m, 8 thread_n4 and 4")
         if threads % (self.k // 4) or (self.m * self.k // 4) % threads or (self.n * self.k // 4) % threads:
             raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4, n k / 4")
         sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}

@@ -2,7 +2,7 @@
 // (ROW_LANES a multiple of 8, WORKGROUP_SIZE of ROW_LANES). All lanes must call them; each gets its row's result.
 // Two barriers a call and none between calls: sh_lanes is read before the second, sh_partials after it.
 
-const PARTIALS = 8u; // of a row
+const PARTIALS = min(32u, ROW_LANES / 8); // of a row
 
 var<workgroup> sh_lanes: array<f32, WORKGROUP_SIZE>;
 var<workgroup> sh_partials: array<f32, WORKGROUP_SIZE / ROW_LANES * PARTIALS>;

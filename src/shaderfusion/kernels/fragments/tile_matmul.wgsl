@@ -55,8 +55,9 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         next_b[i] = load_b(batch, k_begin + b_k(lane + i * THREADS), column_0 + b_column(lane + i * THREADS));
     }
 
-    let thread_m = lane / THREADS_N;
-    let thread_n = lane % THREADS_N;
+    // 2 x 2 threads side by side, as some GPUs serve vectors that neighbours share in half the time.
+    let thread_m = lane / 2 % 2 + lane / (2 * THREADS_N) * 2;
+    let thread_n = lane % 2 + lane / 4 % (THREADS_N / 2) * 2;
     var sums: array<array<vec4<f32>, THREAD_N4>, THREAD_M>;
     for (var k_0 = k_begin; k_0 < k_end; k_0 += TILE_K) {
         for (var i = 0u; i < A_PER_THREAD; i++) {
@@ -84,7 +85,9 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
             for (var i = 0u; i < THREAD_M; i++) {
                 let a = sh_a[k4 * A_STRIDE + thread_m + i * THREADS_M];
                 for (var j = 0u; j < THREAD_N4; j++) {
-                    sums[i][j] += a.x * b[0][j] + a.y * b[1][j] + a.z * b[2][j] + a.w * b[3][j];
+                    // One fused multiply-add a product; a * b + ... would take a multiplication and an addition more.
+                    let xy = fma(vec4<f32>(a.y), b[1][j], fma(vec4<f32>(a.x), b[0][j], sums[i][j]));
+                    sums[i][j] = fma(vec4<f32>(a.w), b[3][j], fma(vec4<f32>(a.z), b[2][j], xy));
                 }
             }
         }

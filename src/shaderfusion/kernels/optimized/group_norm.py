@@ -1,5 +1,6 @@
 """Group normalization, with the activation that follows, in one dispatch."""
 
+from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.baseline.group_norm_unfused import require_group_norm_shapes
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
 from shaderfusion.kernels.common.elementwise import Activation
@@ -27,8 +28,16 @@ def group_norm(
     B, C = x.shape[0], x.shape[-1]
     group_channels = C // num_groups
     width = 4 if group_channels % 4 == 0 else 2 if group_channels % 2 == 0 else 1
-    turns = ceil_div(x.size // (B * num_groups * width), workgroup_size)
+    group_parts = group_channels // width
+    if group_parts > workgroup_size:
+        raise ShapeError(
+            f"group_norm: channels of a group (={group_channels}) must be at most {width * workgroup_size}, "
+            f"{width} for each of workgroup_size (={workgroup_size}) lanes"
+        )
+    pixels = x.size // (B * C)
+    turns = ceil_div(pixels, workgroup_size // group_parts)
     constants: dict[str, int | bool | str] = {"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": workgroup_size}
+    constants |= {"GROUP_PARTS": group_parts}
     if width * turns <= _MAX_CACHED:
         constants |= {"CACHED": True, "TURNS": turns}
     return KernelCall(
@@ -37,6 +46,6 @@ def group_norm(
         dtype=x.dtype,
         bindings=read(x, weight, bias) + write(out),
         constants={**constants, f"WIDTH_{width}": True, "ACTIVATION": activation or "none"},
-        params={"pixels": x.size // (B * C), "channels": C, "group_channels": group_channels, "eps": float(eps)},
+        params={"pixels": pixels, "channels": C, "eps": float(eps)},
         workgroups=(num_groups, B, 1),
     )

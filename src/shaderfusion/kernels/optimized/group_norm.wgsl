@@ -5,6 +5,8 @@
 #import fragments/activation
 #import fragments/reduce
 
+const STEP = WORKGROUP_SIZE / GROUP_PARTS;
+
 #ifdef WIDTH_4
 alias Part = vec4<Elem>;
 alias PartF32 = vec4<f32>;
@@ -34,56 +36,48 @@ fn part_activation(x: PartF32) -> PartF32 { return activation(x); }
 @group(0) @binding(3) var<storage, read> bias: array<Part>;      // (C)
 @group(0) @binding(4) var<storage, read_write> out: array<Part>; // (B, P, C)
 
-// The place in x of the i-th of the group's parts; a pixel has group_parts of them.
-fn place(id: vec3u, i: u32) -> u32 {
-    let group_parts = params.group_channels / WIDTH;
-    let pixel = id.y * params.pixels + i / group_parts;
-    return pixel * (params.channels / WIDTH) + id.x * group_parts + i % group_parts;
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn group_norm(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let group_parts = params.group_channels / WIDTH;
-    let size = params.pixels * group_parts;
-    let count = f32(params.pixels * params.group_channels);
+    // A lane takes one part, GROUP_PARTS of which make a pixel's channels in the group, of every STEP-th pixel.
+    let pixel_parts = params.channels / WIDTH;
+    let part = id.x * GROUP_PARTS + lane % GROUP_PARTS;
+    let first = lane / GROUP_PARTS;
+    let end = select(0, params.pixels, first < STEP); // lanes left over take none
+    let start = (id.y * params.pixels + first) * pixel_parts + part;
+    let stride = STEP * pixel_parts;
+    let count = f32(params.pixels * GROUP_PARTS * WIDTH);
+
     var sum = PartF32();
     var squares = PartF32();
 #ifdef CACHED
     var parts: array<PartF32, TURNS>;
     for (var t = 0u; t < TURNS; t++) {
-        let i = lane + t * WORKGROUP_SIZE;
-        if (i < size) { parts[t] = PartF32(x[place(id, i)]); }
+        if (first + t * STEP < end) { parts[t] = PartF32(x[start + t * stride]); }
         sum += parts[t];
     }
     let mean = row_sum(part_sum(sum), lane) / count;
     for (var t = 0u; t < TURNS; t++) {
         let d = parts[t] - mean;
-        if (lane + t * WORKGROUP_SIZE < size) { squares += d * d; }
+        if (first + t * STEP < end) { squares += d * d; }
     }
 #else
-    for (var i = lane; i < size; i += WORKGROUP_SIZE) { sum += PartF32(x[place(id, i)]); }
+    for (var t = 0u; first + t * STEP < end; t++) { sum += PartF32(x[start + t * stride]); }
     let mean = row_sum(part_sum(sum), lane) / count;
-    for (var i = lane; i < size; i += WORKGROUP_SIZE) {
-        let d = PartF32(x[place(id, i)]) - mean;
+    for (var t = 0u; first + t * STEP < end; t++) {
+        let d = PartF32(x[start + t * stride]) - mean;
         squares += d * d;
     }
 #endif
-    let scale = inverseSqrt(row_sum(part_sum(squares), lane) / count + params.eps);
+    let scale = inverseSqrt(row_sum(part_sum(squares), lane) / count + params.eps) * PartF32(weight[part]);
+    let shift = PartF32(bias[part]);
 #ifdef CACHED
     for (var t = 0u; t < TURNS; t++) {
-#else
-    for (var t = 0u; t * WORKGROUP_SIZE < size; t++) {
-#endif
-        let i = lane + t * WORKGROUP_SIZE;
-        if (i < size) {
-            let at = place(id, i);
-            let c = id.x * group_parts + i % group_parts;
-#ifdef CACHED
-            let value = parts[t];
-#else
-            let value = PartF32(x[at]);
-#endif
-            out[at] = Part(part_activation((value - mean) * scale * PartF32(weight[c]) + PartF32(bias[c])));
-        }
+        if (first + t * STEP < end) { out[start + t * stride] = Part(part_activation((parts[t] - mean) * scale + shift)); }
     }
+#else
+    for (var t = 0u; first + t * STEP < end; t++) {
+        let value = PartF32(x[start + t * stride]);
+        out[start + t * stride] = Part(part_activation((value - mean) * scale + shift));
+    }
+#endif
 }
