@@ -1,13 +1,20 @@
 """Every stage, and the whole pipeline, against diffusers in float32 (golden/make_models.py)."""
 
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
-from golden.models import NAMES, Run, golden, load, model_folder
+from golden.models import NAMES, TINY, Run, golden, load, model_folder
 from kernel_runner import relative_error
 
 from shaderfusion.engine import Engine
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.models.stable_diffusion import build_graphs
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
@@ -22,14 +29,41 @@ F16_PSNR_DB = 35
 
 RUNS = [pytest.param(name, run, id=f"{name}-{run}") for name in NAMES for run in golden(name).runs]
 CHECKED_RUNS = [pytest.param("odd", run, id=f"odd-{run}") for run in golden("odd").runs]
-# f16 is emulated on a CPU, and slow: one run of each model.
-F16_RUNS = [pytest.param(name, golden(name).runs[0], id=name) for name in NAMES]
+
+# Which golden models use an optimization on a GPU: head dims divisible by 8, 32 channels on enough tiles.
+USED_IN = {
+    "gn": NAMES,
+    "geglu": NAMES,
+    "pfs": NAMES,
+    "flash": ("sd1", "sd2", "emoji"),
+    "winograd": ("emoji",),
+}
+BASELINES = {
+    "gn": "group_norm_unfused",
+    "geglu": "geglu_unfused",
+    "pfs": "softmax_unfused",
+    "flash": "softmax_unfused",
+    "winograd": "conv2d_direct",
+}
+PARTIAL = ("flash", "winograd")  # other head dims and small convolutions stay with the baseline
+GPU_RUNS = [
+    *(("none", name) for name in NAMES),
+    *((option, name) for option, names in USED_IN.items() for name in names),
+    *(("all", name) for name in ("sd2", "odd", "emoji")),  # all heads of sd1 are flash's: it leaves none for pfs
+]
 
 
 def engine_of(pipe: StableDiffusionPipeline, height: int, width: int) -> Engine:
     """For one image with guidance; the size is in latent cells."""
     f = pipe.config.vae.scale_factor
     return pipe._engine(1, f * height, f * width, True)
+
+
+def graphs_of(pipe: StableDiffusionPipeline) -> dict[str, Graph]:
+    """The graphs of the pipeline's last run."""
+    assert pipe._engine_of_size is not None
+    engine = pipe._engine_of_size[1]
+    return {program.graph.name: program.graph for program in (engine.text_encoder, engine.unet, engine.vae)}
 
 
 def run_pipeline(pipe: StableDiffusionPipeline, run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -122,19 +156,56 @@ def test_whole_run_checked(checked_device: Device, name: str, run: Run, monkeypa
     require_equal_run(pipe, run)
 
 
-@pytest.mark.parametrize("optimizations", ["all", "none"])
-def test_whole_run_with_the_kernels_of_gpus(device: Device, optimizations: str) -> None:
-    kernels = Kernels("f32", optimizations=Optimizations.parse(optimizations))
-    run = golden("odd").runs[0]
-    assert run.scheduler == "euler"  # the model's own
-    require_equal_run(load(device, "odd", "f32", kernels), run)
+def count_kernels(calls: Iterable[KernelCall]) -> Counter[str]:
+    """Dispatches by the kernel's file."""
+    return Counter(PurePosixPath(call.source).stem for call in calls)
 
 
-@pytest.mark.parametrize(("name", "run"), F16_RUNS)
-def test_whole_run_f16(device: Device, name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("option", "name"), GPU_RUNS)
+def test_whole_run_with_the_kernels_of_gpus(device: Device, option: str, name: str) -> None:
+    """Each optimization by itself, none and all; the graphs that ran must really hold what is said to be on."""
+    run = golden(name).runs[0]
+    pipe = load(device, name, "f32", Kernels("f32", optimizations=Optimizations.parse(option)))
+    require_equal_run(pipe, run)  # by the model's own scheduler
+
+    graphs = graphs_of(pipe)
+    height, width = (pipe.config.vae.scale_factor * cells for cells in run.latents.shape[2:4])
+    plain_kernels = Kernels("f32", optimizations=Optimizations.parse("none"))
+    plain = build_graphs(pipe.config, plain_kernels, batch=1, height_px=height, width_px=width, guidance=True)
+    ran, baseline = (count_kernels(call for graph in g.values() for call in graph.calls) for g in (graphs, plain))
+    allowed = {"all": tuple(USED_IN), "none": ()}.get(option, (option,))
+    for short, kernel in Optimizations.SHORT_NAMES.items():
+        used = short in allowed and name in USED_IN[short]
+        assert (ran[kernel] > 0) == used
+        if used:
+            assert ran[BASELINES[short]] < baseline[BASELINES[short]]
+            assert ran[BASELINES[short]] == 0 or short in PARTIAL
+    if option == "none":
+        assert ran == baseline
+
+
+def require_f16(device: Device, name: str, run: Run) -> StableDiffusionPipeline:
+    """The run's images in f16, emulated on a CPU, are as good as those of f32; its pipeline."""
     if not device.info.has_f16:
         pytest.skip("the device has no f16")
     pipe = load(device, name, "f16")
-    monkeypatch.setattr(pipe, "scheduler", run.scheduler)
     images, _ = run_pipeline(pipe, run)
     assert psnr_db(images, run.images) > F16_PSNR_DB
+    return pipe
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_whole_run_f16(device: Device, name: str) -> None:
+    require_f16(device, name, golden(name).runs[0])
+
+
+def test_whole_run_f16_with_winograd_4(device: Device) -> None:
+    """The embedded model at its own size: nearly all convolutions of its decoder, and the UNet's largest."""
+    run = golden("emoji").runs[4]
+    assert run.images.shape == (1, 128, 128, 3)
+    graphs = graphs_of(require_f16(device, "emoji", run))
+    for name in ("unet", "vae"):
+        calls = graphs[name].calls
+        assert {call.constants["M"] for call in calls if call.source == "optimized/winograd_conv.wgsl"} == {4}
+    kernels = count_kernels(graphs["vae"].calls)
+    assert kernels["winograd_conv"] > kernels["conv2d_direct"]
