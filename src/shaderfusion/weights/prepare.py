@@ -11,7 +11,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Weight, WeightLayout
 from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
-from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.checkpoint import TensorSource
 
 __all__ = ["load_weights", "prepare"]
 
@@ -19,7 +19,7 @@ _AXES = {"linear": (1, 0), "conv2d": (2, 3, 1, 0)}
 """graph.LAYOUT_SHAPES as permutations of the axes, where they are such."""
 
 
-def load_weights(device: Device, weights: Iterable[Weight], checkpoint: Checkpoint) -> Buffers:
+def load_weights(device: Device, weights: Iterable[Weight], checkpoint: TensorSource) -> Buffers:
     """Buffers of all weights. All names and shapes are checked before the first is read.
 
     On the host at most one tensor is held: as stored, as converted and as wgpu's copy of that for the transfer.
