@@ -7,7 +7,7 @@ import wgpu
 
 from shaderfusion.errors import DeviceLimitError, ShapeError
 from shaderfusion.gpu.device import Device
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.tensor import DType, TensorSpec
 
 __all__ = ["NUMPY_DTYPES", "allocate", "download", "upload"]

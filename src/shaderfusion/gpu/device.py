@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import wgpu
 
 from shaderfusion.errors import DeviceError, InputError
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
 from shaderfusion.tensor import DType
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import wgpu
 
 from shaderfusion.errors import ShaderError
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.shader import compose, create_module
 from shaderfusion.kernels.call import KernelCall
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from shaderfusion.errors import ShaderError
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 
 __all__ = ["ShaderSource", "can_trust", "compose", "create_module"]

@@ -7,7 +7,7 @@ import wgpu
 
 from shaderfusion.errors import DeviceError
 from shaderfusion.gpu.device import Device
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 
 __all__ = ["Timestamps"]
 

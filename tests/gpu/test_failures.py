@@ -8,7 +8,7 @@ import wgpu
 from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, ShaderError, ShapeError
 from shaderfusion.gpu.buffers import allocate
 from shaderfusion.gpu.device import open_device
-from shaderfusion.gpu.errors import gpu_errors
+from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.kernels.common.elementwise import add
 from shaderfusion.tensor import TensorSpec
 
