@@ -6,7 +6,6 @@ Paths, tables and JSON go to stdout, everything else to stderr.
 import argparse
 import json
 import math
-import os
 import re
 import secrets
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import shaderfusion
 from shaderfusion.errors import DeviceError, InputError, ShaderfusionError
+from shaderfusion.output import Table, require_writable, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_MODEL = "emoji"
+
+BENCHMARKS = {
+    "ablation": "the five optimizations, one after the other: time, memory, seconds of a picture",
+    "winograd": "Winograd's tile sizes beside the direct convolution: time and error by layer",
+    "kernels": "every distinct dispatch alone: time, rates, share of what the device can do",
+    "profile": "where the time of each network goes, by kernel",
+}
+DTYPE_OF_DEVICE = "f16 where the GPU has it, f32 on a CPU"
+CHARTED = ("ablation", "winograd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,9 +134,8 @@ def _devices(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([device.as_dict() for device in devices]))
         return
-    rows = [("index", "name", "kind", "backend", "driver", "dtype")]
-    rows += [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
-    _print_table(rows, "<<<<<<")
+    rows = [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
+    print(Table(("index", "name", "kind", "backend", "driver", "dtype"), rows, "<<<<<<").text())
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -146,11 +154,28 @@ def _info(args: argparse.Namespace) -> None:
         print(json.dumps(info.as_dict()))
         return
     print(f"{info.model}: {info.batch} of {info.width}x{info.height} px with guidance, in {info.dtype}")
-    rows = [("component", "parameters", "weights MB", "tensors MB", "dispatches")]
+    rows = []
     for c in info.components:
         weights, tensors = (f"{size / 1e6:.1f}" for size in (c.weights_bytes, c.tensors_bytes))
         rows.append((c.name, f"{c.parameters:,}", weights, tensors, str(c.dispatches)))
-    _print_table(rows, "<>>>>")
+    print(Table(("component", "parameters", "weights MB", "tensors MB", "dispatches"), rows, "<>>>>").text())
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from shaderfusion.bench.command import run_benchmark
+
+    run_benchmark(
+        args.benchmark,
+        model=args.model,
+        device=args.device,
+        dtype=args.dtype,
+        width=args.width,
+        height=args.height,
+        batch=args.batch,
+        json_path=args.json,
+        markdown_path=args.markdown,
+        plot_path=args.plot,
+    )
 
 
 # ---------------------------------------------------------------------------------------------- arguments
@@ -184,8 +209,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.png",
         help="default: PROMPT-SEED.png; replaces a file of that name; several images are numbered: -1.png, -2.png",
     )
-    generate.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
-    _add_dtype(generate, "f16 where the GPU has it, f32 on a CPU")
+    _add_device(generate)
+    _add_dtype(generate, DTYPE_OF_DEVICE)
     _add_optimizations(generate)
     _add_json(generate)
 
@@ -197,10 +222,28 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info)
     _add_model(info, "model")
     _add_size(info)
-    info.add_argument("--batch", type=_whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
+    _add_batch(info)
     _add_dtype(info, "f16")
     _add_optimizations(info)
     _add_json(info)
+
+    bench = commands.add_parser("bench", help="measure this device", allow_abbrev=False)
+    benchmarks = bench.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    for name, meaning in BENCHMARKS.items():
+        benchmark = benchmarks.add_parser(name, help=meaning, allow_abbrev=False)
+        benchmark.set_defaults(command=_bench, benchmark=name, plot=None)
+        meaning = "`sd14`, with random weights, `emoji`, or a folder; default: sd14, and emoji on a CPU"
+        benchmark.add_argument("--model", type=_not_empty, metavar="MODEL", help=meaning)
+        _add_size(benchmark)
+        _add_batch(benchmark)
+        _add_device(benchmark)
+        _add_dtype(benchmark, DTYPE_OF_DEVICE)
+        benchmark.add_argument(
+            "--json", type=Path, metavar="FILE.json", help="write all rows, each when it is measured"
+        )
+        benchmark.add_argument("--markdown", type=Path, metavar="FILE.md", help="write the tables")
+        if name in CHARTED:
+            benchmark.add_argument("--plot", type=Path, metavar="FILE.png", help="write a chart (needs matplotlib)")
     return parser
 
 
@@ -214,12 +257,20 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=_whole_number(1, 512), metavar="PX", help="default: the model's own")
 
 
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=_whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
+
+
 def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
 
 
 def _add_optimizations(parser: argparse.ArgumentParser) -> None:
-    meaning = "all (the default), none, or some of gn,geglu,pfs, with commas between"
+    meaning = "all (the default), none, or some of gn,geglu,pfs,flash,winograd, with commas between"
     parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
 
 
@@ -265,20 +316,7 @@ def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -
     """Where the images will go; InputError where they cannot."""
     default = f"{_slug(prompt)}-{seed}.png"
     path = Path(default if output is None else output)
-    rule = None
-    try:
-        if path.is_dir():
-            rule = f"is a folder; name a file in it, such as {path / default}"
-        elif path.suffix.lower() != ".png":
-            rule = f"must end in .png, the only format that is written; try {path.with_suffix('.png')}"
-        elif not path.parent.is_dir():
-            rule = f"must be in a folder that exists; make {path.parent} first"
-        elif not os.access(path.parent, os.W_OK):
-            rule = f"must be in a folder that you may write to; {path.parent} is not"
-    except OSError as error:  # such as a name that is too long
-        rule = f"cannot be a file ({error.strerror}); choose another name"
-    if rule:
-        raise InputError(f"--output (={output or default}) {rule}")
+    require_writable("--output", path, ".png", default)
     if num_images == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{index}") for index in range(1, num_images + 1)]
@@ -290,7 +328,7 @@ def _slug(prompt: str) -> str:
 
 
 def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
-    """Writes the image with its settings as PNG text. `path` is always whole: the old file, the new one or none."""
+    """Writes the image with its settings as PNG text."""
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
@@ -298,22 +336,7 @@ def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
         text.add_text(key, str(value))
     png = BytesIO()
     image.save(png, "png", pnginfo=text)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(png.getbuffer())
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"--output (={path}) could not be written: {error.strerror}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _print_table(rows: Sequence[Sequence[str]], align: str) -> None:
-    """Columns as wide as their widest cell; `align` has < or > for each."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, align, widths, strict=True)
-        print("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+    write_whole("--output", path, png.getbuffer())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,0 +1,126 @@
+"""The paper's five optimizations, one after the other: an iteration of the UNet, its memory, and a whole picture."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from shaderfusion.bench.measure import measure, relative_error
+from shaderfusion.bench.subject import GUIDANCE_SCALE, Subject, run_iteration
+from shaderfusion.bench.values import normal
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.engine import Engine, WeightStore
+from shaderfusion.errors import DeviceLimitError, GpuMemoryError
+from shaderfusion.kernels.select import Optimizations
+from shaderfusion.output import Table
+from shaderfusion.schedulers import make_schedule
+
+__all__ = ["NUM_STEPS", "ROWS", "measure_rows", "tables"]
+
+ROWS: dict[str, str] = {
+    "baseline": "none",
+    "+ group norm, GELU": "gn,geglu",
+    "+ partially fused softmax": "gn,geglu,pfs",
+    "+ FlashAttention": "gn,geglu,pfs,flash",
+    "+ Winograd": "gn,geglu,pfs,flash,winograd",
+}
+"""The paper's table: what is on in each row."""
+
+NUM_STEPS = 20
+# Those of Stable Diffusion 1.4.
+_SCHEDULER = SchedulerConfig(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+)
+
+
+def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
+    """One row each of ROWS; one that does not fit on the device is left out with a sentence on stderr."""
+    weights = WeightStore(subject.device, subject.checkpoints)
+    baseline: np.ndarray | None = None
+    for name, optimizations in ROWS.items():
+        try:
+            row, output = _measure_row(subject, weights, Optimizations.parse(optimizations))
+        except (DeviceLimitError, GpuMemoryError) as error:
+            print(f"{name}: left out, {error}", file=sys.stderr)
+            continue
+        finally:
+            gc.collect()  # the engine's buffers, before the next one takes its own
+        if name == "baseline":
+            baseline = output
+        difference = None if baseline is None else relative_error(output, baseline)
+        yield {"name": name, "optimizations": optimizations, **row, "relative_difference": difference}
+
+
+def _measure_row(
+    subject: Subject, weights: WeightStore, optimizations: Optimizations
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The row, and the UNet's output (B, H, W, C)."""
+    kernels = subject.kernels(optimizations)
+    for graph in subject.graphs(kernels).values():
+        weights.load(graph)
+    subject.device.pipelines.clear()  # so that every row compiles its own
+    started = time.perf_counter()
+    engine = subject.make_engine(weights, optimizations)
+    _make_image(engine, subject)
+    first_s = time.perf_counter() - started
+    seconds = _make_image(engine, subject)
+    second_s = sum(seconds.values())
+
+    run_iteration(engine, subject)
+    output = engine.unet.read("model_output").astype(np.float32)
+    timed = measure(engine.unet)
+    unet = engine.unet.graph
+    row = {
+        **asdict(timed),
+        "dispatches": len(unet.calls),
+        "tensors_bytes": engine.unet.plan.total_bytes,
+        "weights_bytes": unet.weights_bytes,
+        "seconds": seconds,
+        "num_steps": NUM_STEPS,
+        "total_s": second_s,
+        "compile_s": first_s - second_s,
+    }
+    return row, output
+
+
+def _make_image(engine: Engine, subject: Subject) -> dict[str, float]:
+    """Two prompts of random tokens, NUM_STEPS steps of DDIM and the picture; seconds of each part."""
+    text = subject.config.text_encoder
+    token_ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_position_embeddings))
+    schedule = make_schedule(_SCHEDULER, NUM_STEPS, "ddim")
+    started = time.perf_counter()
+    embeddings = engine.encode(token_ids)
+    encoded = time.perf_counter()
+    engine.start(np.repeat(embeddings, subject.batch, axis=0), normal("noise", subject.latents_shape), 1.0)
+    for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
+        engine.step(timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
+    denoised = time.perf_counter()
+    engine.decode()
+    decoded = time.perf_counter()
+    return {"text_encoder": encoded - started, "denoising": denoised - encoded, "decoder": decoded - denoised}
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """The UNet's iteration, and the picture."""
+    iteration, image = [], []
+    for row in rows:
+        megabytes = (f"{row[key] / 1e6:,.1f}" for key in ("tensors_bytes", "weights_bytes"))
+        difference = "" if row["relative_difference"] is None else f"{row['relative_difference']:.1e}"
+        spread = f"{row['p20_ms']:,.2f} to {row['p80_ms']:,.2f}"
+        times = (f"{row['p50_ms']:,.2f}", spread)
+        iteration.append((row["name"], *times, str(row["dispatches"]), *megabytes, difference))
+        parts = (f"{row['seconds'][part]:,.3f}" for part in ("text_encoder", "denoising", "decoder"))
+        image.append((row["name"], *parts, f"{row['total_s']:,.3f}", f"{row['compile_s']:,.2f}"))
+    clock = "the GPU's clock" if rows and rows[0]["clock"] == "GPU" else "the wall clock"
+    heading = ("", "median, ms", "p20 to p80", "dispatches", "tensors, MB", "weights, MB", "difference")
+    parts = ("", "text encoder, s", "denoising, s", "decoder, s", "in all, s", "first picture, s more")
+    return [
+        Table(heading, iteration, "<>>>>>>", f"One iteration of the UNet, by {clock}"),
+        Table(parts, image, "<>>>>>", f"One picture of {NUM_STEPS} steps, by the wall clock"),
+    ]

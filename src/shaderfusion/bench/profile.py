@@ -1,0 +1,68 @@
+"""Where the time of one run of each network goes, by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from shaderfusion.bench.subject import Subject, run_iteration
+from shaderfusion.engine import WeightStore
+from shaderfusion.errors import DeviceError
+from shaderfusion.graph.program import Program
+from shaderfusion.output import Table
+
+__all__ = ["measure_rows", "tables"]
+
+_NUM_RUNS = 5
+
+_RUNS = {"unet": "one iteration of the UNet", "vae": "the decoder", "text_encoder": "the text encoder, one prompt"}
+
+
+def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
+    """A row for each kernel of each network, the largest first. DeviceError on a device without timestamps."""
+    if not subject.device.info.has_timestamps:
+        raise DeviceError(
+            f"device {subject.device.info.name} has no timestamps, which a profile needs; "
+            "`shaderfusion bench kernels` times whole programs instead"
+        )
+    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
+    run_iteration(engine, subject)
+    engine.decode()
+    text = subject.config.text_encoder
+    engine.encode(np.zeros((1, text.max_position_embeddings), np.int64))
+    for program in (engine.unet, engine.vae, engine.text_encoder):
+        yield from _profile(program)
+
+
+def _profile(program: Program) -> Iterator[dict[str, Any]]:
+    program.profile_ms()  # a warm-up
+    runs = [program.profile_ms() for _ in range(_NUM_RUNS)]
+    medians_ms = np.median([[ms for _, ms in run] for run in runs], axis=0)
+    total_ms = float(medians_ms.sum())
+    by_kernel: dict[str, list[float]] = {}
+    for (label, _), ms in zip(runs[0], medians_ms.tolist(), strict=True):
+        by_kernel.setdefault(label.rpartition("/")[2], []).append(ms)
+    for kernel, times_ms in sorted(by_kernel.items(), key=lambda item: -sum(item[1])):
+        yield {
+            "network": program.graph.name,
+            "name": kernel,
+            "dispatches": len(times_ms),
+            "p50_ms": sum(times_ms),
+            "share": sum(times_ms) / total_ms,
+        }
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """One for each network."""
+    found = []
+    for network, title in _RUNS.items():
+        own = [row for row in rows if row["network"] == network]
+        cells = [
+            (row["name"], str(row["dispatches"]), f"{row['p50_ms']:,.3f}", f"{100 * row['share']:.1f}") for row in own
+        ]
+        total_ms = sum(row["p50_ms"] for row in own)
+        cells.append(("all", str(sum(row["dispatches"] for row in own)), f"{total_ms:,.3f}", "100.0"))
+        found.append(Table(("kernel", "dispatches", "ms", "share, %"), cells, "<>>>", title[0].upper() + title[1:]))
+    return found
