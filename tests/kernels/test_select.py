@@ -8,6 +8,7 @@ from kernel_runner import tensor_out
 
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
@@ -107,6 +108,26 @@ def test_group_norm_where_it_pays() -> None:
         x = tensor_out("x", 1, side, side, 128, dtype="f16")
         calls = GPU.group_norm(x, weight, weight, x, num_groups=32, eps=1e-6)
         assert (len(calls) == 1) is fused
+
+
+def test_group_norm_is_folded_where_its_tensor_is_large() -> None:
+    def folds(kernels: Kernels, side: int, C_out: int) -> bool:
+        x, out = tensor_out("x", 1, side, side, 128, dtype="f16"), tensor_out("out", 1, side, side, C_out, dtype="f16")
+        return kernels.folds_group_norm(x, out, num_groups=32)
+
+    assert folds(GPU, 512, 128)
+    assert not folds(GPU, 256, 128)  # groups of 262,144 values
+    assert not folds(GPU, 512, 4)  # the direct convolution
+    for names in ("gn", "winograd"):
+        assert not folds(replace(GPU, optimizations=Optimizations.parse(names)), 512, 128)
+    assert folds(replace(GPU, optimizations=Optimizations.parse("gn,winograd")), 512, 128)
+
+
+def test_direct_convolution_takes_no_norm() -> None:
+    x, statistics, channels = tensor_out("x", 1, 4, 4, 8), tensor_out("mean", 1, 2), tensor_out("w", 8)
+    norm = FoldedGroupNorm(statistics, statistics, channels, channels, 1e-5)
+    with pytest.raises(ShapeError, match=r"conv2d: the direct convolution of x\[1, 4, 4, 8\]:f32 takes no norm"):
+        GPU.conv2d(x, tensor_out("w", 3, 3, 8, 8), x, Epilogue(), norm=norm)
 
 
 @pytest.mark.parametrize("kernels", [FUSED, LANES, UNFUSED], ids=["fused", "lanes", "unfused"])

@@ -1,18 +1,23 @@
 """Tensor lifetimes to shared memory, without a device.
 
-Intermediate tensors whose lifetimes do not overlap share a buffer. WebGPU forbids one buffer as read-only and
-read-write in one dispatch, even at different offsets, so a buffer holds one tensor at a time, at offset 0
-("shared objects", greedy by size: Pisarchyk and Lee 2020, arXiv 2001.03288, section 4.3).
+Intermediate tensors share a buffer at different offsets, or at the same where their lifetimes do not overlap (greedy by
+size: Pisarchyk and Lee 2020, arXiv 2001.03288). WebGPU forbids one buffer as read-only and as read-write in one
+dispatch, even at different offsets, so a tensor that a call writes has a buffer apart from all others of that call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
+from typing import NamedTuple
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["Lifetime", "MemoryPlan", "find_lifetimes", "plan_memory"]
+__all__ = ["Lifetime", "MemoryPlan", "Place", "find_lifetimes", "plan_memory"]
+
+_OFFSET_ALIGNMENT_BYTES = 256
+"""WebGPU's largest min-storage-buffer-offset-alignment."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,20 @@ class Lifetime:
         return self.first <= other.last and other.first <= self.last
 
 
+class Place(NamedTuple):
+    """Where a tensor lives."""
+
+    buffer: int
+    offset_bytes: int
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Which shared buffer each intermediate tensor lives in."""
+    """Where in shared buffers each intermediate tensor lives."""
 
     buffer_sizes_bytes: tuple[int, ...]
-    buffer_of: dict[TensorSpec, int]
+    """Largest first."""
+    place_of: dict[TensorSpec, Place]
     live_bytes: int
     """The largest sum of tensors alive during one call: no plan needs less."""
 
@@ -58,22 +71,49 @@ def find_lifetimes(calls: Sequence[KernelCall]) -> list[Lifetime]:
 
 
 def plan_memory(calls: Sequence[KernelCall]) -> MemoryPlan:
-    """Assigns tensors to buffers, largest first, each to the smallest buffer that is free during its lifetime."""
+    """Places tensors, largest first, each into the first buffer with a gap during its lifetime, or a new one."""
     lifetimes = find_lifetimes(calls)
     live_bytes = [0] * len(calls)
     for lifetime in lifetimes:
         for index in range(lifetime.first, lifetime.last + 1):
             live_bytes[index] += lifetime.tensor.size_bytes
 
-    tenants: list[list[Lifetime]] = []  # by buffer; the first tenant is its largest
-    buffer_of: dict[TensorSpec, int] = {}
+    apart = _find_apart(calls)
+    sizes: list[int] = []
+    tenants: list[list[Lifetime]] = []  # by buffer
+    place_of: dict[TensorSpec, Place] = {}
     for lifetime in sorted(lifetimes, key=lambda lifetime: -lifetime.tensor.size_bytes):
-        # Buffers are made in falling size, so the last free one is the smallest.
-        free = (b for b in reversed(range(len(tenants))) if not any(lifetime.overlaps(t) for t in tenants[b]))
-        index = next(free, len(tenants))
-        if index == len(tenants):
-            tenants.append([])
-        tenants[index].append(lifetime)
-        buffer_of[lifetime.tensor] = index
-    sizes = tuple(buffer[0].tensor.size_bytes for buffer in tenants)
-    return MemoryPlan(sizes, buffer_of, max(live_bytes, default=0))
+        tensor = lifetime.tensor
+        for index in range(len(sizes) + 1):
+            if index == len(sizes):
+                sizes.append(tensor.size_bytes)
+                tenants.append([])
+            others = [other.tensor for other in tenants[index] if lifetime.overlaps(other)]
+            taken = ((place_of[other].offset_bytes, other.size_bytes) for other in others)
+            offset = _find_gap(tensor.size_bytes, taken)
+            fits = offset + tensor.size_bytes <= sizes[index]
+            if fits and not any((tensor, other) in apart for other in others):
+                tenants[index].append(lifetime)
+                place_of[tensor] = Place(index, offset)
+                break
+    return MemoryPlan(tuple(sizes), place_of, max(live_bytes, default=0))
+
+
+def _find_apart(calls: Sequence[KernelCall]) -> set[tuple[TensorSpec, TensorSpec]]:
+    """Pairs, both ways round, that some call binds and of which it writes one."""
+    return {
+        (a.tensor.storage, b.tensor.storage)
+        for call in calls
+        for a, b in permutations(call.bindings, 2)
+        if (a.access, b.access) != ("read", "read")
+    }
+
+
+def _find_gap(size_bytes: int, taken: Iterable[tuple[int, int]]) -> int:
+    """The lowest aligned offset of size_bytes free bytes, given the offsets and sizes of what is taken."""
+    start = 0
+    for offset, taken_bytes in sorted(taken):
+        if start + size_bytes <= offset:
+            break
+        start = max(start, -(-(offset + taken_bytes) // _OFFSET_ALIGNMENT_BYTES) * _OFFSET_ALIGNMENT_BYTES)
+    return start

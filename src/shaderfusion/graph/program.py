@@ -54,14 +54,14 @@ class Program:
     def _largest(self) -> list[str]:
         """By shared buffer, the name of the largest tensor in it, for errors."""
         names: dict[int, str] = {}
-        for tensor, index in self.plan.buffer_of.items():
-            names.setdefault(index, tensor.name)
+        for tensor, place in self.plan.place_of.items():
+            names.setdefault(place.buffer, tensor.name)
         return [names[index] for index in range(len(names))]
 
     def _buffer(self, tensor: TensorSpec) -> Any:
         storage = tensor.storage
         if storage.role == "intermediate":
-            return self._memory[self.plan.buffer_of[storage]]
+            return self._memory[self.plan.place_of[storage].buffer]
         if storage not in self._external:
             self._external[storage] = allocate(self.device, storage.size_bytes, storage.name)
         return self._external[storage]
@@ -73,8 +73,9 @@ class Program:
             resource = {"buffer": self._params, "offset": params_offset, "size": 4 * len(call.params)}
             entries.append({"binding": 0, "resource": resource})
         for index, binding in enumerate(call.bindings, start=1):
-            size = binding.tensor.storage.size_bytes
-            resource = {"buffer": self._buffer(binding.tensor), "offset": 0, "size": size}
+            storage = binding.tensor.storage
+            offset = self.plan.place_of[storage].offset_bytes if storage.role == "intermediate" else 0
+            resource = {"buffer": self._buffer(storage), "offset": offset, "size": storage.size_bytes}
             entries.append({"binding": index, "resource": resource})
         with gpu_errors(call.label):
             group = self.device.handle.create_bind_group(layout=pipeline.bind_group_layout, entries=entries)

@@ -18,6 +18,7 @@ __all__ = [
     "geglu",
     "geglu_unfused",
     "group_norm",
+    "group_norm_statistics",
     "group_norm_unfused",
     "layer_norm",
     "matmul",
@@ -148,15 +149,21 @@ def flash_attention(q: Array, k: Array, v: Array, *, num_heads: int, causal: boo
     return attention_values(probs, v, num_heads=num_heads)
 
 
+def group_norm_statistics(x: Array, *, num_groups: int) -> tuple[Array, Array]:
+    """Mean and variance, (B, G), of the values of each group: C/G channels at every pixel."""
+    groups = x.reshape(x.shape[0], -1, num_groups, x.shape[-1] // num_groups)  # (B, P, G, C/G)
+    return groups.mean(axis=(1, 3)), groups.var(axis=(1, 3))
+
+
 def group_norm_unfused(
     x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None = None
 ) -> Array:
-    """activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); a group g is C/G channels at every pixel."""
-    groups = x.reshape(x.shape[0], -1, num_groups, x.shape[-1] // num_groups)  # (B, P, G, C/G)
-    mean = groups.mean(axis=(1, 3), keepdims=True)
-    variance = groups.var(axis=(1, 3), keepdims=True)
-    normalized = ((groups - mean) / np.sqrt(variance + eps)).reshape(x.shape)
-    return activate(normalized * weight + bias, activation=activation)
+    """activation((x - mean_g) / sqrt(var_g + eps) * weight + bias), g the channel's group."""
+    images = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, P, C)
+    statistics = group_norm_statistics(x, num_groups=num_groups)
+    mean, variance = (value.repeat(x.shape[-1] // num_groups, axis=1)[:, None] for value in statistics)  # (B, 1, C)
+    normalized = (images - mean) / np.sqrt(variance + eps)
+    return activate(normalized * weight + bias, activation=activation).reshape(x.shape)
 
 
 def timestep_embedding(

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from shaderfusion.errors import InputError
+from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
-from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_unfused
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
@@ -30,6 +30,9 @@ _FEW_TILES_WINOGRAD_M = 2
 """m of F(m x m, 3x3) on 32 to 127 tiles of 4x4: filters of m = 4, four times as large as plain ones, outweigh them."""
 _MAX_LOADED_FILTERS_BYTES = 4 << 20
 """Transformed filters that take no more are made when weights are loaded, larger ones in the run, in shared memory."""
+_FOLDED_GROUP_SIZE = 1 << 18
+"""A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
+the decoder. 0 folds it wherever Winograd is used."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,39 @@ class Kernels:
         *,
         stride: int = 1,
         upsample: int = 1,
+        norm: FoldedGroupNorm | None = None,
     ) -> Calls:
-        """A 3x3 convolution of x (B, H, W, C_in), upsampled, with padding 1; weight as `conv2d_layout` says."""
+        """A 3x3 convolution of x (B, H, W, C_in), upsampled, with padding 1; weight as `conv2d_layout` says.
+
+        It takes a `norm` of x only where `folds_group_norm` says so.
+        """
         m = self._winograd_m(x, out, stride)
-        if m is None:
-            tile = self._tile(Tile(64, 128))
-            return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=tile)
+        if m is not None:
+            return self.winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm)
+        if norm:
+            raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
+        tile = self._tile(Tile(64, 128))
+        return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=tile)
+
+    def winograd_conv(
+        self,
+        x: TensorSpec,
+        weight: TensorSpec,
+        out: TensorSpec,
+        epilogue: Epilogue,
+        *,
+        m: int,
+        upsample: int = 1,
+        norm: FoldedGroupNorm | None = None,
+    ) -> Calls:
+        """The 3x3 convolution by F(m x m, 3x3), with this device's tiles of the products."""
         tile = self._tile(Tile(128, 64) if _num_tiles(out, m) >= 128 else Tile(64, 128))
-        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, tile=tile)
+        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm, tile=tile)
+
+    def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
+        """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
+        folds = self.optimizations.group_norm and self._winograd_m(x, out, stride=1) is not None
+        return folds and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
     def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> WeightLayout:
         """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
@@ -139,7 +167,7 @@ class Kernels:
     ) -> Calls:
         """Group normalization and the activation that follows it: x (B, ..., C)."""
         # On an H200 a group of 262,144 values takes 65 us, and 68 us unfused; one of 524,288 takes 211 and 111 us.
-        group_size = x.size // (x.shape[0] * num_groups)
+        group_size = _group_size(x, num_groups)
         if self.optimizations.group_norm and group_size <= 1 << 18:
             size = min(1024, self.max_invocations) if group_size >= 1 << 14 and not self.lanes else 256
             fused = group_norm(
@@ -185,6 +213,11 @@ class Kernels:
 
     def _tile(self, on_gpu: Tile) -> Tile | LaneTile:
         return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu
+
+
+def _group_size(x: TensorSpec, num_groups: int) -> int:
+    """Values of x (B, ..., C) that a group normalization takes the mean of."""
+    return x.size // (x.shape[0] * num_groups)
 
 
 def _num_tiles(out: TensorSpec, m: int) -> int:

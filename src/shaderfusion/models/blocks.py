@@ -3,7 +3,10 @@
 `name` is the layer's path in the checkpoint, relative to the graph's scope.
 """
 
+from functools import partial
+
 from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate
@@ -20,6 +23,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "linear",
+    "norm_conv2d",
     "resnet_block",
     "transformer",
     "upsample",
@@ -56,6 +60,7 @@ def conv2d(
     scale: float = 1.0,
     image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
+    norm: FoldedGroupNorm | None = None,
     out: TensorSpec | None = None,
 ) -> TensorSpec:
     """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H', W', channels).
@@ -71,8 +76,40 @@ def conv2d(
         weight = g.weight("weight", channels, C, 3, 3, layout=layout, padded_to=padded)
         bias = g.weight("bias", channels, padded_to=padded)
         epilogue = Epilogue(scale, bias, image_bias, residual)
-        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample))
+        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample, norm=norm))
     return out
+
+
+def norm_conv2d(
+    g: Graph,
+    norm_name: str,
+    name: str,
+    x: TensorSpec,
+    channels: int,
+    *,
+    num_groups: int,
+    eps: float,
+    image_bias: TensorSpec | None = None,
+    residual: TensorSpec | None = None,
+    out: TensorSpec | None = None,
+) -> TensorSpec:
+    """conv(silu(group_norm(x))) + biases + residual; x: (B, H, W, C) -> (B, H, W, channels).
+
+    Where the convolution normalizes what it loads, only the groups' statistics are computed before.
+    """
+    *image, C = x.shape
+    with g.scope(name):
+        out = out or g.tensor("out", *image, ceil_div(channels, 4) * 4)
+    folded = None
+    if g.kernels.folds_group_norm(x, out, num_groups=num_groups):
+        with g.scope(norm_name):
+            means = g.tensor("mean", image[0], num_groups, dtype="f32")
+            variances = g.tensor("variance", image[0], num_groups, dtype="f32")
+            g.add(*group_norm_statistics(x, means, variances))
+            folded = FoldedGroupNorm(means, variances, g.weight("weight", C), g.weight("bias", C), eps, "silu")
+    else:
+        x = group_norm(g, norm_name, x, num_groups=num_groups, eps=eps, activation="silu")
+    return conv2d(g, name, x, channels, image_bias=image_bias, residual=residual, norm=folded, out=out)
 
 
 def group_norm(
@@ -128,13 +165,12 @@ def resnet_block(
 ) -> TensorSpec:
     """x + conv(silu(norm(conv(silu(norm(x))) + W time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, C_t)."""
     with g.scope(name):
-        h = group_norm(g, "norm1", x, num_groups=num_groups, eps=eps, activation="silu")
+        layer = partial(norm_conv2d, g, channels=channels, num_groups=num_groups, eps=eps)
         time_bias = linear(g, "time_emb_proj", time, channels) if time else None
-        h = conv2d(g, "conv1", h, channels, image_bias=time_bias)
-        h = group_norm(g, "norm2", h, num_groups=num_groups, eps=eps, activation="silu")
+        h = layer("norm1", "conv1", x, image_bias=time_bias)
         if x.shape[-1] != channels:
             x = linear(g, "conv_shortcut", x, channels)
-        return conv2d(g, "conv2", h, channels, residual=x)
+        return layer("norm2", "conv2", h, residual=x)
 
 
 def attention(

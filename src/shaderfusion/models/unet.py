@@ -11,8 +11,8 @@ from shaderfusion.models.blocks import (
     concat,
     conv2d,
     downsample,
-    group_norm,
     linear,
+    norm_conv2d,
     resnet_block,
     transformer,
     upsample,
@@ -78,9 +78,8 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
             if up_block != last:
                 h = upsample(g, "upsamplers.0", h)
 
-    h = group_norm(g, "conv_norm_out", h, activation="silu", **norm)
     out = g.output("model_output", batch, height, width, config.out_channels)
-    conv2d(g, "conv_out", h, config.out_channels, out=out)
+    norm_conv2d(g, "conv_norm_out", "conv_out", h, config.out_channels, out=out, **norm)
     return g
 
 

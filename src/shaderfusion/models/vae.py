@@ -5,7 +5,7 @@ from functools import partial
 from shaderfusion.config import VaeConfig
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.blocks import attention, conv2d, group_norm, linear, resnet_block, upsample
+from shaderfusion.models.blocks import attention, conv2d, group_norm, linear, norm_conv2d, resnet_block, upsample
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["decoder_graph"]
@@ -41,10 +41,9 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
                     h = resnet(f"resnets.{layer}", h, C)
                 if block != len(channels) - 1:
                     h = upsample(g, "upsamplers.0", h)
-        h = group_norm(g, "conv_norm_out", h, num_groups=num_groups, eps=_EPS, activation="silu")
         f = config.scale_factor
         out = g.output("image", batch, f * height, f * width, -(-config.out_channels // 4) * 4)
-        conv2d(g, "conv_out", h, config.out_channels, out=out)
+        norm_conv2d(g, "conv_norm_out", "conv_out", h, config.out_channels, num_groups=num_groups, eps=_EPS, out=out)
     return g
 
 

@@ -9,7 +9,7 @@ from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_statistics, group_norm_unfused
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.tensor import DType
@@ -40,6 +40,17 @@ def test_group_norm(
 def test_mean_far_from_zero(any_device: Device) -> None:
     x = np.random.default_rng(1).standard_normal((2, 16, 16, 32)) + 1000  # E[x^2] - mean^2 would lose the variance
     assert _error(any_device, x, 8, None, "f32") < 3e-4
+
+
+@pytest.mark.parametrize(("shape", "num_groups"), [((3, 5, 7, 9), 3), ((2, 3, 3, 12), 6)], ids=str)
+def test_statistics(any_device: Device, shape: tuple[int, ...], num_groups: int) -> None:
+    x = np.random.default_rng(5).standard_normal(shape) + 2
+    tx = tensor_in("x", x)
+    means, variances = tensor_out("mean", shape[0], num_groups), tensor_out("variance", shape[0], num_groups)
+    actual = run_calls(any_device, group_norm_statistics(tx, means, variances), {tx: x}, means, variances)
+    expected = reference.group_norm_statistics(x, num_groups=num_groups)
+    for values, expected_values in zip(actual, expected, strict=True):
+        assert relative_error(values, expected_values) < BOUNDS["f32"]
 
 
 def test_folded_activation(any_device: Device) -> None:
@@ -80,6 +91,16 @@ def test_large_groups_are_cut_into_slices() -> None:
     x, weight, out = tensor_out("x", 1, 512, 512, 128), tensor_out("weight", 128), tensor_out("out", 1, 512, 512, 128)
     sums, *_ = group_norm_unfused(x, weight, weight, out, num_groups=32, eps=EPS)
     assert sums.workgroups == (512, 1, 1)
+
+
+def test_shape_errors_of_statistics() -> None:
+    x, means = tensor_out("x", 2, 9, 320), tensor_out("mean", 2, 32)
+    for wrong in (tensor_out("other", 1, 32), tensor_out("other", 2, 16)):
+        for pair in ((means, wrong), (wrong, means)):
+            with pytest.raises(ShapeError, match=r"group_norm: .* and .* must be \(B, G\) of x\[2, 9, 320\]:f32"):
+                group_norm_statistics(x, *pair)
+    with pytest.raises(ShapeError, match=r"with C a multiple of G"):
+        group_norm_statistics(x, tensor_out("mean", 2, 33), tensor_out("variance", 2, 33))
 
 
 def test_shape_errors() -> None:

@@ -10,10 +10,11 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.call import read, write
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
-from shaderfusion.tensor import DType, dtype_size_bytes
+from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 # Relative error on white noise, the worst of inputs: it grows with m as test_winograd_matrices.test_amplification says,
 # to about two thirds of these. Two thirds again on images, whose smooth part no transform amplifies.
@@ -112,6 +113,40 @@ def test_upsample(any_device: Device, dtype: DType, m: int, upsample: int) -> No
     # Strips of one row of tiles; the residual is of the output's size.
     x = np.random.default_rng(0).standard_normal((2, 5, 3, 12))
     actual, expected = _run(any_device, x, 20, dtype, m, upsample=upsample, names=("residual",), max_temporary_bytes=1)
+    assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
+NORM_CASES = [  # dtype, m, (B, H, W, C_in), groups
+    ("f32", 4, (2, 9, 7, 12), 6),  # a vector of 4 channels straddles groups of 2
+    ("f16", 4, (2, 9, 7, 16), 2),  # and lies in one, as in the decoder
+    ("f32", 2, (1, 5, 3, 8), 8),  # a channel a group
+]
+
+
+@pytest.mark.parametrize(("dtype", "m", "x_shape", "num_groups"), NORM_CASES, ids=str)
+def test_folded_group_norm(
+    any_device: Device, dtype: DType, m: int, x_shape: tuple[int, int, int, int], num_groups: int
+) -> None:
+    # Strips of one row of tiles, and a large norm bias, whose activation must not reach the padding.
+    rng = np.random.default_rng(0)
+    B, C_in = x_shape[0], x_shape[-1]
+    arrays = {"x": 1 + rng.standard_normal(x_shape), "taps": rng.standard_normal((3, 3, C_in, 20))}
+    arrays |= {"norm.weight": rng.standard_normal(C_in), "norm.bias": 2 + rng.standard_normal(C_in)}
+    arrays["residual"] = rng.standard_normal((*x_shape[:3], 20))
+    x, taps, weight, bias, residual = (tensor_in(name, array, dtype) for name, array in arrays.items())
+    means, variances = (TensorSpec(name, (B, num_groups), "f32") for name in ("mean", "variance"))
+    norm = FoldedGroupNorm(means, variances, weight, bias, 1e-5, "silu")
+    out = tensor_out("out", *x_shape[:3], 20, dtype=dtype)
+    options = {"m": m, "norm": norm, "tile": SMALL, "max_temporary_bytes": 1}
+    calls = group_norm_statistics(x, means, variances)
+    calls += winograd_conv(x, taps, out, Epilogue(residual=residual), **options)
+    inputs = dict(zip((x, taps, weight, bias, residual), arrays.values(), strict=True))
+    (actual,) = run_calls(any_device, calls, inputs, out)
+    values = {name: rounded(array, dtype) for name, array in arrays.items()}
+    h = reference.group_norm_unfused(
+        values["x"], values["norm.weight"], values["norm.bias"], num_groups=num_groups, eps=1e-5, activation="silu"
+    )
+    expected = reference.conv2d_direct(h, values["taps"], residual=values["residual"])
     assert relative_error(actual, expected) < BOUNDS[dtype][m]
 
 

@@ -46,6 +46,6 @@ def conv2d_direct(
         params,
         epilogue,
         {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": padding, "UPSAMPLE": upsample},
-        tile=tile or Tile(64, 128),
+        tile=tile,
         num_splits=num_splits,
     )

@@ -4,8 +4,8 @@
 // a workgroup adds one group's S C/G partial sums. normalize_channels: an invocation writes one chunk.
 // In all, x is read three times and out written once, beside what the activation that follows reads and writes, unless
 // it is folded into normalize_channels.
-#import fragments/chunk_activation
 #import fragments/indexing
+#import fragments/normalize
 #import fragments/reduce
 
 @group(0) @binding(1) var<storage, read> x: array<Chunk>; // (B, P, C), in all but mean and variance
@@ -24,27 +24,6 @@
 @group(0) @binding(4) var<storage, read> weight: array<Chunk>;               // (C)
 @group(0) @binding(5) var<storage, read> bias: array<Chunk>;                 // (C)
 @group(0) @binding(6) var<storage, read_write> out: array<Chunk>;            // (B, P, C)
-
-// The indices in (B, G) of the groups of a chunk's channels: a chunk may straddle groups.
-fn groups_of(b: u32, c: u32) -> ChunkU32 {
-    return b * params.num_groups + chunk_indices(c * CHUNK) / (params.channels / params.num_groups);
-}
-
-fn mean_of(groups: ChunkU32) -> ChunkF32 {
-#ifdef VEC4
-    return vec4f(means[groups.x], means[groups.y], means[groups.z], means[groups.w]);
-#else
-    return means[groups];
-#endif
-}
-
-fn variance_of(groups: ChunkU32) -> ChunkF32 {
-#ifdef VEC4
-    return vec4f(variances[groups.x], variances[groups.y], variances[groups.z], variances[groups.w]);
-#else
-    return variances[groups];
-#endif
-}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn sum_channels(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
@@ -80,7 +59,7 @@ fn sum_squares(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gri
 
 // The sum over a group's partial sums, divided by how many values of x they stand for.
 fn average(bg: u32, lane: u32) -> f32 {
-    let channels = params.channels / params.num_groups;
+    let channels = params.group_channels;
     let first = bg / params.num_groups * params.slices * params.channels + bg % params.num_groups * channels;
     var sum = 0.0;
     for (var i = lane; i < params.slices * channels; i += WORKGROUP_SIZE) {
@@ -111,7 +90,6 @@ fn normalize_channels(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     let chunks = params.channels / CHUNK;
     let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane; // of (B, P, C / CHUNK)
     if (i >= params.batch * params.pixels * chunks) { return; }
-    let groups = groups_of(i / (params.pixels * chunks), i % chunks);
-    let normalized = (ChunkF32(x[i]) - mean_of(groups)) * inverseSqrt(variance_of(groups) + params.eps);
-    out[i] = Chunk(chunk_activation(normalized * ChunkF32(weight[i % chunks]) + ChunkF32(bias[i % chunks])));
+    let norm = norm_of(i / (params.pixels * chunks), i % chunks);
+    out[i] = Chunk(apply_norm(norm, ChunkF32(x[i])));
 }

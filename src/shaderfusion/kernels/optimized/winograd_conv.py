@@ -1,7 +1,6 @@
 """3x3 convolution of stride 1 by Winograd's F(m x m, 3x3): the tiles' transforms around (m + 2)^2 matrix products."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shaderfusion.errors import ShapeError
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, require_group_norm_shapes
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
@@ -164,13 +164,15 @@ def winograd_conv(
     *,
     m: int,
     upsample: int = 1,
+    norm: FoldedGroupNorm | None = None,
     tile: Tile | LaneTile | None = None,
     max_filters_bytes: int = 64 * 2**20,
     max_temporary_bytes: int = 48 * 2**20,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (3, 3, C_in, C_out) or winograd_filters of it, out: (B, H, W, C_out), zero padding.
 
-    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken.
+    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken. With `norm` x is
+    normalized as it is loaded, before it is padded.
     Plain filters are transformed first: transform_filters to U ((m + 2)^2, C_in, C_out). Per strip of tile rows:
     transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with `tile`, and
     transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which together take
@@ -179,6 +181,8 @@ def winograd_conv(
     """
     epilogue = epilogue or Epilogue()
     _require_shapes(x, weight, out, epilogue, m, upsample)
+    if norm:
+        require_group_norm_shapes(x, norm.weight, norm.bias, x, num_groups=norm.means.shape[-1])
     B, H, W, C_out = out.shape
     C_in = x.shape[-1]
     num_products = (m + 2) ** 2
@@ -206,8 +210,8 @@ def winograd_conv(
     for first_row in range(0, tile_rows, strip_rows):
         num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
         strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
-        call = _transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4)
-        calls.append(replace(call, constants={**call.constants, "UPSAMPLE": upsample}))
+        load = _transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4, {"UPSAMPLE": upsample})
+        calls.append(norm.into(load) if norm else load)
         for part in slices:
             num_channels = part["slice_channels"]
             if plain and (first_row == 0 or len(slices) > 1):
@@ -223,7 +227,12 @@ def _part_size(count: int, most: int) -> int:
 
 
 def _transform(
-    name: str, m: int, bindings: tuple[Binding, ...], params: Mapping[str, int | float], num_vectors: int
+    name: str,
+    m: int,
+    bindings: tuple[Binding, ...],
+    params: Mapping[str, int | float],
+    num_vectors: int,
+    constants: Mapping[str, int] | None = None,
 ) -> KernelCall:
     """The pass transform_`name`, for num_vectors vectors of 4 channels, of all filters or tiles."""
     lanes = _FILTERS_LANES if name == "filters" else _LANES[m]
@@ -232,7 +241,7 @@ def _transform(
         entry_point=f"transform_{name}",
         dtype=bindings[0].tensor.dtype,
         bindings=bindings,
-        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name},
+        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
         params=params,
         workgroups=spread_workgroups(ceil_div(num_vectors, lanes)),
     )

@@ -2,7 +2,8 @@
 //   out tile = A^T [sum_c (G g_c G^T) . (B^T d_c B)] A,  d: (m+2) x (m+2) inputs, . element by element
 // (Lavin and Gray 2015, arXiv 1509.09308, section 4). For one slice of output channels and one strip of tile rows:
 //   transform_filters  U[i, j] = (G g G^T)[i, j] of every filter; reads 9 and writes (m+2)^2 values of each
-//   transform_input    V[i, j] = (B^T d B)[i, j] of every tile and channel; reads each input (m+2)^2 / m^2 times
+//   transform_input    V[i, j] = (B^T d B)[i, j] of every tile and channel; reads each input (m+2)^2 / m^2 times, and
+//                      with NORM normalizes it, but not the padding, each time
 //   (common/matmul)    M[i, j] = V[i, j] U[i, j], (tiles, C_in) times (C_in, C_out)
 //   transform_output   out = scale A^T M A + bias + image_bias + residual; reads M once
 // A workgroup takes LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n takes
@@ -155,6 +156,13 @@ fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroup
 #endif
 
 #ifdef PASS_INPUT
+#ifdef NORM
+#import fragments/normalize
+@group(0) @binding(3) var<storage, read> means: array<f32>;          // (B, G)
+@group(0) @binding(4) var<storage, read> variances: array<f32>;      // (B, G)
+@group(0) @binding(5) var<storage, read> weight: array<vec4<Elem>>;  // (C_in / 4), of the group norm
+@group(0) @binding(6) var<storage, read> bias: array<vec4<Elem>>;    // (C_in / 4), of the group norm
+#endif
 @group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 4)
 @group(0) @binding(2) var<storage, read_write> V: array<vec4<Elem>>; // (N^2, max_tiles, C_in / 4)
 
@@ -181,6 +189,9 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
         let image = tile_row / params.tiles_y;
         let y_0 = i32(M * (tile_row % params.tiles_y)) - 1;
         let column = i32(M * (tile % params.tiles_x) + n) - 1;
+#ifdef NORM
+        let norm = norm_of(image, c);
+#endif
         var d: Line;
         for (var k = 0u; k < N; k++) { // with UPSAMPLE > 1 the nearest pixels of x, so many times smaller on each side
             let y = y_0 + i32(k);
@@ -189,6 +200,9 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
                 let row = image * (params.height / UPSAMPLE) + u32(y) / UPSAMPLE;
                 let pixel = row * (params.width / UPSAMPLE) + u32(column) / UPSAMPLE;
                 d[k] = vec4<f32>(x[pixel * channels4 + c]);
+#ifdef NORM
+                d[k] = apply_norm(norm, d[k]);
+#endif
             }
         }
         for (var i = 0u; i < N; i++) { sh_t[(i * N + n) * LANES + lane] = bt_dot(i, &d); }

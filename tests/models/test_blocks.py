@@ -1,0 +1,93 @@
+"""The blocks whose kernels depend on the shape, against the same computation in float64."""
+
+import numpy as np
+import pytest
+from kernel_runner import relative_error, rounded
+
+import shaderfusion.kernels.select as select
+from shaderfusion.gpu.buffers import allocate, upload
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Program
+from shaderfusion.kernels import reference
+from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.models.blocks import norm_conv2d, resnet_block, upsample
+from shaderfusion.weights.prepare import prepare
+
+BOUND = 2e-6
+EPS = 1e-5
+NORM = {"num_groups": 4, "eps": EPS}
+SHAPE = (2, 16, 16, 32)  # 32 tiles of 4x4, the fewest by Winograd
+
+
+def run_block(device: Device, g: Graph, x: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The output "out" of a graph with the input "x" and the checkpoint's tensors."""
+    external = {}
+    for path, weight in g.weights.items():
+        external[weight.tensor] = allocate(device, weight.tensor.size_bytes, path)
+        upload(device, external[weight.tensor], weight.tensor, prepare(tensors[path], weight))
+    program = Program(device, g, external)
+    program.write("x", x)
+    program.run()
+    return program.read("out").astype(np.float64)
+
+
+def random_tensors(g: Graph) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors for the graph's weights, by path."""
+    rng = np.random.default_rng(1)
+    return {path: 0.3 * rng.standard_normal(weight.source_shape) for path, weight in g.weights.items()}
+
+
+def norm_conv(x: np.ndarray, tensors: dict[str, np.ndarray], norm: str, conv: str) -> np.ndarray:
+    """conv(silu(group_norm(x))) of a checkpoint's tensors, in float64."""
+    weight, bias = tensors[f"{norm}.weight"], tensors[f"{norm}.bias"]
+    h = reference.group_norm_unfused(x, weight, bias, activation="silu", **NORM)
+    taps = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
+    return reference.conv2d_direct(h, taps, bias=tensors[f"{conv}.bias"])
+
+
+@pytest.fixture(params=["all", "gn", "winograd", "none"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    """Kernels that treat small layers as large ones: filters transformed in the run, group norms folded."""
+    monkeypatch.setattr(select, "_MAX_LOADED_FILTERS_BYTES", 0)
+    monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 0)
+    return Kernels("f32", optimizations=Optimizations.parse(request.param))
+
+
+def test_norm_conv2d(device: Device, kernels: Kernels) -> None:
+    g = Graph("test", kernels)
+    norm_conv2d(g, "norm", "conv", g.input("x", *SHAPE), 32, out=g.output("out", *SHAPE), **NORM)
+    folded = kernels.optimizations == Optimizations()
+    assert any("NORM" in call.constants for call in g.calls) is folded
+    x, tensors = np.random.default_rng(0).standard_normal(SHAPE), random_tensors(g)
+    actual = run_block(device, g, x, tensors)
+    assert relative_error(actual, norm_conv(rounded(x, "f32"), tensors, "norm", "conv")) < BOUND
+
+
+@pytest.mark.parametrize("channels", [32, 48])
+def test_resnet_block(device: Device, kernels: Kernels, channels: int) -> None:
+    g = Graph("test", kernels)
+    out = resnet_block(g, "block", g.input("x", *SHAPE), channels, **NORM)
+    norm_conv2d(g, "norm", "conv", out, 32, out=g.output("out", *SHAPE), **NORM)
+    x, tensors = np.random.default_rng(0).standard_normal(SHAPE), random_tensors(g)
+    h = norm_conv(rounded(x, "f32"), tensors, "block.norm1", "block.conv1")
+    h = norm_conv(h, tensors, "block.norm2", "block.conv2")
+    if channels == 32:
+        h += rounded(x, "f32")
+    else:
+        h += x @ tensors["block.conv_shortcut.weight"].T + tensors["block.conv_shortcut.bias"]
+    actual = run_block(device, g, x, tensors)
+    assert relative_error(actual, norm_conv(h, tensors, "norm", "conv")) < 2 * BOUND
+
+
+def test_upsample(device: Device, kernels: Kernels) -> None:
+    g = Graph("test", kernels)
+    small = (2, 8, 8, 32)
+    wide = upsample(g, "up", g.input("x", *small))
+    assert wide.shape == SHAPE
+    norm_conv2d(g, "norm", "conv", wide, 32, out=g.output("out", *SHAPE), **NORM)
+    x, tensors = np.random.default_rng(0).standard_normal(small), random_tensors(g)
+    taps = tensors["up.conv.weight"].transpose(2, 3, 1, 0)
+    h = reference.conv2d_direct(rounded(x, "f32"), taps, bias=tensors["up.conv.bias"], upsample=2)
+    actual = run_block(device, g, x, tensors)
+    assert relative_error(actual, norm_conv(h, tensors, "norm", "conv")) < 2 * BOUND
