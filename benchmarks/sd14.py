@@ -1,6 +1,6 @@
 """Stable Diffusion 1.4's architecture with random weights, as a diffusers model folder: no download.
 
-The configurations are the facts of the published model (its config.json files).
+`shaderfusion bench` makes the same architecture without torch; this folder is for comparisons with diffusers.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -10,38 +10,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shaderfusion.bench.subject import SD14_FOLDER
+from shaderfusion.config import load_json
+from shaderfusion.models.stable_diffusion import COMPONENTS
+
 __all__ = ["CONFIGS", "save_random_model"]
 
+_CLASS_NAMES = ("_class_name", "model_type")
+
 CONFIGS: dict[str, dict[str, Any]] = {
-    "unet": {
-        "sample_size": 64,
-        "in_channels": 4,
-        "out_channels": 4,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "layers_per_block": 2,
-        "attention_head_dim": 8,
-        "cross_attention_dim": 768,
-    },
-    "vae": {
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "sample_size": 512,
-    },
-    "text_encoder": {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-    },
+    name: {
+        key: value for key, value in load_json(SD14_FOLDER / name / "config.json").items() if key not in _CLASS_NAMES
+    }
+    for name in COMPONENTS
 }
+"""Arguments of the components' classes."""
 
 
 def save_random_model(folder: Path, *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:

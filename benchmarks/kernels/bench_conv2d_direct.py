@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.harness import Case, main
+from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import CONV2D
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels

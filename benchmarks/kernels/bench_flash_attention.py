@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.harness import Case, main
+from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import ATTENTION
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused

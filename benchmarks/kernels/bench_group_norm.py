@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.harness import Case, main
+from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import GROUP_NORM
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused

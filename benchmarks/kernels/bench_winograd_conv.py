@@ -9,14 +9,14 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import environment, measure, program_of
 from benchmarks.shapes import CONV2D
+from shaderfusion.bench.measure import environment, measure, program_of, relative_error
 from shaderfusion.errors import DeviceLimitError
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels import reference
@@ -88,16 +88,23 @@ def _row(
     # The corner's own border is the image's zeros on two sides; on the others it is cut off.
     expected = reference.conv2d_direct(inputs, taps)[0, :CORNER, :CORNER]
     actual = program.read("out")[0, :CORNER, :CORNER, :CHECKED_CHANNELS].astype(np.float64)
-    error = float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+    error = relative_error(actual, expected)
 
-    timed = measure(name, program, flop=flop)
+    timed = measure(program)
+    tflop_per_s = flop / timed.p50_ms / 1e9
     passes: defaultdict[str, float] = defaultdict(float)
     for label, ms in program.profile_ms():
         passes[label] += ms
     detail = ", ".join(f"{label.split('.')[-1]} {ms:.3f}" for label, ms in passes.items())
-    print(f"{name:22} {timed.p50_ms:9.4f} ms {timed.tflop_per_s:7.2f} TFLOP/s  error {error:.1e}  {detail}", flush=True)
-    more = {"relative_error": error, "dispatches": len(calls), "temporary_bytes": program.plan.total_bytes}
-    return {**timed.as_dict(), **more, "passes_ms": dict(passes)}
+    print(f"{name:22} {timed.p50_ms:9.4f} ms {tflop_per_s:7.2f} TFLOP/s  error {error:.1e}  {detail}", flush=True)
+    more = {
+        "flop": flop,
+        "tflop_per_s": tflop_per_s,
+        "relative_error": error,
+        "dispatches": len(calls),
+        "temporary_bytes": program.plan.total_bytes,
+    }
+    return {"name": name, **asdict(timed), **more, "passes_ms": dict(passes)}
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def ablation_chart(rows: Rows) -> bytes:
     for y, total in enumerate(left):
         image_axes.annotate(f"{total:,.2f}", (total, y), xytext=(3, 0), textcoords="offset points", va="center")
     image_axes.set_title(f"one picture of {rows[0]['num_steps']} steps, s")
-    image_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    figure.legend(loc="outside lower right", ncols=3, frameon=False)
     time_axes.invert_yaxis()
     for axes in (time_axes, tensors_axes, image_axes):
         axes.margins(x=0.18)
@@ -102,7 +102,7 @@ def winograd_chart(rows: Rows) -> bytes:
     speed_axes.set_yticks(range(len(layers)), layers)
     speed_axes.set_ylim(len(layers) - 0.5, -0.5)
     speed_axes.set_title("times as fast as the direct convolution, filters transformed before")
-    speed_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=len(sizes), frameon=False)
+    figure.legend(loc="outside lower left", ncols=len(sizes), frameon=False)
 
     labels = ["direct", *(f"m = {m}" for m in sizes)]
     for kind, color, title in (("noise", _COLORS[0], "white noise"), ("image", _COLORS[3], "image-like")):
@@ -112,7 +112,7 @@ def winograd_chart(rows: Rows) -> bytes:
     error_axes.set_yscale("log")
     error_axes.set_title("relative error, median layer")
     error_axes.grid(axis="y", alpha=0.3)
-    error_axes.legend(frameon=False)
+    error_axes.legend(loc="upper left", frameon=False)
     for axes in (speed_axes, error_axes):
         _plain(axes)
     figure.suptitle(_caption(rows), fontsize="medium")

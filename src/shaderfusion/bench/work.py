@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.tensor import dtype_size_bytes
 
 __all__ = ["Work", "work_of"]
+
+
+_ADDED = ("BIAS", "IMAGE_BIAS", "RESIDUAL", "SOFTMAX", "SPLIT")
+"""Flags of a product or of Winograd's output that change what a call binds."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,12 @@ class Work:
 
 def work_of(call: KernelCall) -> Work:
     """The work of any call of the models' graphs."""
+    work = _work_of(call)
+    added = [name.lower().replace("_", " ") for name in _ADDED if call.constants.get(name)]
+    return replace(work, shape=" + ".join((work.shape, *added)))
+
+
+def _work_of(call: KernelCall) -> Work:
     if call.entry_point == "product":
         return _product(call)
     if call.name == "flash_attention":

@@ -1,0 +1,61 @@
+"""What is measured: sd14 without files, and random weights that keep activations in range."""
+
+import numpy as np
+import pytest
+from golden.models import model_folder
+
+from shaderfusion.bench.subject import RandomCheckpoint, default_model, open_subject
+from shaderfusion.engine import WeightStore
+from shaderfusion.errors import InputError, ModelError
+from shaderfusion.gpu.device import Device
+
+
+def test_sd14_is_the_published_model(device: Device) -> None:
+    subject = open_subject("sd14", device=device)
+    assert (subject.width_px, subject.height_px, subject.batch, subject.latents_shape) == (512, 512, 1, (1, 64, 64, 4))
+    graphs = subject.graphs(subject.kernels())
+    # Of CompVis/stable-diffusion-v1-4; the decoder with post_quant_conv, without the encoder.
+    parameters = {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 49_490_199}
+    assert {name: graph.num_parameters for name, graph in graphs.items()} == parameters
+
+
+def test_random_weights_have_unit_gain() -> None:
+    checkpoint = RandomCheckpoint()
+    filters = checkpoint.read("conv1.weight", (64, 32, 3, 3))
+    assert (filters.shape, filters.dtype) == ((64, 32, 3, 3), np.float32)
+    assert filters.std() == pytest.approx((32 * 9) ** -0.5, rel=0.02)
+    assert checkpoint.read("to_q.weight", (320, 768)).std() == pytest.approx(768**-0.5, rel=0.02)
+    assert set(checkpoint.read("norm1.weight", (320,))) == {1}
+    assert 0 < np.abs(checkpoint.read("norm1.bias", (320,))).max() < 0.2
+    assert not np.array_equal(filters, checkpoint.read("conv2.weight", (64, 32, 3, 3)))
+    assert checkpoint.find("conv1.weight", (64, 32, 3, 3)) == "conv1.weight"
+
+
+def test_random_tables_have_a_row_for_each_id() -> None:
+    rows = RandomCheckpoint().read_rows("token_embedding.weight", (49408, 768), np.array([[5, 49407], [5, 0]]))
+    assert rows.shape == (2, 2, 768)
+    np.testing.assert_array_equal(rows[0, 0], rows[1, 0])
+    assert not np.array_equal(rows[0, 0], rows[0, 1])
+
+
+def test_random_weights_run_in_f16(device: Device) -> None:
+    """A small image of the whole of a model's layers stays finite, in f16 where the device has it."""
+    dtype = "f16" if device.info.has_f16 else "f32"
+    subject = open_subject(str(model_folder("sd1")), device=device, dtype=dtype, width=32, height=32)
+    engine = subject.make_engine(WeightStore(device, {name: RandomCheckpoint() for name in subject.checkpoints}))
+    token_ids = np.zeros((2, subject.config.text_encoder.max_position_embeddings), np.int64)
+    embeddings = engine.encode(token_ids)
+    assert np.isfinite(embeddings).all()
+    assert 0.1 < embeddings.std() < 10
+    assert np.isfinite(engine.decode()).all()
+
+
+def test_default_model_is_small_on_a_cpu(device: Device) -> None:
+    assert default_model(device) == ("emoji" if device.info.kind == "CPU" else "sd14")
+
+
+def test_refuses(device: Device) -> None:
+    with pytest.raises(ModelError, match="model"):
+        open_subject("nowhere", device=device)
+    with pytest.raises(InputError, match=r"width \(=100\) must be a positive multiple of 64"):
+        open_subject("sd14", device=device, width=100)
