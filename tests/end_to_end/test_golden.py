@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,7 +13,9 @@ from kernel_runner import relative_error
 from shaderfusion.engine import Engine
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels import select
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.optimized.winograd_conv import winograd_conv
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import build_graphs
 from shaderfusion.pipeline import StableDiffusionPipeline
@@ -183,6 +186,23 @@ def test_whole_run_with_the_kernels_of_gpus(device: Device, option: str, name: s
             assert ran[BASELINES[short]] == 0 or short in PARTIAL
     if option == "none":
         assert ran == baseline
+
+
+def test_decoder_with_the_kernels_of_large_layers(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters transformed in the run, in slices, and group norms folded into the convolutions."""
+    monkeypatch.setattr(select, "_MAX_LOADED_FILTERS_BYTES", 0)
+    monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 0)
+    monkeypatch.setattr(select, "winograd_conv", partial(winograd_conv, max_filters_bytes=1 << 18))
+    run = golden("emoji").runs[0]
+    assert run.pixels is not None
+    pipe = load.__wrapped__(device, "emoji", "f32", Kernels("f32"))  # not kept: no other test uses it
+    vae = engine_of(pipe, *run.latents.shape[2:4]).vae
+    assert any("NORM" in call.constants for call in vae.graph.calls)
+    passes = [call.entry_point for call in vae.graph.calls]
+    assert passes.count("transform_filters") > passes.count("transform_input")
+    vae.write("latents", run.latents[-1])
+    vae.run()
+    assert relative_error(vae.read("image")[..., :3], run.pixels) < STAGE_BOUND
 
 
 def require_f16(device: Device, name: str, run: Run) -> StableDiffusionPipeline:
