@@ -256,6 +256,7 @@ def test_reference(m: int) -> None:
 
 def test_shape_errors() -> None:
     x, weight, out = tensor_out("x", 2, 6, 5, 8), tensor_out("weight", 36, 8, 12), tensor_out("out", 2, 6, 5, 12)
+    bias = tensor_out("b", 12)
     with pytest.raises(ShapeError, match=r"winograd_conv: m \(=5\) must be one of 2, 4, 6, 8"):
         winograd_conv(x, weight, out, m=5)
     with pytest.raises(ShapeError, match=r"weight\[36, 8, 12\]:f32 \(3, 3, .*, transformed for m \(=2\), \(16, C_in"):
@@ -272,6 +273,14 @@ def test_shape_errors() -> None:
         winograd_conv(x, tensor_out("weight", 36, 8, 3), tensor_out("out", 2, 6, 5, 3), m=4)
     with pytest.raises(ShapeError, match=r"weight\[36, 8, 12\]:f16 must have the dtype of x\[2, 6, 5, 8\]:f32"):
         winograd_conv(x, tensor_out("weight", 36, 8, 12, dtype="f16"), out, m=4)
+    channels = tensor_out("w", 8)
+    for images, norm_bias, message in (
+        (1, channels, r"must be \(B, G\) f32 for x"),
+        (2, bias, r"b.* must have shape \(8,\)"),
+    ):
+        statistics = tensor_out("mean", images, 4)
+        with pytest.raises(ShapeError, match=rf"group_norm: .*{message}"):
+            winograd_conv(x, weight, out, m=4, norm=FoldedGroupNorm(statistics, statistics, channels, norm_bias, 1e-5))
     bias, residual, image_bias = tensor_out("b", 8), tensor_out("r", 2, 6, 5, 8), tensor_out("i", 3, 12)
     for epilogue, message in (
         (Epilogue(bias=bias), r"bias b\[8\]:f32 must have shape \(12,\)"),

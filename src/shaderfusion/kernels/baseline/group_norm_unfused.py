@@ -31,9 +31,11 @@ class FoldedGroupNorm:
     eps: float
     activation: Activation | None = None
 
-    def into(self, call: KernelCall) -> KernelCall:
-        """The call with the tensors, constants and params of fragments/normalize for channels in fours."""
-        num_groups, C = self.means.shape[1], self.weight.shape[0]
+    def into(self, call: KernelCall, x: TensorSpec) -> KernelCall:
+        """The call that loads x (B, ..., C) in fours, with what fragments/normalize needs; ShapeError where x differs."""
+        _require_statistics(x, self.means, self.variances)
+        num_groups, C = self.means.shape[1], x.shape[-1]
+        require_group_norm_shapes(x, self.weight, self.bias, x, num_groups=num_groups)
         return replace(
             call,
             bindings=call.bindings + read(self.means, self.variances, self.weight, self.bias),
@@ -87,9 +89,7 @@ def group_norm_statistics(x: TensorSpec, means: TensorSpec, variances: TensorSpe
     Dispatches: partial sums, mean, partial sums of squares about the mean, variance.
     """
     B, C = x.shape[0], x.shape[-1]
-    num_groups = means.shape[-1]
-    if means.shape != (B, num_groups) or variances.shape != means.shape or C % num_groups:
-        raise ShapeError(f"group_norm: {means} and {variances} must be (B, G) of {x}, with C a multiple of G")
+    num_groups = _require_statistics(x, means, variances)
     slices, _ = _slices(x)
     sums = TensorSpec(f"{means.name}.sums", (B, slices, C), "f32")
     squares = TensorSpec(f"{variances.name}.squares", (B, slices, C), "f32")
@@ -100,6 +100,14 @@ def group_norm_statistics(x: TensorSpec, means: TensorSpec, variances: TensorSpe
         _step("sum_squares", x, num_groups, read(x, means) + write(squares), num_workgroups),
         _step("variance", x, num_groups, read(squares) + write(variances), B * num_groups),
     )
+
+
+def _require_statistics(x: TensorSpec, means: TensorSpec, variances: TensorSpec) -> int:
+    """G; ShapeError unless both are (B, G) f32 with C a multiple of G."""
+    B, C, G = x.shape[0], x.shape[-1], means.shape[-1]
+    if not means.shape == variances.shape == (B, G) or not means.dtype == variances.dtype == "f32" or C % G:
+        raise ShapeError(f"group_norm: {means} and {variances} must be (B, G) f32 for {x}, with C a multiple of G")
+    return G
 
 
 def _chunk(x: TensorSpec) -> int:

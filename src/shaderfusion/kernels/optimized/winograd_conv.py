@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, require_group_norm_shapes
+from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
@@ -173,6 +173,7 @@ def winograd_conv(
 
     With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken. With `norm` x is
     normalized as it is loaded, before it is padded.
+
     Plain filters are transformed first: transform_filters to U ((m + 2)^2, C_in, C_out). Per strip of tile rows:
     transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with `tile`, and
     transform_output with the epilogue; P is the number of tiles in the strip. Strips share V and M, which together take
@@ -181,8 +182,6 @@ def winograd_conv(
     """
     epilogue = epilogue or Epilogue()
     _require_shapes(x, weight, out, epilogue, m, upsample)
-    if norm:
-        require_group_norm_shapes(x, norm.weight, norm.bias, x, num_groups=norm.means.shape[-1])
     B, H, W, C_out = out.shape
     C_in = x.shape[-1]
     num_products = (m + 2) ** 2
@@ -211,7 +210,7 @@ def winograd_conv(
         num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
         strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
         load = _transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4, {"UPSAMPLE": upsample})
-        calls.append(norm.into(load) if norm else load)
+        calls.append(norm.into(load, x) if norm else load)
         for part in slices:
             num_channels = part["slice_channels"]
             if plain and (first_row == 0 or len(slices) > 1):
@@ -256,7 +255,7 @@ def _products(
     params |= {"b_row": num_channels // 4, "b_outer": 0, "b_inner": C_in * num_channels // 4, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
-    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile or Tile(64, 128), num_splits=1)
+    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile, num_splits=1)
 
 
 def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
