@@ -27,12 +27,6 @@ def test_products_by_device() -> None:
     assert linear(LANES, 1024)[0].constants["LANES"] is True
 
 
-def test_products_by_shape() -> None:
-    few, many = linear(GPU, 256)[0].constants, linear(GPU, 257)[0].constants
-    assert (few["TILE_M"], few["TILE_N"]) == (64, 64)
-    assert many["TILE_M"] == 128
-
-
 @pytest.mark.parametrize("kernels", [GPU, LANES], ids=["gpu", "lanes"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, stride: int) -> None:

@@ -10,7 +10,7 @@ from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, gr
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
+from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, attention_scores, attention_values, matmul
 from shaderfusion.kernels.optimized.flash_attention import flash_attention
 from shaderfusion.kernels.optimized.geglu import geglu
 from shaderfusion.kernels.optimized.group_norm import group_norm
@@ -80,10 +80,7 @@ class Kernels:
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
-        # 154 x 640 x 768 on an H200: 19 us, and 28 us with the large tile, whose rows would be idle.
-        small = out.size // out.shape[-1] <= 256
-        tile = self._tile(Tile(64, 64, thread_m=4, thread_n4=1) if small else Tile())
-        return matmul(x, weight, out, epilogue, tile=tile)
+        return matmul(x, weight, out, epilogue, tile=self._tile)
 
     def conv2d(
         self,
@@ -105,8 +102,7 @@ class Kernels:
             return self.winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm)
         if norm:
             raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
-        tile = self._tile(Tile(64, 128))
-        return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=tile)
+        return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=self._tile)
 
     def winograd_conv(
         self,
@@ -119,9 +115,8 @@ class Kernels:
         upsample: int = 1,
         norm: FoldedGroupNorm | None = None,
     ) -> Calls:
-        """The 3x3 convolution by F(m x m, 3x3), with this device's tiles of the products."""
-        tile = self._tile(Tile(128, 64) if _num_tiles(out, m) >= 128 else Tile(64, 128))
-        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm, tile=tile)
+        """The 3x3 convolution by F(m x m, 3x3), with this device's kind of products."""
+        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm, tile=self._tile)
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
         """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
@@ -195,14 +190,14 @@ class Kernels:
         """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D)."""
         B, N, C = q.shape
         M = k.shape[1]
-        # On an H200 with D = 40, N = M = 4096: 1.7 ms, and 2.4 ms unfused; D = 80, 1024: 0.27 and 0.32 ms; but D = 160,
-        # 256: 0.14 and 0.05 ms, since a thread can't hold enough rows of so many channels.
+        # On an H200 with D = 40, N = M = 4096: 1.2 ms, and 2.4 ms unfused; D = 80, 1024: 0.21 and 0.32 ms; but D = 160,
+        # 256: 0.08 and 0.05 ms, since a thread can't hold enough rows of so many channels.
         D = C // num_heads
         if self.optimizations.flash_attention and not self.lanes and D <= 80 and D % 8 == 0:
             return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal),)
         scores = TensorSpec(f"{out.name}.scores", (B, num_heads, N, ceil_div(M, 4) * 4), self.dtype)
         scale = D**-0.5
-        tile = self._tile(Tile())
+        tile = self._tile
         product = attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=tile)
         if self.optimizations.partially_fused_softmax:
             fused = partially_fused_softmax(scores, v, out, num_heads=num_heads, causal=causal, tile=tile)
@@ -211,8 +206,10 @@ class Kernels:
         softmax = softmax_unfused(scores, probs, num_columns=M, causal=causal)
         return (*product, softmax, *attention_values(probs, v, out, num_heads=num_heads, tile=tile))
 
-    def _tile(self, on_gpu: Tile) -> Tile | LaneTile:
-        return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else on_gpu
+    @property
+    def _tile(self) -> LaneTile | None:
+        """None on a GPU: a tile by the product's size."""
+        return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else None
 
 
 def _group_size(x: TensorSpec, num_groups: int) -> int:

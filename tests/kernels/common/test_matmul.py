@@ -11,7 +11,16 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
+from shaderfusion.kernels.common.matmul import (
+    Epilogue,
+    LaneTile,
+    Tile,
+    attention_scores,
+    attention_values,
+    choose_splits,
+    choose_tile,
+    matmul,
+)
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 
@@ -218,13 +227,33 @@ def _skip_where_missing(device: Device, kernels: Kernels) -> None:
 def test_small_products_of_great_depth_are_split() -> None:
     a, b, out = tensor_out("a", 2, 8, 1280), tensor_out("b", 1280, 320), tensor_out("out", 2, 8, 320)
     product, total = matmul(a, b, out)
-    assert product.workgroups == (5, 1, 8)  # 5 tiles of 64 columns, 8 parts of 160 of K
+    assert product.workgroups == (5, 1, 10)  # 5 tiles of 64 columns, 10 parts of 128 of K
     assert (product.entry_point, total.entry_point) == ("product", "sum_splits")
-    assert plan_memory([product, total]).total_bytes == 8 * 16 * 320 * 4  # the parts, in f32
+    assert plan_memory([product, total]).total_bytes == 10 * 16 * 320 * 4  # the parts, in f32
     assert len(matmul(a, b, out, tile=LaneTile())) == 1
     assert len(matmul(a, b, out, num_splits=1)) == 1
     tall = tensor_out("tall", 1 << 17, 1280)
     assert len(matmul(tall, b, tensor_out("out", 1 << 17, 320))) == 1  # fills a GPU without
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "batches", "depth", "tile", "splits"),
+    [
+        (8192, 2560, 1, 320, Tile(128, 64), 1),  # many workgroups
+        (8192, 320, 1, 320, Tile(64, 64, thread_m=4), 1),  # the large tile would make 320
+        (2048, 640, 1, 640, Tile(32, 64, thread_m=4, thread_n4=1), 1),  # few, and too shallow to split
+        (512, 1280, 1, 5120, Tile(64, 128), 8),  # few and deep
+        (2048, 320, 1, 2880, Tile(128, 64), 8),  # columns that 128 does not divide
+        (16384, 512, 1, 4608, Tile(128, 128, thread_m=16), 1),  # many and deep
+        (154, 1280, 1, 768, Tile(32, 64, thread_m=4, thread_n4=1), 6),  # few rows
+        (32, 1280, 36, 1280, Tile(32, 64, thread_m=4, thread_n4=1), 1),  # few rows, many batches
+        (4096, 4, 1, 1152, Tile(64, 32, thread_m=4, thread_n4=1), 9),  # few columns
+    ],
+)
+def test_tiles_by_size(rows: int, columns: int, batches: int, depth: int, tile: Tile, splits: int) -> None:
+    assert choose_tile(rows, columns, batches, depth) == tile
+    assert choose_splits(tile, rows, columns, batches, depth) == splits
+    assert tile.constants
 
 
 def test_shape_errors() -> None:

@@ -19,7 +19,7 @@ from shaderfusion.kernels.common.matmul import Tile, attention_scores, attention
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, choose_flash_tile, flash_attention
 from shaderfusion.tensor import DType, TensorSpec
 
-BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
+BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 1e-3}
 
 SMALL = FlashTile(queries=16, keys=16, thread_queries=1, thread_keys=4, widened="k")
 SMALL_PRODUCT = Tile(16, 16, 8, thread_m=2, thread_n4=1)
@@ -191,8 +191,8 @@ def test_shape_errors() -> None:
         (FlashTile(thread_keys=16), r"thread_keys=16.* keys / thread_keys of 4"),
         (FlashTile(keys=64, thread_keys=4), r"keys / thread_keys \(=16\) must divide the head dim \(=40\)"),
         (FlashTile(queries=8), r"interleaved threads need an even queries / thread_queries"),
-        (FlashTile(widened="kx"), r"widened must name some of q, k, v and p"),
-        (FlashTile(queries=128), r"its 51648 bytes of workgroup memory for head dim 40 in f16 must be at most 32768"),
+        (FlashTile(widened="kx"), r"widened must name some of q and k"),
+        (FlashTile(queries=128), r"its 40832 bytes of workgroup memory for head dim 40 in f16 must be at most 32768"),
     ],
 )
 def test_tile_errors(tile: FlashTile, message: str) -> None:

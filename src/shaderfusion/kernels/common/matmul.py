@@ -14,6 +14,8 @@ __all__ = [
     "Tile",
     "attention_scores",
     "attention_values",
+    "choose_splits",
+    "choose_tile",
     "matmul",
     "product_calls",
     "require_multiples_of_4",
@@ -25,10 +27,7 @@ _SUM_WORKGROUP_SIZE = 64
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4.
-
-    The default was the fastest for linear layers on an H200 (docs/benchmarks.md).
-    """
+    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4."""
 
     m: int = 128
     n: int = 64
@@ -79,13 +78,36 @@ class Epilogue:
     """The shape of out."""
 
 
+def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int) -> Tile:
+    """The tile for a product of that size: the largest that still occupies a large GPU.
+
+    Fitted to sweeps of SD 1.4's shapes on an H200 (docs/tuning.md), whose 132 multiprocessors hold 3 workgroups of the
+    largest tile each. Deep sums occupy it by splits instead (`choose_splits`).
+    """
+
+    def occupies(tile: Tile) -> bool:
+        return num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n) >= 350
+
+    if num_columns <= 32:
+        return Tile(64, 32, thread_m=4, thread_n4=1)
+    small = Tile(32, 64, thread_m=4, thread_n4=1)
+    if num_rows <= 64 or (num_rows <= 256 and num_batches == 1):
+        return small
+    if num_batches == 1 and depth >= 1024:
+        widest = Tile(128, 128, thread_m=16)
+        if occupies(widest):
+            return widest
+        return Tile(64, 128) if num_columns % 128 == 0 else Tile(128, 64)
+    return next((tile for tile in (Tile(128, 64), Tile(64, 64, thread_m=4)) if occupies(tile)), small)
+
+
 def choose_splits(tile: Tile, num_rows: int, num_columns: int, num_batches: int, depth: int) -> int:
     """How many workgroups share one tile's sum over K, so that small products of great depth still fill a GPU.
 
-    On an H200 a 640-channel 3x3 convolution on 2x32x32 runs at 32 TFLOP/s with 640 workgroups and 24 with 480.
+    On an H200 a 640-channel 3x3 convolution on 2x32x32 runs at 38 TFLOP/s with 640 workgroups and at 24 with 160.
     """
     workgroups = num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-    return 1 if workgroups > 256 else max(1, min(640 // workgroups, depth // 160, 16))
+    return 1 if workgroups >= 350 else max(1, min(640 // workgroups, depth // 128, 12))
 
 
 def matmul(
@@ -196,7 +218,7 @@ def product_calls(
     if num_splits is not None and num_splits < 1:
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
-    tile = tile or Tile()
+    tile = tile or choose_tile(M, N, num_batches, K)
     split_depth = K
     if isinstance(tile, Tile):
         if num_splits is None:

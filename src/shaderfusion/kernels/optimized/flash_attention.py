@@ -27,8 +27,8 @@ class FlashTile:
     keys: int = 32
     thread_queries: int = 8
     thread_keys: int = 4
-    widened: str = "qkvp"
-    """Which of the operands q, k, v and p (the probabilities) workgroup memory holds in f32, whatever the dtype."""
+    widened: str = "qk"
+    """Which of the operands q and k workgroup memory holds in f32, whatever the dtype."""
     interleaved: bool = True
     """The 32 threads of a subgroup in blocks of 2 x 2, instead of row by row."""
 
@@ -56,8 +56,8 @@ class FlashTile:
             raise ShapeError(f"{self}: keys / thread_keys (={threads_k}) must divide the head dim (={head_dim})")
         if self.interleaved and self.queries // self.thread_queries % 2:
             raise ShapeError(f"{self}: interleaved threads need an even queries / thread_queries")
-        if set(self.widened) - set("qkvp"):
-            raise ShapeError(f"{self}: widened must name some of q, k, v and p")
+        if set(self.widened) - set("qk"):
+            raise ShapeError(f"{self}: widened must name some of q and k")
         if self.shared_bytes(head_dim, dtype) > MAX_SHARED_BYTES:
             raise ShapeError(
                 f"{self}: its {self.shared_bytes(head_dim, dtype)} bytes of workgroup memory for head dim {head_dim} "
@@ -65,7 +65,7 @@ class FlashTile:
             )
         sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim}
         threads = {"THREAD_QUERIES": self.thread_queries, "THREAD_KEYS": self.thread_keys}
-        wide = {f"WIDE_{name.upper()}": name in self.widened and dtype != "f32" for name in "qkvp"}
+        wide = {f"WIDE_{name.upper()}": name in self.widened and dtype != "f32" for name in "qk"}
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
@@ -78,7 +78,7 @@ def choose_flash_tile(head_dim: int, dtype: DType) -> FlashTile:
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
-        for widened in ("qkvp", "kvp", "kv", "v", ""):
+        for widened in ("qk", "k", ""):
             tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
             if tile.shared_bytes(head_dim, dtype) <= MAX_SHARED_BYTES:
                 return tile

@@ -11,7 +11,7 @@
 @group(0) @binding(3) var<storage, read> v: array<vec4<Elem>>;   // (B, M, heads, D / 4)
 @group(0) @binding(4) var<storage, read_write> out: array<Elem>; // (B, N, heads, D)
 
-// Each operand is staged as it is stored, or widened to f32: twice the memory, but no conversion at each use.
+// q and k are staged as they are stored, or widened to f32: twice the memory, but no conversion at each use.
 #ifdef WIDE_Q
 alias StageQ = f32;
 #else
@@ -22,16 +22,7 @@ alias StageK = f32;
 #else
 alias StageK = Elem;
 #endif
-#ifdef WIDE_V
-alias StageV = f32;
-#else
-alias StageV = Elem;
-#endif
-#ifdef WIDE_P
-alias StageP = f32;
-#else
-alias StageP = Elem;
-#endif
+alias Pair = vec2<Elem>;
 
 const D4 = D / 4;
 const THREADS_Q = QUERIES / THREAD_QUERIES;
@@ -42,12 +33,15 @@ const Q_STRIDE = QUERIES + 1; // one vector of padding spreads columns over the 
 const K_STRIDE = KEYS + 1;
 const TILE_VECTORS = KEYS * D4;
 const LOADS = (TILE_VECTORS + THREADS - 1) / THREADS;
+// p v is summed as Elem, in pairs, which GPUs add at once, and after RUN vectors of 4 keys added to o in f32. In f16
+// the error grows to that of storing p in f16, and |v| must be at most 8,188: 8 products, as p <= 1.
+const RUN = 4u;
 const LOWEST = -3.4e38; // a masked score, near the lowest f32
 
 var<workgroup> sh_q: array<vec4<StageQ>, D4 * Q_STRIDE>;            // [d / 4][query], 4 channels
 var<workgroup> sh_k: array<vec4<StageK>, D4 * K_STRIDE>;            // [d / 4][key_place], 4 channels
-var<workgroup> sh_v: array<vec4<StageV>, KEYS / 4 * D>;             // [key / 4][channel place], 4 keys
-var<workgroup> sh_p: array<vec4<StageP>, KEYS / 4 * Q_STRIDE>;      // [key / 4][query], 4 keys
+var<workgroup> sh_v: array<vec4<Elem>, KEYS / 4 * D>;               // [key / 4][channel place], 4 keys
+var<workgroup> sh_p: array<vec4<Elem>, KEYS / 4 * Q_STRIDE>;        // [key / 4][query], 4 keys
 var<workgroup> sh_rows: array<vec4<f32>, QUERIES * THREADS_K / 4>;  // [query][thread_k / 4], of 4 threads
 
 // A thread's j-th key is 4 consecutive ones for each 4 j, so that it writes p by vectors; its place is thread_k +
@@ -87,10 +81,10 @@ fn stage_v(lane: u32, i: u32, values: vec4<Elem>) {
     let spot = spot_v(lane, i);
     if (TILE_VECTORS % THREADS == 0 || spot.index < TILE_VECTORS) {
         let first = spot.key / 4 * D + spot.d4;
-        sh_v[first][spot.key % 4] = StageV(values.x);
-        sh_v[first + D4][spot.key % 4] = StageV(values.y);
-        sh_v[first + 2 * D4][spot.key % 4] = StageV(values.z);
-        sh_v[first + 3 * D4][spot.key % 4] = StageV(values.w);
+        sh_v[first][spot.key % 4] = values.x;
+        sh_v[first + D4][spot.key % 4] = values.y;
+        sh_v[first + 2 * D4][spot.key % 4] = values.z;
+        sh_v[first + 3 * D4][spot.key % 4] = values.w;
     }
 }
 
@@ -185,19 +179,28 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
             }
             for (var j = 0u; j < THREAD_KEYS; j += 4) {
                 let p = vec4<f32>(s[i][j], s[i][j + 1], s[i][j + 2], s[i][j + 3]);
-                sh_p[key_of(thread_k, j) / 4 * Q_STRIDE + row] = vec4<StageP>(p);
+                sh_p[key_of(thread_k, j) / 4 * Q_STRIDE + row] = vec4<Elem>(p);
             }
         }
         workgroupBarrier(); // sh_k, sh_v and sh_p are written; sh_rows is read
 
-        for (var key4 = 0u; key4 < KEYS / 4; key4++) {
-            var values: array<vec4<f32>, THREAD_CHANNELS>;
-            for (var j = 0u; j < THREAD_CHANNELS; j++) {
-                values[j] = vec4<f32>(sh_v[key4 * D + thread_k + j * THREADS_K]);
+        for (var run = 0u; run < KEYS / 4; run += RUN) {
+            var sums: array<array<Pair, THREAD_CHANNELS>, THREAD_QUERIES>;
+            for (var i = 0u; i < THREAD_QUERIES; i++) {
+                for (var j = 0u; j < THREAD_CHANNELS; j++) { sums[i][j] = Pair(); }
+            }
+            for (var key4 = run; key4 < run + RUN; key4++) {
+                var values: array<vec4<Elem>, THREAD_CHANNELS>;
+                for (var j = 0u; j < THREAD_CHANNELS; j++) { values[j] = sh_v[key4 * D + thread_k + j * THREADS_K]; }
+                for (var i = 0u; i < THREAD_QUERIES; i++) {
+                    let p = sh_p[key4 * Q_STRIDE + thread_q + i * THREADS_Q];
+                    for (var j = 0u; j < THREAD_CHANNELS; j++) {
+                        sums[i][j] = fma(p.zw, values[j].zw, fma(p.xy, values[j].xy, sums[i][j]));
+                    }
+                }
             }
             for (var i = 0u; i < THREAD_QUERIES; i++) {
-                let p = vec4<f32>(sh_p[key4 * Q_STRIDE + thread_q + i * THREADS_Q]);
-                for (var j = 0u; j < THREAD_CHANNELS; j++) { o[i][j] = dot_add(p, values[j], o[i][j]); }
+                for (var j = 0u; j < THREAD_CHANNELS; j++) { o[i][j] += f32(sums[i][j].x) + f32(sums[i][j].y); }
             }
         }
     }
