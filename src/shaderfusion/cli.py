@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import shaderfusion
 from shaderfusion.errors import DeviceError, InputError, ShaderfusionError
-from shaderfusion.output import Table, require_writable, write_whole
+from shaderfusion.output import Table, require_writable, say, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parser().parse_args(argv)
             args.command(args)
         except ShaderfusionError as error:
-            print(f"shaderfusion: {error}", file=sys.stderr)
+            say(str(error))
             return 2
         except KeyboardInterrupt:
-            print("shaderfusion: interrupted", file=sys.stderr)
+            say("interrupted")
             return 130
     return 0
 
@@ -340,4 +340,4 @@ def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"shaderfusion: warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shaderfusion.errors import InputError
 
-__all__ = ["Table", "require_writable", "write_whole"]
+__all__ = ["Table", "require_writable", "say", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,8 @@ def write_whole(option: str, path: Path, data: bytes | memoryview) -> None:
         raise InputError(f"{option} (={path}) could not be written: {error.strerror}; choose another place") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def say(text: str) -> None:
+    """A line on stderr, where everything goes that is not a result."""
+    print(f"shaderfusion: {text}", file=sys.stderr)

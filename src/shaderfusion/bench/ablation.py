@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.bench.measure import measure, relative_error
+from shaderfusion.bench.measure import DOES_NOT_FIT, measure, relative_error
 from shaderfusion.bench.subject import GUIDANCE_SCALE, Subject, run_iteration
 from shaderfusion.bench.values import normal
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.engine import Engine, WeightStore
-from shaderfusion.errors import DeviceLimitError, GpuMemoryError
 from shaderfusion.kernels.select import Optimizations
-from shaderfusion.output import Table
+from shaderfusion.output import Table, say
 from shaderfusion.schedulers import make_schedule
 
 __all__ = ["NUM_STEPS", "ROWS", "measure_rows", "tables"]
@@ -46,8 +44,8 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     for name, optimizations in ROWS.items():
         try:
             row, output = _measure_row(subject, weights, Optimizations.parse(optimizations))
-        except (DeviceLimitError, GpuMemoryError) as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+        except DOES_NOT_FIT as error:
+            say(f"{name} left out: {error}")
             continue
         finally:
             gc.collect()  # the engine's buffers, before the next one takes its own

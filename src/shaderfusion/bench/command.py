@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from shaderfusion.bench.charts import CHARTS, require_matplotlib
 from shaderfusion.bench.measure import environment
 from shaderfusion.bench.subject import SD14, Subject, default_model, open_subject
 from shaderfusion.gpu.device import open_device
-from shaderfusion.output import Table, require_writable, write_whole
+from shaderfusion.output import Table, require_writable, say, write_whole
 
 if TYPE_CHECKING:
     from shaderfusion.tensor import DType
@@ -65,7 +64,7 @@ def run_benchmark(
         require_matplotlib()
     opened = open_device(device)
     if model is None and (chosen := default_model(opened)) != SD14:
-        _say(f"{opened.info.name} is a CPU, on which {SD14} would take hours; measuring {chosen} (--model chooses)")
+        say(f"{opened.info.name} is a CPU, on which {SD14} would take hours; measuring {chosen} (--model chooses)")
     subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch)
 
     benchmark = BENCHMARKS[name]
@@ -73,7 +72,7 @@ def run_benchmark(
     rows: list[Row] = []
     for row in benchmark.measure_rows(subject):
         rows.append({"benchmark": name, **row, **where})
-        _say(f"{len(rows)}. {' '.join(filter(None, (row['name'], row.get('shape'))))}: {row['p50_ms']:,.3f} ms")
+        say(f"{len(rows)}. {' '.join(filter(None, (row['name'], row.get('shape'))))}: {row['p50_ms']:,.3f} ms")
         if json_path is not None:
             write_whole("--json", json_path, json.dumps(rows, indent=1).encode())
     tables = benchmark.tables(rows)
@@ -83,7 +82,3 @@ def run_benchmark(
         write_whole("--markdown", markdown_path, ("\n\n".join(table.markdown() for table in tables) + "\n").encode())
     if plot_path is not None:
         write_whole("--plot", plot_path, CHARTS[name](rows))
-
-
-def _say(text: str) -> None:
-    print(f"shaderfusion: {text}", file=sys.stderr)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from shaderfusion.bench.measure import Measurement, isolate, measure, program_of
+from shaderfusion.bench.measure import DOES_NOT_FIT, Measurement, isolate, measure, program_of
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.work import work_of
-from shaderfusion.errors import DeviceLimitError, GpuMemoryError
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.output import Table
+from shaderfusion.output import Table, say
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
 __all__ = ["find_calls", "measure_rows", "tables"]
@@ -48,8 +46,8 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
         work = work_of(call)
         try:
             timed = _time(subject, call)
-        except (DeviceLimitError, GpuMemoryError) as error:
-            print(f"{call.name} {work.shape}: left out, {error}", file=sys.stderr)
+        except DOES_NOT_FIT as error:
+            say(f"{call.name} {work.shape} left out: {error}")
             continue
         least_s = max(work.flop / flop_per_s, work.size_bytes / bytes_per_s)
         yield {

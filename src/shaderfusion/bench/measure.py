@@ -14,6 +14,7 @@ import numpy as np
 
 import shaderfusion
 from shaderfusion.bench.values import normal
+from shaderfusion.errors import DeviceLimitError, GpuMemoryError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
@@ -22,7 +23,10 @@ from shaderfusion.kernels.call import Binding, KernelCall
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["Measurement", "environment", "isolate", "measure", "program_of", "relative_error"]
+__all__ = ["DOES_NOT_FIT", "Measurement", "environment", "isolate", "measure", "program_of", "relative_error"]
+
+DOES_NOT_FIT = (DeviceLimitError, GpuMemoryError)
+"""Errors of a device that is too small for one measurement, after which the others go on."""
 
 _CHECKOUT = Path(__file__).parents[3]
 

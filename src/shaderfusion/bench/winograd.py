@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from shaderfusion.bench.measure import measure, program_of, relative_error
+from shaderfusion.bench.measure import DOES_NOT_FIT, measure, program_of, relative_error
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import image_like, normal
-from shaderfusion.errors import DeviceLimitError, GpuMemoryError
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_costs
 from shaderfusion.kernels.select import Optimizations
-from shaderfusion.output import Table
+from shaderfusion.output import Table, say
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["Layer", "find_layers", "measure_rows", "tables"]
@@ -65,8 +63,8 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
             name = f"{layer}, {f'm = {m}' if m else 'direct'}"
             try:
                 row = _measure(subject, layer, m, inputs)
-            except (DeviceLimitError, GpuMemoryError) as error:
-                print(f"{name}: left out, {error}", file=sys.stderr)
+            except DOES_NOT_FIT as error:
+                say(f"{name} left out: {error}")
                 continue
             what = {"name": name, "network": layer.network, "layer": str(layer), "m": m}
             yield {**what, "count": len(used), "used": used.count(m), **row}
