@@ -65,8 +65,8 @@ def conv2d(
 ) -> TensorSpec:
     """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H', W', channels).
 
-    x is made `upsample` times larger on each side, by its nearest pixels; the convolution then takes every stride-th
-    pixel. The kernels want channels in fours, so the output has zeros after its last channel where it must.
+    x is normalized by `norm`, then made `upsample` times larger on each side, by its nearest pixels; the convolution
+    takes every stride-th pixel. The kernels want channels in fours: the output ends with channels of zeros if it must.
     """
     B, H, W, C = x.shape
     padded = ceil_div(channels, 4) * 4
@@ -97,14 +97,14 @@ def norm_conv2d(
 
     Where the convolution normalizes what it loads, only the groups' statistics are computed before.
     """
-    *image, C = x.shape
+    B, H, W, C = x.shape
     with g.scope(name):
-        out = out or g.tensor("out", *image, ceil_div(channels, 4) * 4)
+        out = out or g.tensor("out", B, H, W, ceil_div(channels, 4) * 4)
     folded = None
     if g.kernels.folds_group_norm(x, out, num_groups=num_groups):
         with g.scope(norm_name):
-            means = g.tensor("mean", image[0], num_groups, dtype="f32")
-            variances = g.tensor("variance", image[0], num_groups, dtype="f32")
+            means = g.tensor("mean", B, num_groups, dtype="f32")
+            variances = g.tensor("variance", B, num_groups, dtype="f32")
             g.add(*group_norm_statistics(x, means, variances))
             folded = FoldedGroupNorm(means, variances, g.weight("weight", C), g.weight("bias", C), eps, "silu")
     else:

@@ -32,7 +32,7 @@ class FoldedGroupNorm:
     activation: Activation | None = None
 
     def into(self, call: KernelCall, x: TensorSpec) -> KernelCall:
-        """The call that loads x (B, ..., C) in fours, with what fragments/normalize needs; ShapeError where x differs."""
+        """A call that loads x (B, ..., C) in fours, with what fragments/normalize needs; ShapeError for another x."""
         _require_statistics(x, self.means, self.variances)
         num_groups, C = self.means.shape[1], x.shape[-1]
         require_group_norm_shapes(x, self.weight, self.bias, x, num_groups=num_groups)
