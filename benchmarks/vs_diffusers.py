@@ -1,230 +1,307 @@
 """SD 1.4's networks with random weights, through shaderfusion and through diffusers, on one GPU in one run.
 
-    .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--output rows.json]     (needs extra `golden`, CUDA)
+    .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--json rows.json]     (needs extra `golden`, CUDA)
 
-First the results are compared with diffusers in f32; then each network is timed and its memory taken: one UNet
-iteration at batch 2 and 64x64 latents, the decoder for one 512x512 image, the text encoder for one prompt.
+Every result is first compared with diffusers in f32. Then each network is timed: one UNet iteration at batch 2 and
+64x64 latents, the decoder for one 512x512 image, the text encoder for one prompt; and a whole picture of 20 steps.
+diffusers runs in f16, eager, as a CUDA graph and through torch.compile. A mode that fails says so and the rest go on.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import environment, measure
-from benchmarks.sd14 import save_random_model
-from shaderfusion.engine import Engine, load_all_weights
+from benchmarks.sd14 import CONFIGS, save_random_model
+from shaderfusion.bench.measure import environment, measure, relative_error
+from shaderfusion.bench.runs import (
+    GUIDANCE_SCALE,
+    NUM_STEPS,
+    SCHEDULER,
+    TIMESTEP,
+    make_image,
+    make_token_ids,
+    run_iteration,
+)
+from shaderfusion.bench.subject import open_subject
+from shaderfusion.bench.values import normal
+from shaderfusion.engine import WeightStore
 from shaderfusion.gpu.device import open_device
-from shaderfusion.graph.program import Program
-from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
-from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs
-from shaderfusion.pipeline import make_kernels
-from shaderfusion.schedulers import Update
 
 __all__ = ["main"]
 
-BATCH, SIDE = 2, 64
-TIMESTEP = 981.0
-VOCABULARY = 49408
+Tensors = dict[str, torch.Tensor]
+Network = Callable[[Tensors], torch.Tensor]
+
+NUM_RUNS, NUM_WARM_UP = 20, 5
+
+SIDE = CONFIGS["unet"]["sample_size"]  # of the latents
+LATENTS_SHAPE = (1, SIDE, SIDE, CONFIGS["unet"]["in_channels"])
+TEXT = CONFIGS["text_encoder"]
+TOKEN_IDS = make_token_ids(TEXT["vocab_size"], TEXT["max_position_embeddings"])
+
+
+class Rows:
+    """Rows, printed and written as they come."""
+
+    def __init__(self, path: Path | None, where: dict[str, str]) -> None:
+        self._path, self._where = path, where
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, engine: str, network: str, **values: Any) -> None:
+        """One network, or the whole picture, through one engine."""
+        self._rows.append({"benchmark": "vs_diffusers", "engine": engine, "network": network, **values, **self._where})
+        print(engine, network, values, flush=True)
+        if self._path:
+            self._path.write_text(json.dumps(self._rows, indent=1), encoding="utf-8")
+
+    def attempt(self, engine: str, network: str, work: Callable[[], dict[str, Any]]) -> bool:
+        """A row of what `work` returns, or of the error that it raises; whether it worked."""
+        try:
+            values = work()
+        except Exception as error:  # whatever a compiler or a driver raises: the other modes go on
+            values = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        self.add(engine, network, **values)
+        return "error" not in values
 
 
 def main() -> None:
-    """Prints one row a network and engine, and writes all rows."""
+    """Prints and writes one row a network and engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--dtype", choices=("f16", "f32"), default="f16")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--dtype", choices=("f16", "f32"), default="f16", help="of shaderfusion")
+    parser.add_argument("--json", type=Path, help="file of the rows, written after each")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows = Rows(args.json, environment(open_device()))
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
-        folder = Path(temporary)
-        modules = save_random_model(folder, device="cuda")
+        modules = save_random_model(Path(temporary), device="cuda")
         inputs = make_inputs()
-        expected = {name: forward(modules[name], name, inputs[name], torch.float32) for name in modules}
-        ours = run_ours(folder, args.dtype, inputs, expected, rows)
-        for name, module in modules.items():
-            rows.append(time_diffusers(module.half(), name, inputs[name], expected[name]))
-            modules[name].cpu()
-    for row in rows:
-        row |= ours
-        print({key: row[key] for key in ("engine", "network", "relative_error", "p50_ms")})
-    if args.output:
-        args.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        expected = {
+            name: to_numpy(forward(name, modules[name], to_torch(inputs[name], torch.float32))) for name in modules
+        }
+        for module in modules.values():
+            module.half().cpu()  # leaves the GPU to shaderfusion
+        free_memory()
+        measure_ours(rows, Path(temporary), args.dtype, expected)
+        for module in modules.values():
+            module.cuda()
+        for mode, accelerate in MODES.items():
+            measure_diffusers(rows, f"diffusers f16, {mode}", accelerate, modules, inputs, expected)
+            free_memory()
+
+
+# ---------------------------------------------------------------------------------------------- shaderfusion
+
+
+def measure_ours(rows: Rows, folder: Path, dtype: Any, expected: dict[str, np.ndarray]) -> None:
+    """Each network, and the picture: GPU time, and memory as the device reports it."""
+    free_before, _ = torch.cuda.mem_get_info()
+    name = f"shaderfusion {dtype}"
+    subject = open_subject(str(folder), dtype=dtype)
+    started = time.perf_counter()
+    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
+    print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
+    run_iteration(engine, subject)
+    results = {"unet": engine.unet.read("model_output")}
+    engine.vae.write("latents", normal("latents", LATENTS_SHAPE))
+    engine.vae.run()
+    results["vae"] = engine.vae.read("image")[..., :3]
+    results["text_encoder"] = engine.encode(TOKEN_IDS[:1])
+    for network, program in (("unet", engine.unet), ("vae", engine.vae), ("text_encoder", engine.text_encoder)):
+        rows.add(
+            name,
+            network,
+            relative_error=relative_error(results[network].astype(np.float32), expected[network]),
+            **asdict(measure(program, num_runs=NUM_RUNS, num_warm_up=NUM_WARM_UP)),
+            weights_bytes=program.graph.weights_bytes,
+            tensors_bytes=program.plan.total_bytes,
+            dispatches=len(program.graph.calls),
+        )
+    make_image(engine, subject)
+    seconds = make_image(engine, subject)
+    free_after, _ = torch.cuda.mem_get_info()
+    rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+
+
+# ---------------------------------------------------------------------------------------------- diffusers
+
+
+def measure_diffusers(
+    rows: Rows,
+    engine: str,
+    accelerate: Callable[[Network, Tensors], Network],
+    modules: dict[str, Any],
+    inputs: dict[str, dict[str, np.ndarray]],
+    expected: dict[str, np.ndarray],
+) -> None:
+    """The UNet and the decoder accelerated, the text encoder as it is, and the picture where both worked."""
+    torch.cuda.reset_peak_memory_stats()
+    networks: dict[str, Network] = {name: partial(forward, name, module) for name, module in modules.items()}
+
+    def measure_network(name: str) -> dict[str, Any]:
+        tensors = to_torch(inputs[name], torch.float16)
+        started = time.perf_counter()
+        networks[name] = accelerate(networks[name], tensors)
+        error = relative_error(to_numpy(networks[name](tensors)), expected[name])
+        first_s = time.perf_counter() - started
+        times = time_ms(partial(networks[name], tensors))
+        weights_bytes = sum(parameter.nbytes for parameter in modules[name].parameters())
+        return {"relative_error": error, **times, "first_run_s": first_s, "weights_bytes": weights_bytes}
+
+    worked = [rows.attempt(engine, name, partial(measure_network, name)) for name in ("unet", "vae")]
+    if accelerate is eager:
+        rows.attempt(engine, "text_encoder", partial(measure_network, "text_encoder"))
+
+    def measure_picture() -> dict[str, Any]:
+        make_diffusers_image(networks, inputs)
+        seconds = make_diffusers_image(networks, inputs)
+        peak_bytes = torch.cuda.max_memory_reserved()
+        return {"seconds": seconds, "total_s": sum(seconds.values()), "peak_bytes": peak_bytes}
+
+    if all(worked):
+        rows.attempt(engine, "picture", measure_picture)
+
+
+def eager(network: Network, tensors: Tensors) -> Network:
+    """As it is."""
+    return network
+
+
+def cuda_graph(network: Network, tensors: Tensors) -> Network:
+    """Captured once on inputs of its own; a run copies its inputs there and replays."""
+    inputs = {name: tensor.clone() for name, tensor in tensors.items()}
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # warm-up outside of the capture, as torch asks
+        for _ in range(3):
+            network(inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = network(inputs)
+
+    def replay(tensors: Tensors) -> torch.Tensor:
+        for name, tensor in tensors.items():
+            inputs[name].copy_(tensor)
+        graph.replay()
+        return out
+
+    return replay
+
+
+def compiled(network: Network, tensors: Tensors) -> Network:
+    """By torch.compile, for these shapes only."""
+    return torch.compile(network, dynamic=False)
+
+
+MODES: dict[str, Callable[[Network, Tensors], Network]] = {
+    "eager": eager,
+    "CUDA graph": cuda_graph,
+    "torch.compile": compiled,
+}
+"""The cheap ones first."""
 
 
 def make_inputs() -> dict[str, dict[str, np.ndarray]]:
-    """Standard normal latents and embeddings, random token ids; channels last."""
-    rng = np.random.default_rng(0)
+    """What bench.runs gives our programs; channels last."""
+    x_t = normal("x_t", LATENTS_SHAPE)
     return {
         "unet": {
-            "latents": rng.standard_normal((BATCH, SIDE, SIDE, 4), np.float32),
-            "embedding": rng.standard_normal((BATCH, 77, 768), np.float32),
+            "latents": np.tile(x_t, (2, 1, 1, 1)),
             "timestep": np.array([TIMESTEP], np.float32),
-            # A step that leaves x_t as it is, so that no timed run works on zeros.
-            "x_t": rng.standard_normal((1, SIDE, SIDE, 4), np.float32),
-            "coefficients": coefficients(c_x=1, next_input_scale=1),
+            "embedding": normal("embedding", (2, TEXT["max_position_embeddings"], TEXT["hidden_size"])),
         },
-        "vae": {"latents": rng.standard_normal((1, SIDE, SIDE, 4), np.float32)},
-        "text_encoder": {"token_ids": rng.integers(0, VOCABULARY, (1, 77))},
+        "vae": {"latents": normal("latents", LATENTS_SHAPE)},
+        "text_encoder": {"token_ids": TOKEN_IDS[:1]},
     }
 
 
-def coefficients(**values: float) -> np.ndarray:
-    """A row for denoise_step."""
-    row = np.zeros(NUM_COEFFICIENTS, np.float32)
-    for name, value in values.items():
-        row[COEFFICIENTS.index(name)] = value
-    return row
-
-
-def forward(module: Any, name: str, inputs: dict[str, np.ndarray], dtype: torch.dtype) -> np.ndarray:
-    """diffusers' result, channels last."""
-    return call(module, name, to_torch(inputs, dtype))().float().cpu().numpy()
-
-
-def to_torch(inputs: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def to_torch(inputs: dict[str, np.ndarray], dtype: torch.dtype) -> Tensors:
     """On the GPU, images channels first."""
-    tensors = {}
+    tensors: Tensors = {}
     for name, array in inputs.items():
         tensor = torch.from_numpy(array).cuda()
         tensor = tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
-        tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensors[name] = tensor.to(dtype) if tensor.is_floating_point() and name != "timestep" else tensor
     return tensors
 
 
-def call(module: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """A function without arguments that runs the network."""
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """f32, images channels last."""
+    tensor = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+    return tensor.float().cpu().numpy()
+
+
+def forward(name: str, module: Any, tensors: Tensors) -> torch.Tensor:
+    """The network's result."""
     match name:
         case "unet":
-            latents, embedding = tensors["latents"], tensors["embedding"]
-            return lambda: module(latents, TIMESTEP, embedding).sample.permute(0, 2, 3, 1)
+            return module(tensors["latents"], tensors["timestep"], tensors["embedding"], return_dict=False)[0]
         case "vae":
-            latents = tensors["latents"] / module.config.scaling_factor
-            return lambda: module.decode(latents).sample.permute(0, 2, 3, 1)
+            return module.decode(tensors["latents"] / module.config.scaling_factor, return_dict=False)[0]
         case _:
-            return lambda: module(tensors["token_ids"]).last_hidden_state
+            return module(tensors["token_ids"]).last_hidden_state
 
 
-def time_diffusers(module: Any, name: str, inputs: dict[str, np.ndarray], expected: np.ndarray) -> dict[str, Any]:
-    """Eager diffusers in f16, timed with CUDA events."""
-    run = call(module, name, to_torch(inputs, torch.float16))
-    error = relative_error(run().float().cpu().numpy(), expected)
-    torch.cuda.reset_peak_memory_stats()
-    times_ms = []
-    for _ in range(15):
+def time_ms(run: Callable[[], object]) -> dict[str, Any]:
+    """On the GPU's clock, by CUDA events."""
+    for _ in range(NUM_WARM_UP):
+        run()
+    times = []
+    for _ in range(NUM_RUNS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         run()
         end.record()
         torch.cuda.synchronize()
-        times_ms.append(start.elapsed_time(end))
-    weights = sum(parameter.nbytes for parameter in module.parameters())
-    p20, p50, p80 = np.percentile(times_ms[5:], (20, 50, 80))
-    return {
-        "engine": "diffusers eager f16",
-        "network": name,
-        "relative_error": error,
-        "p20_ms": p20,
-        "p50_ms": p50,
-        "p80_ms": p80,
-        "weights_bytes": weights,
-        "peak_bytes": torch.cuda.max_memory_allocated(),
-    }
+        times.append(start.elapsed_time(end))
+    p20, p50, p80 = (float(p) for p in np.percentile(times, (20, 50, 80)))
+    return {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "num_runs": NUM_RUNS, "clock": "GPU"}
 
 
-def run_ours(
-    folder: Path,
-    dtype: Any,
-    inputs: dict[str, dict[str, np.ndarray]],
-    expected: dict[str, np.ndarray],
-    rows: list[dict[str, Any]],
-) -> dict[str, str]:
-    """Our three programs: error, GPU time, wall time, memory. Returns the environment."""
-    device = open_device()
-    config = ModelConfig.from_folder(folder)
-    kernels = make_kernels(device, dtype)
+def make_diffusers_image(networks: dict[str, Network], inputs: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+    """bench.runs.make_image's picture: two prompts, DDIM with guidance, the decoder; seconds of each part."""
+    from diffusers import DDIMScheduler
+
+    betas = {name: getattr(SCHEDULER, name) for name in ("beta_start", "beta_end", "beta_schedule")}
+    scheduler: Any = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(NUM_STEPS, device="cuda")
+    token_ids = torch.from_numpy(TOKEN_IDS).cuda()
+    latents = to_torch({"noise": normal("noise", LATENTS_SHAPE)}, torch.float16)["noise"]
+    torch.cuda.synchronize()
+
     started = time.perf_counter()
-    weights = load_all_weights(device, config, kernels, folder)
-    print(f"loaded weights in {time.perf_counter() - started:.1f} s")
-    size = dict.fromkeys(("height_px", "width_px"), SIDE * config.vae.scale_factor)
-    graphs = build_graphs(config, kernels, batch=1, guidance=True, **size)
-    memory: list[Any] = []
-    for name in ("vae", "unet", "text_encoder"):
-        graph = graphs[name]
-        external = weights.load(graph)
-        started = time.perf_counter()
-        program = Program(device, graph, external, memory)
-        for key, array in inputs[name].items():
-            program.write(key, array)
-        program.run()
-        (output,) = graph.outputs
-        result = program.read(output)
-        first_s = time.perf_counter() - started
-        error = relative_error(result[..., : expected[name].shape[-1]].astype(np.float32), expected[name])
-        timed = measure(name, program, num_runs=10)
-        started = time.perf_counter()
-        for _ in range(5):
-            program.run()
-        program.read(output)
-        rows.append(
-            {
-                "engine": f"shaderfusion {dtype}",
-                "network": name,
-                "relative_error": error,
-                **timed.as_dict(),
-                "wall_ms": (time.perf_counter() - started) / 5 * 1e3,
-                "first_run_s": first_s,
-                "weights_bytes": graph.weights_bytes,
-                "tensors_bytes": program.plan.total_bytes,
-                "dispatches": len(graph.calls),
-                "profile": summarize(program),
-            }
-        )
-        print(rows[-1])
-        del program
-    rows.append(end_to_end(Engine(device, config, kernels, weights, batch=1, guidance=True, **size)))
-    return environment(device)
+    embedding = networks["text_encoder"]({"token_ids": token_ids})
+    torch.cuda.synchronize()
+    encoded = time.perf_counter()
+    for timestep in scheduler.timesteps:
+        doubled = torch.cat([latents, latents])
+        at = timestep.reshape(1).float()
+        eps_uncond, eps_text = networks["unet"]({"latents": doubled, "timestep": at, "embedding": embedding}).chunk(2)
+        eps = eps_uncond + GUIDANCE_SCALE * (eps_text - eps_uncond)
+        latents = scheduler.step(eps, timestep, latents, return_dict=False)[0]
+    torch.cuda.synchronize()
+    denoised = time.perf_counter()
+    networks["vae"]({"latents": latents}).cpu()
+    decoded = time.perf_counter()
+    return {"text_encoder": encoded - started, "denoising": denoised - encoded, "decoder": decoded - denoised}
 
 
-def end_to_end(engine: Engine, num_steps: int = 20) -> dict[str, Any]:
-    """Seconds of two prompts, 20 steps and one 512x512 picture, in the second run."""
-    rng = np.random.default_rng(0)
-    seconds: dict[str, float] = {}
-    for _ in range(2):
-        started = time.perf_counter()
-        embeddings = engine.encode(rng.integers(0, VOCABULARY, (2, 77)))
-        encoded = time.perf_counter()
-        engine.start(embeddings, rng.standard_normal((1, SIDE, SIDE, 4), np.float32), 1.0)
-        for step in range(num_steps):
-            update = Update(c_x=1.0, c_m=-0.02)  # about what a step of DDIM does
-            engine.step(980.0 - 49 * step, update, guidance_scale=7.5, next_input_scale=1.0)
-        denoised = time.perf_counter()
-        engine.decode()
-        decoded = time.perf_counter()
-        seconds = {"text_encoder": encoded - started, "denoising": denoised - encoded, "decoder": decoded - denoised}
-    row = {"engine": "shaderfusion", "network": f"end to end, {num_steps} steps", "relative_error": None}
-    return {**row, "seconds": seconds, "p50_ms": 1e3 * sum(seconds.values())}
-
-
-def summarize(program: Program) -> list[tuple[str, float]]:
-    """Milliseconds by kernel, largest first."""
-    totals: dict[str, float] = {}
-    for label, ms in program.profile_ms():
-        kernel = label.rsplit("/", 1)[1]
-        totals[kernel] = totals.get(kernel, 0.0) + ms
-    return sorted(totals.items(), key=lambda item: -item[1])
-
-
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Norm of the difference over the norm of the expected array."""
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+def free_memory() -> None:
+    """Gives back what nothing uses any more."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

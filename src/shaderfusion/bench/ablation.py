@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from shaderfusion.bench.measure import DOES_NOT_FIT, measure, relative_error
-from shaderfusion.bench.subject import GUIDANCE_SCALE, Subject, run_iteration
-from shaderfusion.bench.values import normal
-from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import Engine, WeightStore
+from shaderfusion.bench.runs import NUM_STEPS, make_image, run_iteration
+from shaderfusion.bench.subject import Subject
+from shaderfusion.engine import WeightStore
 from shaderfusion.kernels.select import Optimizations
 from shaderfusion.output import Table, say
-from shaderfusion.schedulers import make_schedule
 
-__all__ = ["NUM_STEPS", "ROWS", "measure_rows", "tables"]
+__all__ = ["ROWS", "measure_rows", "tables"]
 
 ROWS: dict[str, str] = {
     "baseline": "none",
@@ -29,12 +27,6 @@ ROWS: dict[str, str] = {
     "+ Winograd": "gn,geglu,pfs,flash,winograd",
 }
 """The paper's table: what is on in each row."""
-
-NUM_STEPS = 20
-# Those of Stable Diffusion 1.4.
-_SCHEDULER = SchedulerConfig(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
-)
 
 
 def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
@@ -65,9 +57,9 @@ def _measure_row(
     subject.device.pipelines.clear()  # so that every row compiles its own
     started = time.perf_counter()
     engine = subject.make_engine(weights, optimizations)
-    _make_image(engine, subject)
+    make_image(engine, subject)
     first_s = time.perf_counter() - started
-    seconds = _make_image(engine, subject)
+    seconds = make_image(engine, subject)
     second_s = sum(seconds.values())
 
     run_iteration(engine, subject)
@@ -85,23 +77,6 @@ def _measure_row(
         "compile_s": first_s - second_s,
     }
     return row, output
-
-
-def _make_image(engine: Engine, subject: Subject) -> dict[str, float]:
-    """Two prompts of random tokens, NUM_STEPS steps of DDIM and the picture; seconds of each part."""
-    text = subject.config.text_encoder
-    token_ids = np.random.default_rng(0).integers(0, text.vocab_size, (2, text.max_position_embeddings))
-    schedule = make_schedule(_SCHEDULER, NUM_STEPS, "ddim")
-    started = time.perf_counter()
-    embeddings = engine.encode(token_ids)
-    encoded = time.perf_counter()
-    engine.start(np.repeat(embeddings, subject.batch, axis=0), normal("noise", subject.latents_shape), 1.0)
-    for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
-        engine.step(timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
-    denoised = time.perf_counter()
-    engine.decode()
-    decoded = time.perf_counter()
-    return {"text_encoder": encoded - started, "denoising": denoised - encoded, "decoder": decoded - denoised}
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.bench.subject import Subject, run_iteration
+from shaderfusion.bench.runs import make_token_ids, run_iteration
+from shaderfusion.bench.subject import Subject
 from shaderfusion.engine import WeightStore
 from shaderfusion.errors import DeviceError
 from shaderfusion.graph.program import Program
@@ -31,7 +32,7 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     run_iteration(engine, subject)
     engine.decode()
     text = subject.config.text_encoder
-    engine.encode(np.zeros((1, text.max_position_embeddings), np.int64))
+    engine.encode(make_token_ids(text.vocab_size, text.max_position_embeddings))
     for program in (engine.unet, engine.vae, engine.text_encoder):
         yield from _profile(program)
 

@@ -16,20 +16,16 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
 from shaderfusion.pipeline import choose_dtype, make_kernels
-from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 
-__all__ = ["SD14", "SD14_FOLDER", "RandomCheckpoint", "Subject", "default_model", "open_subject", "run_iteration"]
+__all__ = ["SD14", "SD14_FOLDER", "RandomCheckpoint", "Subject", "default_model", "open_subject"]
 
 SD14 = "sd14"
 """Name of Stable Diffusion 1.4 with random weights."""
 
 SD14_FOLDER = Path(__file__).parent / "sd14"
 """The published model's config.json files, one folder a component."""
-
-TIMESTEP = 981.0
-GUIDANCE_SCALE = 7.5
 
 _BIAS_SCALE = 0.02
 
@@ -130,11 +126,3 @@ def open_subject(
         height_px=config.require_size("height", height),
         batch=batch,
     )
-
-
-def run_iteration(engine: Engine, subject: Subject) -> None:
-    """Runs the UNet once on normal values, with an update that leaves x_t as it is: no later run works on zeros."""
-    text = subject.config.text_encoder
-    embeddings = normal("embedding", (2 * subject.batch, text.max_position_embeddings, text.hidden_size))
-    engine.start(embeddings, normal("x_t", subject.latents_shape), 1.0)
-    engine.step(TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
