@@ -37,6 +37,10 @@ def test_layers_are_those_of_the_graphs(subject: Subject) -> None:
     assert sum(m != 0 for used in layers.values() for m in used) >= transformed
 
 
+def test_upsampled_layers_have_their_full_size(device: Device) -> None:
+    assert winograd.Layer("unet", (2, 16, 16, 128), 128) in winograd.find_layers(open_subject("emoji", device=device))
+
+
 def test_rows(subject: Subject, rows: list[dict[str, Any]]) -> None:
     layers = winograd.find_layers(subject)
     assert len(rows) == len(layers) * (1 + len(TILE_SIZES))

@@ -30,7 +30,7 @@ class Layer:
 
     network: str
     x_shape: tuple[int, int, int, int]
-    """(B, H, W, C_in)"""
+    """(B, H, W, C_in), after upsampling where that is part of the convolution."""
     out_channels: int
 
     def __str__(self) -> str:
@@ -49,7 +49,8 @@ def find_layers(subject: Subject) -> dict[Layer, list[int]]:
     for network, graph in direct.items():
         for call in graph.calls:
             if call.name == "conv2d_direct.product" and call.constants["STRIDE"] == 1:
-                B, H, W, C_in = call.bindings[0].tensor.shape
+                B, _, _, C_in = call.bindings[0].tensor.shape
+                H, W = int(call.params["in_height"]), int(call.params["in_width"])
                 layer = Layer(network, (B, H, W, C_in), int(call.params["num_columns"]))
                 layers.setdefault(layer, []).append(chosen.get(call.label.partition("/")[0], 0))
     return layers

@@ -12,8 +12,8 @@ from shaderfusion.tensor import dtype_size_bytes
 __all__ = ["Work", "work_of"]
 
 
-_ADDED = ("BIAS", "IMAGE_BIAS", "RESIDUAL", "SOFTMAX", "SPLIT")
-"""Flags of a product or of Winograd's output that change what a call binds."""
+_ADDED = ("NORM", "BIAS", "IMAGE_BIAS", "RESIDUAL", "SOFTMAX", "SPLIT")
+"""Flags of products and of Winograd's transforms that change what a call binds."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def _product(call: KernelCall) -> Work:
     shape = f"{times}{rows} x {columns} x {depth}"
     if "KERNEL_SIZE" in call.constants:
         size = f"{call.constants['KERNEL_SIZE']}x{call.constants['KERNEL_SIZE']}"
-        shape = f"{'x'.join(map(str, call.bindings[0].tensor.shape))} by {size} to {columns}"
+        x = "x".join(map(str, call.bindings[0].tensor.shape))
+        shape = f"{x}{' upsampled' if call.constants['UPSAMPLE'] != 1 else ''} by {size} to {columns}"
     return Work(shape, 2 * batches * rows * columns * depth, _bound_bytes(call))
 
 
