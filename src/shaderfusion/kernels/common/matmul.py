@@ -24,6 +24,9 @@ __all__ = [
 
 _SUM_WORKGROUP_SIZE = 64
 
+_ENOUGH_WORKGROUPS = 350
+"""So many tiles occupy a large GPU: about 3 for each of an H200's 132 multiprocessors."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -34,17 +37,19 @@ class Tile:
     k: int = 16
     thread_m: int = 8
     thread_n4: int = 2
+    pairs: bool = False
+    """Sum the products of k / 2 values in the tensors' dtype, even and odd ones apart, before they are added in f32."""
 
     @property
-    def constants(self) -> dict[str, int]:
+    def constants(self) -> dict[str, int | bool]:
         """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
         threads = (self.m // self.thread_m) * (self.n // 4 // self.thread_n4)
         if self.m % (2 * self.thread_m) or self.n % (8 * self.thread_n4) or self.k % 4:
             raise ShapeError(f"{self}: m, n and k must be multiples of 2 thread_m, 8 thread_n4 and 4")
-        if threads % (self.k // 4) or (self.m * self.k // 4) % threads or (self.n * self.k // 4) % threads:
-            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4, n k / 4")
+        if threads % (self.k // 4) or (self.m * self.k // 4) % threads:
+            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4")
         sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
-        return {**sizes, "THREAD_M": self.thread_m, "THREAD_N4": self.thread_n4}
+        return {**sizes, "THREAD_M": self.thread_m, "THREAD_N4": self.thread_n4, "PAIRS": self.pairs}
 
 
 @dataclass(frozen=True)
@@ -78,36 +83,40 @@ class Epilogue:
     """The shape of out."""
 
 
-def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int) -> Tile:
+def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int, *, pairs: bool) -> Tile:
     """The tile for a product of that size: the largest that still occupies a large GPU.
 
-    Fitted to sweeps of SD 1.4's shapes on an H200 (docs/tuning.md), whose 132 multiprocessors hold 3 workgroups of the
-    largest tile each. Deep sums occupy it by splits instead (`choose_splits`).
+    Fitted to sweeps of SD 1.4's shapes on an H200 (docs/tuning.md). Deep sums occupy it by splits (`choose_splits`).
     """
+    k = 32 if pairs else 16
+    small = Tile(32, 64, k, thread_m=4, thread_n4=1, pairs=pairs)
+    medium = Tile(64, 64, k, thread_m=4, pairs=pairs)
+    wide = Tile(64, 128, k, thread_m=4, pairs=pairs)
+    depth_to_split = depth if num_batches == 1 else 0
 
     def occupies(tile: Tile) -> bool:
-        return num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n) >= 350
+        return _num_workgroups(tile, num_rows, num_columns, num_batches) >= _ENOUGH_WORKGROUPS
 
     if num_columns <= 32:
-        return Tile(64, 32, thread_m=4, thread_n4=1)
-    small = Tile(32, 64, thread_m=4, thread_n4=1)
+        return Tile(64, 32, k, thread_m=4, thread_n4=1, pairs=pairs)
+    if num_rows > 64 and num_columns % wide.n == 0 and (occupies(wide) or depth_to_split > 5120):
+        return wide
     if num_rows <= 64 or (num_rows <= 256 and num_batches == 1):
         return small
-    if num_batches == 1 and depth >= 1024:
-        widest = Tile(128, 128, thread_m=16)
-        if occupies(widest):
-            return widest
-        return Tile(64, 128) if num_columns % 128 == 0 else Tile(128, 64)
-    return next((tile for tile in (Tile(128, 64), Tile(64, 64, thread_m=4)) if occupies(tile)), small)
+    return medium if occupies(medium) or depth_to_split >= 1280 else small
 
 
 def choose_splits(tile: Tile, num_rows: int, num_columns: int, num_batches: int, depth: int) -> int:
     """How many workgroups share one tile's sum over K, so that small products of great depth still fill a GPU.
 
-    On an H200 a 640-channel 3x3 convolution on 2x32x32 runs at 38 TFLOP/s with 640 workgroups and at 24 with 160.
+    On an H200 a 1280-channel 3x3 convolution on 2x8x8 runs at 40 TFLOP/s with 12 parts, and at 9 with one.
     """
-    workgroups = num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-    return 1 if workgroups >= 350 else max(1, min(640 // workgroups, depth // 128, 12))
+    workgroups = _num_workgroups(tile, num_rows, num_columns, num_batches)
+    return 1 if workgroups >= _ENOUGH_WORKGROUPS else max(1, min(640 // workgroups, depth // 128, 12))
+
+
+def _num_workgroups(tile: Tile, num_rows: int, num_columns: int, num_batches: int) -> int:
+    return num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
 
 
 def matmul(
@@ -151,7 +160,10 @@ def attention_scores(
     params |= {"out_row": padded // 4, "out_outer": num_heads * N * padded // 4, "out_inner": N * padded // 4}
     sizes = (B, num_heads, N, padded, D)
     constants = {"TRANSPOSE_B": True}
-    return product_calls("common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, tile=tile)
+    # Logits may be large and cancel: f16 would round them by more than softmax forgives.
+    return product_calls(
+        "common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, tile=tile, f16_sums=False
+    )
 
 
 def attention_values(
@@ -198,11 +210,12 @@ def product_calls(
     more: tuple[TensorSpec, ...] = (),
     tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
+    f16_sums: bool = True,
 ) -> tuple[KernelCall, ...]:
     """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
     `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out; `more`
-    tensors are read from binding 3 on.
+    tensors are read from binding 3 on. `f16_sums` allows short sums of products in f16 where the tensors are f16.
     """
     outer, num_inner, M, N, K = sizes
     epilogue = epilogue or Epilogue()
@@ -218,7 +231,7 @@ def product_calls(
     if num_splits is not None and num_splits < 1:
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
-    tile = tile or choose_tile(M, N, num_batches, K)
+    tile = tile or choose_tile(M, N, num_batches, K, pairs=f16_sums and a.dtype == "f16")
     split_depth = K
     if isinstance(tile, Tile):
         if num_splits is None:

@@ -1,6 +1,8 @@
 // A B, register-tiled, for GPUs: a workgroup sums a TILE_M x TILE_N tile over K, a thread THREAD_M x 4 THREAD_N4 of it.
-// For each TILE_K of K it stages TILE_M x TILE_K of A and TILE_K x TILE_N of B in workgroup memory, as f32, so that A
-// is read N / TILE_N times and B M / TILE_M times. For what the importing file defines, see fragments/product.
+// For each TILE_K of K it stages TILE_M x TILE_K of A and TILE_K x TILE_N of B in workgroup memory, both as vectors of 4
+// values along k, so that A is read N / TILE_N times and B M / TILE_M times. For what the importing file defines, see
+// fragments/product. With PAIRS, for f16, the products of a tile are summed in f16, even and odd k apart, which GPUs
+// add two at once, and then added to the sums in f32.
 
 const K4 = TILE_K / 4;
 const N4 = TILE_N / 4;
@@ -8,27 +10,65 @@ const THREADS_M = TILE_M / THREAD_M;
 const THREADS_N = N4 / THREAD_N4;
 const THREADS = THREADS_M * THREADS_N;
 const A_PER_THREAD = TILE_M * K4 / THREADS;
-const B_PER_THREAD = TILE_K * N4 / THREADS;
 const A_ROW_STEP = THREADS / K4;
-const A_STRIDE = TILE_M + 1; // one vector of padding spreads sh_a's columns over the memory banks
+const A_STRIDE = TILE_M + 1; // one vector of padding spreads columns over the memory banks
+const B_STRIDE = TILE_N + 1;
+const BLOCKS = K4 * N4; // of B, 4 x 4
+const B_PER_THREAD = (BLOCKS + THREADS - 1) / THREADS;
 
-var<workgroup> sh_a: array<vec4<f32>, K4 * A_STRIDE>; // [k / 4][row], 4 values along k
-var<workgroup> sh_b: array<vec4<f32>, TILE_K * N4>;   // [k][column / 4], 4 values along the columns
-
-// The k and column, within the tile, of the v-th vector of B, and its place in sh_b.
-#ifdef TRANSPOSE_B
-fn b_k(v: u32) -> u32 { return 4 * (v % K4); }
-fn b_column(v: u32) -> u32 { return v / K4; }
-fn stage_b(v: u32, values: vec4<f32>) {
-    for (var i = 0u; i < 4; i++) {
-        sh_b[(b_k(v) + i) * N4 + b_column(v) / 4][b_column(v) % 4] = values[i];
-    }
+#ifdef PAIRS
+alias Stage = vec4<Elem>;
+alias Partial = vec2<Elem>;
+fn add_products(a: Stage, b: Stage, sum: Partial) -> Partial {
+    return fma(a.zw, b.zw, fma(a.xy, b.xy, sum));
 }
 #else
-fn b_k(v: u32) -> u32 { return v / N4; }
-fn b_column(v: u32) -> u32 { return 4 * (v % N4); }
-fn stage_b(v: u32, values: vec4<f32>) { sh_b[v] = values; }
+alias Stage = vec4<f32>;
+alias Partial = f32;
+fn add_products(a: Stage, b: Stage, sum: Partial) -> Partial {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
 #endif
+alias Partials = array<array<array<Partial, 4>, THREAD_N4>, THREAD_M>;
+alias Block = array<vec4<Elem>, 4>; // of B; 4 values along the columns, or along k with TRANSPOSE_B
+
+var<workgroup> sh_a: array<Stage, K4 * A_STRIDE>; // [k / 4][row]
+var<workgroup> sh_b: array<Stage, K4 * B_STRIDE>; // [k / 4][column % 4 * N4 + column / 4]
+
+// The place of the i-th block within the tile, in blocks.
+#ifdef TRANSPOSE_B
+fn block_k(i: u32) -> u32 { return i % K4; }
+fn block_column(i: u32) -> u32 { return i / K4; }
+#else
+fn block_k(i: u32) -> u32 { return i / N4; }
+fn block_column(i: u32) -> u32 { return i % N4; }
+#endif
+
+fn load_block(batch: u32, k_0: u32, column_0: u32, i: u32) -> Block {
+    let k = k_0 + 4 * block_k(i);
+    let column = column_0 + 4 * block_column(i);
+    var block: Block;
+    for (var j = 0u; j < 4; j++) {
+#ifdef TRANSPOSE_B
+        block[j] = load_b(batch, k, column + j);
+#else
+        block[j] = load_b(batch, k + j, column);
+#endif
+    }
+    return block;
+}
+
+fn stage_block(i: u32, block: Block) {
+    if (BLOCKS % THREADS != 0 && i >= BLOCKS) { return; }
+    let first = block_k(i) * B_STRIDE + block_column(i);
+    for (var j = 0u; j < 4; j++) {
+#ifdef TRANSPOSE_B
+        sh_b[first + j * N4] = Stage(block[j]);
+#else
+        sh_b[first + j * N4] = Stage(vec4<Elem>(block[0][j], block[1][j], block[2][j], block[3][j]));
+#endif
+    }
+}
 
 @compute @workgroup_size(THREADS)
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -38,7 +78,7 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     let k_begin = (group.z / params.num_batches) * params.split_depth;
     let k_end = min(k_begin + params.split_depth, params.depth);
 
-    // What this thread stages: vectors of A at stage_k of some rows, and of B.
+    // What this thread stages: vectors of A at stage_k of some rows, and blocks of B.
     let stage_k = 4 * (lane % K4);
     let stage_row = lane / K4;
     var rows: array<RowA, A_PER_THREAD>;
@@ -47,50 +87,49 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         rows[i] = row_a(batch, min(row_0 + stage_row + i * A_ROW_STEP, params.num_rows - 1));
     }
     var next_a: array<vec4<Elem>, A_PER_THREAD>;
-    var next_b: array<vec4<Elem>, B_PER_THREAD>;
-    for (var i = 0u; i < A_PER_THREAD; i++) {
-        next_a[i] = load_a(rows[i], k_begin + stage_k);
-    }
-    for (var i = 0u; i < B_PER_THREAD; i++) {
-        next_b[i] = load_b(batch, k_begin + b_k(lane + i * THREADS), column_0 + b_column(lane + i * THREADS));
-    }
+    var next_b: array<Block, B_PER_THREAD>;
+    for (var i = 0u; i < A_PER_THREAD; i++) { next_a[i] = load_a(rows[i], k_begin + stage_k); }
+    for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, k_begin, column_0, lane + i * THREADS); }
 
     // 2 x 2 threads side by side, as some GPUs serve vectors that neighbours share in half the time.
     let thread_m = lane / 2 % 2 + lane / (2 * THREADS_N) * 2;
     let thread_n = lane % 2 + lane / 4 % (THREADS_N / 2) * 2;
     var sums: array<array<vec4<f32>, THREAD_N4>, THREAD_M>;
+    var partials = Partials();
     for (var k_0 = k_begin; k_0 < k_end; k_0 += TILE_K) {
         for (var i = 0u; i < A_PER_THREAD; i++) {
-            sh_a[(stage_k / 4) * A_STRIDE + stage_row + i * A_ROW_STEP] = vec4<f32>(next_a[i]);
+            sh_a[(stage_k / 4) * A_STRIDE + stage_row + i * A_ROW_STEP] = Stage(next_a[i]);
         }
-        for (var i = 0u; i < B_PER_THREAD; i++) {
-            stage_b(lane + i * THREADS, vec4<f32>(next_b[i]));
-        }
+        for (var i = 0u; i < B_PER_THREAD; i++) { stage_block(lane + i * THREADS, next_b[i]); }
         workgroupBarrier();
         // The next tile is on its way while this one is multiplied. The last turn loads zeros from beyond K.
-        for (var i = 0u; i < A_PER_THREAD; i++) {
-            next_a[i] = load_a(rows[i], k_0 + TILE_K + stage_k);
-        }
-        for (var i = 0u; i < B_PER_THREAD; i++) {
-            let v = lane + i * THREADS;
-            next_b[i] = load_b(batch, k_0 + TILE_K + b_k(v), column_0 + b_column(v));
-        }
+        let next_k = k_0 + TILE_K;
+        for (var i = 0u; i < A_PER_THREAD; i++) { next_a[i] = load_a(rows[i], next_k + stage_k); }
+        for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, next_k, column_0, lane + i * THREADS); }
+#ifdef PAIRS
+        partials = Partials();
+#endif
         for (var k4 = 0u; k4 < K4; k4++) {
-            var b: array<array<vec4<f32>, THREAD_N4>, 4>;
-            for (var k = 0u; k < 4; k++) {
-                for (var j = 0u; j < THREAD_N4; j++) {
-                    b[k][j] = sh_b[(4 * k4 + k) * N4 + thread_n + j * THREADS_N];
-                }
+            var b: array<array<Stage, 4>, THREAD_N4>;
+            for (var j = 0u; j < THREAD_N4; j++) {
+                for (var c = 0u; c < 4; c++) { b[j][c] = sh_b[k4 * B_STRIDE + c * N4 + thread_n + j * THREADS_N]; }
             }
             for (var i = 0u; i < THREAD_M; i++) {
                 let a = sh_a[k4 * A_STRIDE + thread_m + i * THREADS_M];
                 for (var j = 0u; j < THREAD_N4; j++) {
-                    // One fused multiply-add a product; a * b + ... would take a multiplication and an addition more.
-                    let xy = fma(vec4<f32>(a.y), b[1][j], fma(vec4<f32>(a.x), b[0][j], sums[i][j]));
-                    sums[i][j] = fma(vec4<f32>(a.w), b[3][j], fma(vec4<f32>(a.z), b[2][j], xy));
+                    for (var c = 0u; c < 4; c++) { partials[i][j][c] = add_products(a, b[j][c], partials[i][j][c]); }
                 }
             }
         }
+#ifdef PAIRS
+        for (var i = 0u; i < THREAD_M; i++) {
+            for (var j = 0u; j < THREAD_N4; j++) {
+                let p = partials[i][j];
+                sums[i][j] += vec4<f32>(f32(p[0].x), f32(p[1].x), f32(p[2].x), f32(p[3].x));
+                sums[i][j] += vec4<f32>(f32(p[0].y), f32(p[1].y), f32(p[2].y), f32(p[3].y));
+            }
+        }
+#endif
         workgroupBarrier();
     }
     for (var i = 0u; i < THREAD_M; i++) {
@@ -98,10 +137,16 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         for (var j = 0u; j < THREAD_N4; j++) {
             let column = column_0 + 4 * (thread_n + j * THREADS_N);
             if (row < params.num_rows && column < params.num_columns) {
-#ifdef SPLIT
-                store(group.z, row, column, sums[i][j]);
+#ifdef PAIRS
+                let total = sums[i][j];
 #else
-                store(batch, row, column, sums[i][j]);
+                let p = partials[i][j];
+                let total = vec4<f32>(p[0], p[1], p[2], p[3]);
+#endif
+#ifdef SPLIT
+                store(group.z, row, column, total);
+#else
+                store(batch, row, column, total);
 #endif
             }
         }
