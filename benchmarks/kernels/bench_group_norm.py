@@ -8,7 +8,6 @@ from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import GROUP_NORM
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
-from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
@@ -32,8 +31,7 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         unfused = group_norm_unfused(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu")
         where = np.s_[:1, ..., :channels]
         yield Case(f"group_norm_unfused {name}", unfused, expect, where, flop=0)
-        size = min(1024, kernels.max_invocations)
-        fused = group_norm(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu", workgroup_size=size)
+        fused = kernels.fused_group_norm(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu")
         yield Case(f"group_norm {name}", [fused], expect, where, flop=0)
 
 

@@ -54,6 +54,24 @@ def test_group_norm(
     assert fused <= 2 * unfused + 1e-7
 
 
+@pytest.mark.parametrize("num_groups", [8, 1], ids=["cached", "uncached"])
+def test_shares(any_device: Device, num_groups: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 9, 64, 32))
+    arrays = {tensor_in("x", x): x, **{tensor_in(name, x[0, 0, 0]): x[0, 0, 0] for name in ("weight", "bias")}}
+    out = tensor_out("out", *x.shape)
+    options: dict[str, Any] = {"num_groups": num_groups, "eps": EPS, "workgroup_size": 64}
+    whole, shared = (group_norm(*arrays, out, **options, shares=shares) for shares in (1, 2))
+    assert ("CACHED" in shared.constants) is (num_groups == 8)
+    assert shared.workgroups == (num_groups, 2, 2)
+    np.testing.assert_array_equal(*(run_calls(any_device, call, arrays, out)[0] for call in (whole, shared)))
+
+
+def test_too_many_channels_for_a_workgroup() -> None:
+    x, weight, out = tensor_out("x", 1, 4, 132), tensor_out("weight", 132), tensor_out("out", 1, 4, 132)
+    with pytest.raises(ShapeError, match=r"channels of a group \(=132\) must be at most 128, 4 for each of"):
+        group_norm(x, weight, weight, out, num_groups=1, eps=EPS, workgroup_size=32)
+
+
 def test_mean_far_from_zero(device: Device) -> None:
     x = np.random.default_rng(1).standard_normal((2, 16, 16, 32)) + 1000  # E[x^2] - mean^2 would lose the variance
     assert _errors(device, x, 8, None, "f32")[0] < 3e-4

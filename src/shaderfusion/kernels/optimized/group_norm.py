@@ -22,8 +22,12 @@ def group_norm(
     eps: float,
     activation: Activation | None = None,
     workgroup_size: int = 256,
+    shares: int = 1,
 ) -> KernelCall:
-    """out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); x, out: (B, ..., C), weight, bias: (C)."""
+    """out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); x, out: (B, ..., C), weight, bias: (C).
+
+    `shares` workgroups read each group, and each writes its share, to occupy a GPU that has more room than groups.
+    """
     require_group_norm_shapes(x, weight, bias, out, num_groups=num_groups)
     B, C = x.shape[0], x.shape[-1]
     group_channels = C // num_groups
@@ -37,7 +41,7 @@ def group_norm(
     pixels = x.size // (B * C)
     turns = ceil_div(pixels, workgroup_size // group_parts)
     constants: dict[str, int | bool | str] = {"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": workgroup_size}
-    constants |= {"GROUP_PARTS": group_parts}
+    constants |= {"GROUP_PARTS": group_parts, "SHARES": shares}
     if width * turns <= _MAX_CACHED:
         constants |= {"CACHED": True, "TURNS": turns}
     return KernelCall(
@@ -47,5 +51,5 @@ def group_norm(
         bindings=read(x, weight, bias) + write(out),
         constants={**constants, f"WIDTH_{width}": True, "ACTIVATION": activation or "none"},
         params={"pixels": pixels, "channels": C, "eps": float(eps)},
-        workgroups=(num_groups, B, 1),
+        workgroups=(num_groups, B, shares),
     )

@@ -1,7 +1,8 @@
 // y = (x - mean_g) / sqrt(var_g + eps) * weight_c + bias_c, then the activation, in one dispatch with no tensor between
-// (Chen et al. 2023, section 3.2.1). One workgroup takes one group of one image. With CACHED its lanes keep the group in
-// registers, TURNS parts each, so that per element x is read once and out written once; without, it reads x three times
-// (sum; squares about the mean; result), the last two from cache where the group fits there.
+// (Chen et al. 2023, section 3.2.1). One workgroup reads one group of one image and writes every SHARES-th of its parts.
+// With CACHED its lanes keep the group in registers, TURNS parts each, so that per element x is read SHARES times and
+// out written once; without, it reads x three times (sum; squares about the mean; result), the last two from cache where
+// the group fits there.
 #import fragments/activation
 #import fragments/reduce
 
@@ -72,10 +73,12 @@ fn group_norm(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index)
     let shift = PartF32(bias[part]);
 #ifdef CACHED
     for (var t = 0u; t < TURNS; t++) {
-        if (first + t * STEP < end) { out[start + t * stride] = Part(part_activation((parts[t] - mean) * scale + shift)); }
+        if (first + t * STEP < end && t % SHARES == id.z) {
+            out[start + t * stride] = Part(part_activation((parts[t] - mean) * scale + shift));
+        }
     }
 #else
-    for (var t = 0u; first + t * STEP < end; t++) {
+    for (var t = id.z; first + t * STEP < end; t += SHARES) {
         let value = PartF32(x[start + t * stride]);
         out[start + t * stride] = Part(part_activation((value - mean) * scale + shift));
     }
