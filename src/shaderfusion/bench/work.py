@@ -59,7 +59,9 @@ def _product(call: KernelCall) -> Work:
     if "KERNEL_SIZE" in call.constants:
         size = f"{call.constants['KERNEL_SIZE']}x{call.constants['KERNEL_SIZE']}"
         x = "x".join(map(str, call.bindings[0].tensor.shape))
-        shape = f"{x}{' upsampled' if call.constants['UPSAMPLE'] != 1 else ''} by {size} to {columns}"
+        upsampled = " upsampled" if call.constants["UPSAMPLE"] != 1 else ""
+        stride = f", stride {call.constants['STRIDE']}" if call.constants["STRIDE"] != 1 else ""
+        shape = f"{x}{upsampled} by {size} to {columns}{stride}"
     return Work(shape, 2 * batches * rows * columns * depth, _bound_bytes(call))
 
 
