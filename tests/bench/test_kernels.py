@@ -32,6 +32,13 @@ def test_work_of_products() -> None:
     assert work.flop == 2 * 8192 * 1280 * 320
     assert work.size_bytes == 2 * (8192 * 320 + 320 * 1280 + 8192 * 1280)
 
+    x, weight, bias, out = spec("x", 8192, 320), spec("w", 320, 2560), spec("bias", 2560), spec("out", 8192, 1280)
+    (gated,) = Kernels("f16").geglu_linear(x, weight, bias, out)
+    work = work_of(gated)
+    assert work.shape == "8192 x 2560 x 320 + bias + geglu"
+    assert work.flop == 2 * 8192 * 2560 * 320
+    assert work.size_bytes == 2 * (8192 * 320 + 320 * 2560 + 2560 + 8192 * 1280)
+
     direct = Kernels("f16", optimizations=Optimizations.parse("none"))
     x, weight, out = spec("x", 2, 64, 64, 320), spec("w", 3, 3, 320, 640), spec("out", 2, 64, 64, 640)
     work = work_of(direct.conv2d(x, weight, out, Epilogue(bias=spec("bias", 640)))[0])

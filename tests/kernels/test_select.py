@@ -140,11 +140,30 @@ def test_attention(kernels: Kernels) -> None:
 
 def test_optimizations_have_baselines() -> None:
     x, channels = tensor_out("x", 1, 4, 64, dtype="f16"), tensor_out("w", 64, dtype="f16")
-    y, half = tensor_out("y", 1, 4, 64, dtype="f16"), tensor_out("half", 1, 4, 32, dtype="f16")
+    y, weight = tensor_out("y", 1, 4, 64, dtype="f16"), tensor_out("w", 64, 128, dtype="f16")
+    bias = tensor_out("b", 128, dtype="f16")
     for kernels in (GPU, UNFUSED):
         norm = kernels.group_norm(x, channels, channels, y, num_groups=4, eps=1e-5)
-        for calls in (norm, kernels.geglu(x, half)):
+        for calls in (norm, kernels.geglu_linear(x, weight, bias, y)):
             assert any(call.source.startswith("optimized/") for call in calls) is (kernels is GPU)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "num_rows", "names"),
+    [
+        (GPU, 2048, ["matmul.product"]),
+        (GPU, 1024, ["matmul.product", "geglu"]),  # too few tiles
+        (LANES, 2048, ["matmul.product", "geglu"]),
+        (UNFUSED, 2048, ["matmul.product", "geglu_unfused.split", "elementwise", "elementwise"]),
+    ],
+    ids=["gpu", "few rows", "lanes", "unfused"],
+)
+def test_geglu_is_the_epilogue_of_large_projections(kernels: Kernels, num_rows: int, names: list[str]) -> None:
+    shapes = {"x": (2, num_rows // 2, 320), "w": (320, 2560), "b": (2560,), "out": (2, num_rows // 2, 1280)}
+    tensors = (tensor_out(name, *shape, dtype=kernels.dtype) for name, shape in shapes.items())
+    calls = kernels.geglu_linear(*tensors)
+    assert [call.name for call in calls] == names
+    assert ("GEGLU" in calls[0].constants) is (len(names) == 1)
 
 
 def test_parse_optimizations() -> None:

@@ -12,7 +12,7 @@ from shaderfusion.tensor import dtype_size_bytes
 __all__ = ["Work", "work_of"]
 
 
-_ADDED = ("NORM", "BIAS", "IMAGE_BIAS", "RESIDUAL", "SOFTMAX", "SPLIT")
+_ADDED = ("NORM", "BIAS", "IMAGE_BIAS", "RESIDUAL", "GEGLU", "SOFTMAX", "SPLIT")
 """Flags of products and of Winograd's transforms that change what a call binds."""
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "denoise_step",
     "flash_attention",
     "geglu",
+    "geglu_linear",
     "geglu_unfused",
     "group_norm",
     "group_norm_statistics",
@@ -222,6 +223,11 @@ def group_norm(x: Array, weight: Array, bias: Array, *, num_groups: int, eps: fl
 def geglu(x: Array) -> Array:
     """What geglu_unfused computes."""
     return geglu_unfused(x)
+
+
+def geglu_linear(x: Array, weight: Array, bias: Array) -> Array:
+    """a GELU(b) with [a, b] = x weight + bias."""
+    return geglu(matmul(x, weight, bias=bias))
 
 
 def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: bool = False) -> Array:

@@ -12,7 +12,7 @@ from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, attention_scores, attention_values, matmul
 from shaderfusion.kernels.optimized.flash_attention import flash_attention
-from shaderfusion.kernels.optimized.geglu import geglu
+from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.kernels.optimized.winograd_conv import winograd_conv
@@ -33,6 +33,8 @@ _MAX_LOADED_FILTERS_BYTES = 4 << 20
 _FOLDED_GROUP_SIZE = 1 << 18
 """A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
 the decoder. 0 folds it wherever Winograd is used."""
+_FUSED_GEGLU_SIZE = 1 << 21
+"""A GEGLU of at least so many values, 512 tiles that fill a GPU without splits, is the epilogue of its projection."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,13 @@ class Kernels:
             shares=2 if large and group_size <= 1 << 16 else 1,
         )
 
-    def geglu(self, x: TensorSpec, out: TensorSpec) -> Calls:
-        """a GELU(b) of x = [a, b]: x (..., 2C), out (..., C)."""
-        return (geglu(x, out),) if self.optimizations.geglu else geglu_unfused(x, out)
+    def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
+        """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
+        if self.optimizations.geglu and not self.lanes and out.size >= _FUSED_GEGLU_SIZE:
+            return (geglu_linear(x, weight, bias, out),)
+        wide = TensorSpec(f"{out.name}.wide", (*out.shape[:-1], weight.shape[-1]), self.dtype)
+        gate = (geglu(wide, out),) if self.optimizations.geglu else geglu_unfused(wide, out)
+        return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *gate
 
     def attention(
         self, q: TensorSpec, k: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, causal: bool = False

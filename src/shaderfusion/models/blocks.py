@@ -214,7 +214,8 @@ def _feed_forward(g: Graph, name: str, x: TensorSpec, *, residual: TensorSpec) -
     """residual + W2 (a GELU(b)) with [a, b] = W1 x, four times as wide as x (B, N, C)."""
     B, N, C = x.shape
     with g.scope(name):
-        wide = linear(g, "0.proj", x, 8 * C)
-        gated = g.tensor("geglu", B, N, 4 * C)
-        g.add(*g.kernels.geglu(wide, gated))
+        with g.scope(0):
+            weight = g.weight("proj.weight", 8 * C, C, layout="linear")
+            gated = g.tensor("out", B, N, 4 * C)
+            g.add(*g.kernels.geglu_linear(x, weight, g.weight("proj.bias", 8 * C), gated))
         return linear(g, "2", gated, C, residual=residual)

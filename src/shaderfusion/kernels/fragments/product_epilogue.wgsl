@@ -1,5 +1,6 @@
 // The end of a product: out = scale sums + bias + image_bias + residual. With SPLIT the sums of one part of K go to
-// `parts` instead, and sum_splits, with SUM_SPLITS, adds the parts and stores them.
+// `parts` instead, and sum_splits, with SUM_SPLITS, adds the parts and stores them. With GEGLU the sums are of
+// the columns [a, b], bias alone is added to them, and out = a GELU(b).
 
 #ifdef SPLIT
 @group(0) @binding(OUT_BINDING) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
@@ -37,6 +38,17 @@ fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     out[index] = vec4<Elem>(value);
 #endif
 }
+
+#ifdef GEGLU
+#import fragments/activation
+
+// Writes one vector of a GELU(b), from the sums of a at `column` and those of b as many columns into the second half.
+fn store_gated(row: u32, column: u32, a_sums: vec4<f32>, b_sums: vec4<f32>) {
+    let a = a_sums + vec4<f32>(bias[column / 4]);
+    let b = b_sums + vec4<f32>(bias[(params.num_columns / 2 + column) / 4]);
+    out[row * params.out_row + column / 4] = vec4<Elem>(a * vec4<f32>(gelu(b.x), gelu(b.y), gelu(b.z), gelu(b.w)));
+}
+#endif
 
 #ifdef SUM_SPLITS
 @group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>; // (S, B, M, N / 4)

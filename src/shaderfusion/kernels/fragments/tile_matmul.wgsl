@@ -44,9 +44,20 @@ fn block_k(i: u32) -> u32 { return i / N4; }
 fn block_column(i: u32) -> u32 { return i % N4; }
 #endif
 
-fn load_block(batch: u32, k_0: u32, column_0: u32, i: u32) -> Block {
+// The column of B at a place, 0 to TILE_N - 1, of the tile. With GEGLU the first half of the places takes columns of a,
+// the second half those of b that gate them, so that a thread, whose THREAD_N4 is even, has the sums of both.
+fn column_at(tile: u32, place: u32) -> u32 {
+#ifdef GEGLU
+    const HALF = TILE_N / 2;
+    return (place / HALF) * (params.num_columns / 2) + tile * HALF + place % HALF;
+#else
+    return tile * TILE_N + place;
+#endif
+}
+
+fn load_block(batch: u32, k_0: u32, tile: u32, i: u32) -> Block {
     let k = k_0 + 4 * block_k(i);
-    let column = column_0 + 4 * block_column(i);
+    let column = column_at(tile, 4 * block_column(i));
     var block: Block;
     for (var j = 0u; j < 4; j++) {
 #ifdef TRANSPOSE_B
@@ -73,7 +84,6 @@ fn stage_block(i: u32, block: Block) {
 @compute @workgroup_size(THREADS)
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row_0 = group.y * TILE_M;
-    let column_0 = group.x * TILE_N;
     let batch = group.z % params.num_batches;
     let k_begin = (group.z / params.num_batches) * params.split_depth;
     let k_end = min(k_begin + params.split_depth, params.depth);
@@ -89,7 +99,7 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     var next_a: array<vec4<Elem>, A_PER_THREAD>;
     var next_b: array<Block, B_PER_THREAD>;
     for (var i = 0u; i < A_PER_THREAD; i++) { next_a[i] = load_a(rows[i], k_begin + stage_k); }
-    for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, k_begin, column_0, lane + i * THREADS); }
+    for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, k_begin, group.x, lane + i * THREADS); }
 
     // 2 x 2 threads side by side, as some GPUs serve vectors that neighbours share in half the time.
     let thread_m = lane / 2 % 2 + lane / (2 * THREADS_N) * 2;
@@ -105,7 +115,7 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         // The next tile is on its way while this one is multiplied. The last turn loads zeros from beyond K.
         let next_k = k_0 + TILE_K;
         for (var i = 0u; i < A_PER_THREAD; i++) { next_a[i] = load_a(rows[i], next_k + stage_k); }
-        for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, next_k, column_0, lane + i * THREADS); }
+        for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_block(batch, next_k, group.x, lane + i * THREADS); }
 #ifdef PAIRS
         partials = Partials();
 #endif
@@ -134,21 +144,31 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     }
     for (var i = 0u; i < THREAD_M; i++) {
         let row = row_0 + thread_m + i * THREADS_M;
-        for (var j = 0u; j < THREAD_N4; j++) {
-            let column = column_0 + 4 * (thread_n + j * THREADS_N);
-            if (row < params.num_rows && column < params.num_columns) {
 #ifdef PAIRS
-                let total = sums[i][j];
 #else
-                let p = partials[i][j];
-                let total = vec4<f32>(p[0], p[1], p[2], p[3]);
+        for (var j = 0u; j < THREAD_N4; j++) {
+            let p = partials[i][j];
+            sums[i][j] = vec4<f32>(p[0], p[1], p[2], p[3]);
+        }
 #endif
-#ifdef SPLIT
-                store(group.z, row, column, total);
+#ifdef GEGLU
+        for (var j = 0u; j < THREAD_N4 / 2; j++) {
+            let column = column_at(group.x, 4 * (thread_n + j * THREADS_N));
+            if (row < params.num_rows && column < params.num_columns / 2) {
+                store_gated(row, column, sums[i][j], sums[i][j + THREAD_N4 / 2]);
+            }
+        }
 #else
-                store(batch, row, column, total);
+        for (var j = 0u; j < THREAD_N4; j++) {
+            let column = column_at(group.x, 4 * (thread_n + j * THREADS_N));
+            if (row < params.num_rows && column < params.num_columns) {
+#ifdef SPLIT
+                store(group.z, row, column, sums[i][j]);
+#else
+                store(batch, row, column, sums[i][j]);
 #endif
             }
         }
+#endif
     }
 }

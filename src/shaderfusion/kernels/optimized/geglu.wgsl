@@ -1,6 +1,7 @@
 // out = a GELU(b) with [a, b] the halves of x, in one dispatch (Chen et al. 2023, section 3.2.1).
 // GELU(b) = b/2 (1 + erf(b / sqrt 2)); |error| of erf <= 1.5e-7 (fragments/activation). A workgroup takes WORKGROUP_SIZE
-// chunks of out; per element it reads 2 values and writes 1, and no tensor lies between.
+// chunks of out; per element it reads 2 values and writes 1, and no tensor lies between. For the same as the end of the
+// product that gives x see the flag GEGLU of fragments/tile_matmul.
 #import fragments/chunk_activation
 #import fragments/indexing
 
