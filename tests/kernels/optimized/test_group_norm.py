@@ -60,10 +60,12 @@ def test_shares(any_device: Device, num_groups: int) -> None:
     arrays = {tensor_in("x", x): x, **{tensor_in(name, x[0, 0, 0]): x[0, 0, 0] for name in ("weight", "bias")}}
     out = tensor_out("out", *x.shape)
     options: dict[str, Any] = {"num_groups": num_groups, "eps": EPS, "workgroup_size": 64}
-    whole, shared = (group_norm(*arrays, out, **options, shares=shares) for shares in (1, 2))
+    tx, weight, bias = arrays
+    whole, shared = (group_norm(tx, weight, bias, out, **options, shares=shares) for shares in (1, 2))
     assert ("CACHED" in shared.constants) is (num_groups == 8)
     assert shared.workgroups == (num_groups, 2, 2)
-    np.testing.assert_array_equal(*(run_calls(any_device, call, arrays, out)[0] for call in (whole, shared)))
+    (actual,), (expected,) = (run_calls(any_device, call, arrays, out) for call in (shared, whole))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_too_many_channels_for_a_workgroup() -> None:
