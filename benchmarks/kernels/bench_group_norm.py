@@ -8,6 +8,7 @@ from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import GROUP_NORM
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
@@ -31,7 +32,8 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         unfused = group_norm_unfused(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu")
         where = np.s_[:1, ..., :channels]
         yield Case(f"group_norm_unfused {name}", unfused, expect, where, flop=0)
-        fused = kernels.fused_group_norm(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu")
+        workgroups = kernels.group_norm_workgroups(x, NUM_GROUPS)
+        fused = group_norm(x, weight, bias, out, num_groups=NUM_GROUPS, eps=EPS, activation="silu", **workgroups)
         yield Case(f"group_norm {name}", [fused], expect, where, flop=0)
 
 

@@ -104,6 +104,12 @@ def test_group_norm_where_it_pays() -> None:
         assert (len(calls) == 1) is fused
 
 
+def test_few_groups_of_many_channels_are_unfused() -> None:
+    x, weight = tensor_out("x", 1, 4, 4, 1280, dtype="f16"), tensor_out("w", 1280, dtype="f16")
+    fused, unfused = (len(GPU.group_norm(x, weight, weight, x, num_groups=n, eps=1e-6)) for n in (5, 4))
+    assert fused == 1 < unfused
+
+
 def test_group_norm_is_folded_where_its_tensor_is_large() -> None:
     def folds(kernels: Kernels, side: int, C_out: int) -> bool:
         x, out = tensor_out("x", 1, side, side, 128, dtype="f16"), tensor_out("out", 1, side, side, C_out, dtype="f16")

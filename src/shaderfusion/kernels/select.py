@@ -165,8 +165,12 @@ class Kernels:
     ) -> Calls:
         """Group normalization and the activation that follows it: x (B, ..., C)."""
         # On an H200 a group of 262,144 values takes 60 us, and 67 us unfused; one of 524,288 takes 241 and 109 us.
-        if self.optimizations.group_norm and _group_size(x, num_groups) <= 1 << 18:
-            fused = self.fused_group_norm(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation)
+        fits = x.shape[-1] // num_groups <= 256  # a lane or more for each channel of a group
+        if self.optimizations.group_norm and fits and _group_size(x, num_groups) <= 1 << 18:
+            workgroups = self.group_norm_workgroups(x, num_groups)
+            fused = group_norm(
+                x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation, **workgroups
+            )
             return (fused,)
         return group_norm_unfused(
             x,
@@ -179,32 +183,13 @@ class Kernels:
             fold_activation=self.optimizations.group_norm,
         )
 
-    def fused_group_norm(
-        self,
-        x: TensorSpec,
-        weight: TensorSpec,
-        bias: TensorSpec,
-        out: TensorSpec,
-        *,
-        num_groups: int,
-        eps: float,
-        activation: Activation | None = None,
-    ) -> KernelCall:
-        """The one dispatch, whatever the size of the groups."""
+    def group_norm_workgroups(self, x: TensorSpec, num_groups: int) -> dict[str, int]:
+        """workgroup_size and shares of the one dispatch, whatever the size of the groups."""
         group_size = _group_size(x, num_groups)
-        large = group_size >= 1 << 14 and not self.lanes
-        return group_norm(
-            x,
-            weight,
-            bias,
-            out,
-            num_groups=num_groups,
-            eps=eps,
-            activation=activation,
-            workgroup_size=min(1024, self.max_invocations) if large else 256,
-            # 2x64x64x320 on an H200: 19 us, and 21 in one share; larger groups lose.
-            shares=2 if large and group_size <= 1 << 16 else 1,
-        )
+        if self.lanes or group_size < 1 << 14:
+            return {"workgroup_size": 256, "shares": 1}
+        # 2x64x64x320 on an H200: 19 us, and 21 in one share; larger groups lose.
+        return {"workgroup_size": min(1024, self.max_invocations), "shares": 2 if group_size <= 1 << 16 else 1}
 
     def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
