@@ -194,11 +194,19 @@ def test_long_prompt_is_cut_with_a_warning(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process")
 def test_interrupt_leaves_nothing(folder: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "generate", "x", "--steps", "999"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "generate", "x", "--steps", "999"],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it runs in the background, these tests maybe, with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(4)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     # Python itself ends with the signal, which a shell reports as 130 too, if it came while a module was imported.
     assert process.returncode in (130, -signal.SIGINT)
     assert err == "shaderfusion: interrupted\n"
