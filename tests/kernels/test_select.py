@@ -27,6 +27,15 @@ def test_products_by_device() -> None:
     assert linear(LANES, 1024)[0].constants["LANES"] is True
 
 
+@pytest.mark.parametrize(("kernels", "lanes"), [(GPU, 32), (LANES, 8)], ids=["gpu", "lanes"])
+@pytest.mark.parametrize("optimizations", ["none", "pfs"])
+def test_lanes_of_rows(kernels: Kernels, lanes: int, optimizations: str) -> None:
+    kernels = replace(kernels, optimizations=Optimizations.parse(optimizations))
+    q, channels = tensor_out("q", 1, 64, 240, dtype=kernels.dtype), tensor_out("w", 240, dtype=kernels.dtype)
+    calls = (*kernels.attention(q, q, q, q, num_heads=3), *kernels.layer_norm(q, channels, channels, q, eps=1e-5))
+    assert [call.constants["ROW_LANES"] for call in calls if "ROW_LANES" in call.constants] == [lanes, lanes]
+
+
 @pytest.mark.parametrize("kernels", [GPU, LANES], ids=["gpu", "lanes"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, stride: int) -> None:

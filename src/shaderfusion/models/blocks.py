@@ -10,7 +10,6 @@ from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, gr
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate
-from shaderfusion.kernels.common.layer_norm import layer_norm as layer_norm_kernel
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.tensor import TensorSpec
 
@@ -129,7 +128,7 @@ def layer_norm(g: Graph, name: str, x: TensorSpec, *, eps: float = 1e-5, out: Te
     C = x.shape[-1]
     with g.scope(name):
         out = out or g.tensor("out", *x.shape)
-        g.add(layer_norm_kernel(x, g.weight("weight", C), g.weight("bias", C), out, eps=eps))
+        g.add(*g.kernels.layer_norm(x, g.weight("weight", C), g.weight("bias", C), out, eps=eps))
     return out
 
 

@@ -10,25 +10,39 @@ _SHORT_ROW = 512
 """Up to this many columns, a workgroup takes several rows."""
 
 
-def softmax_unfused(x: TensorSpec, out: TensorSpec, *, num_columns: int, causal: bool = False) -> KernelCall:
+def softmax_unfused(
+    x: TensorSpec, out: TensorSpec, *, num_columns: int, causal: bool = False, row_lanes: int | None = None
+) -> KernelCall:
     """out_ij = exp(x_ij - max_j x_ij) / sum_j exp(x_ij - max_j x_ij); x, out: (..., N, M).
 
     Columns from `num_columns` on are padding: not read as numbers, written as 0. `causal` masks j > i too.
+    `row_lanes` share a row, by default as many as its length asks for.
     """
     if len(x.shape) < 2 or out.shape != x.shape or out.dtype != x.dtype:
         raise ShapeError(f"softmax: {x} and {out} must have one dtype and one shape (..., N, M)")
     source = "baseline/softmax_unfused.wgsl"
-    return softmax_rows_call(source, "softmax_unfused", x, write(out), num_columns=num_columns, causal=causal)
+    return softmax_rows_call(
+        source, "softmax_unfused", x, write(out), num_columns=num_columns, causal=causal, row_lanes=row_lanes
+    )
 
 
 def softmax_rows_call(
-    source: str, entry_point: str, x: TensorSpec, out: tuple[Binding, ...], *, num_columns: int, causal: bool
+    source: str,
+    entry_point: str,
+    x: TensorSpec,
+    out: tuple[Binding, ...],
+    *,
+    num_columns: int,
+    causal: bool,
+    row_lanes: int | None,
 ) -> KernelCall:
     """A call of a kernel built on fragments/softmax_rows, which reads the rows of x (..., N, M)."""
     N, M = x.shape[-2:]
     if not 1 <= num_columns <= M:
         raise ShapeError(f"softmax: num_columns (={num_columns}) must be from 1 to {M}, the columns of {x}")
-    workgroup_size, row_lanes = (128, 32) if M <= _SHORT_ROW else (256, 256)
+    if row_lanes is None:
+        row_lanes = 32 if M <= _SHORT_ROW else 256
+    workgroup_size = max(128, row_lanes)
     rows = x.size // M
     return KernelCall(
         source=source,

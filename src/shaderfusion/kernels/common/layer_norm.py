@@ -7,11 +7,15 @@ from shaderfusion.tensor import TensorSpec
 __all__ = ["layer_norm"]
 
 _WORKGROUP_SIZE = 128
-_ROW_LANES = 32
 
 
-def layer_norm(x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> KernelCall:
-    """out = (x - mean) / sqrt(var + eps) * weight + bias; x, out: (..., C), weight, bias: (C)."""
+def layer_norm(
+    x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float, row_lanes: int | None = None
+) -> KernelCall:
+    """out = (x - mean) / sqrt(var + eps) * weight + bias; x, out: (..., C), weight, bias: (C).
+
+    `row_lanes`, a multiple of 8 that divides 128, by default 32, share a row.
+    """
     C = x.shape[-1]
     if out.shape != x.shape:
         raise ShapeError(f"layer_norm: {out} must have the shape of {x}")
@@ -22,12 +26,14 @@ def layer_norm(x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorS
         if tensor.dtype != x.dtype:
             raise ShapeError(f"layer_norm: {tensor} must have the dtype of {x}")
     rows = x.size // C
+    if row_lanes is None:
+        row_lanes = 32
     return KernelCall(
         source="common/layer_norm.wgsl",
         entry_point="layer_norm",
         dtype=x.dtype,
         bindings=read(x, weight, bias) + write(out),
-        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": _ROW_LANES, "VEC4": C % 4 == 0},
+        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": row_lanes, "VEC4": C % 4 == 0},
         params={"rows": rows, "channels": C, "eps": float(eps)},
-        workgroups=spread_workgroups(ceil_div(rows, _WORKGROUP_SIZE // _ROW_LANES)),
+        workgroups=spread_workgroups(ceil_div(rows, _WORKGROUP_SIZE // row_lanes)),
     )
