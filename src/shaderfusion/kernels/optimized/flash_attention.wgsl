@@ -33,6 +33,8 @@ const Q_STRIDE = QUERIES + 1; // one vector of padding spreads columns over the 
 const K_STRIDE = KEYS + 1;
 const TILE_VECTORS = KEYS * D4;
 const LOADS = (TILE_VECTORS + THREADS - 1) / THREADS;
+const BLOCKS = KEYS / 4 * D4; // of V, 4 keys x 4 channels
+const BLOCK_LOADS = (BLOCKS + THREADS - 1) / THREADS;
 // p v is summed as Elem, in pairs, which GPUs add at once, and after RUN vectors of 4 keys added to o in f32. In f16
 // the error grows to that of storing p in f16, and |v| must be at most 8,188: 8 products, as p <= 1.
 const RUN = 4u;
@@ -42,7 +44,7 @@ var<workgroup> sh_q: array<vec4<StageQ>, D4 * Q_STRIDE>;            // [d / 4][q
 var<workgroup> sh_k: array<vec4<StageK>, D4 * K_STRIDE>;            // [d / 4][key_place], 4 channels
 var<workgroup> sh_v: array<vec4<Elem>, KEYS / 4 * D>;               // [key / 4][channel place], 4 keys
 var<workgroup> sh_p: array<vec4<Elem>, KEYS / 4 * Q_STRIDE>;        // [key / 4][query], 4 keys
-var<workgroup> sh_rows: array<vec4<f32>, QUERIES * THREADS_K / 4>;  // [query][thread_k / 4], of 4 threads
+var<workgroup> sh_rows: array<f32, QUERIES * THREADS_K>;            // [query][thread_k]
 
 // A thread's j-th key is 4 consecutive ones for each 4 j, so that it writes p by vectors; its place is thread_k +
 // THREADS_K j, so that neighbouring threads read neighbouring vectors of sh_k.
@@ -53,20 +55,21 @@ fn key_place(key: u32) -> u32 {
     return key / (4 * THREADS_K) * (4 * THREADS_K) + key % 4 * THREADS_K + key / 4 % THREADS_K;
 }
 
-// The i-th vector of K and of V that thread `lane` stages. In both, neighbouring lanes read neighbouring memory.
+// The i-th vector of K that thread `lane` stages. Neighbouring lanes read neighbouring memory, of V too.
 struct Spot { index: u32, key: u32, d4: u32 }
 fn spot_k(lane: u32, i: u32) -> Spot {
     let index = lane + i * THREADS;
     return Spot(index, index / D4, index % D4);
 }
-fn spot_v(lane: u32, i: u32) -> Spot {
-    let index = lane + i * THREADS;
-    return Spot(index, index / (4 * D4) * 4 + index % 4, index / 4 % D4);
-}
 
 // Keys beyond M repeat the last one; their scores are masked.
-fn address(spot: Spot, key_0: u32, first: u32) -> u32 {
-    return first + min(key_0 + spot.key, params.keys - 1) * params.row_stride + spot.d4;
+fn address(key: u32, d4: u32, first: u32) -> u32 {
+    return first + min(key, params.keys - 1) * params.row_stride + d4;
+}
+
+fn load_k(lane: u32, i: u32, key_0: u32, first: u32) -> vec4<Elem> {
+    let spot = spot_k(lane, i);
+    return k[address(key_0 + spot.key, spot.d4, first)];
 }
 
 fn stage_k(lane: u32, i: u32, values: vec4<Elem>) {
@@ -76,15 +79,28 @@ fn stage_k(lane: u32, i: u32, values: vec4<Elem>) {
     }
 }
 
+// 4 keys by 4 channels of V: [key % 4], 4 channels. Threads write whole vectors, as WGSL lets the write of one
+// component touch the others.
+alias Block = array<vec4<Elem>, 4>;
+
+fn load_v(lane: u32, i: u32, key_0: u32, first: u32) -> Block {
+    let index = lane + i * THREADS;
+    let key = key_0 + index / D4 * 4;
+    let d4 = index % D4;
+    return Block(
+        v[address(key, d4, first)], v[address(key + 1, d4, first)],
+        v[address(key + 2, d4, first)], v[address(key + 3, d4, first)],
+    );
+}
+
 // Transposes: vectors of 4 channels to vectors of 4 keys. Channel d is at place d % 4 * D4 + d / 4.
-fn stage_v(lane: u32, i: u32, values: vec4<Elem>) {
-    let spot = spot_v(lane, i);
-    if (TILE_VECTORS % THREADS == 0 || spot.index < TILE_VECTORS) {
-        let first = spot.key / 4 * D + spot.d4;
-        sh_v[first][spot.key % 4] = values.x;
-        sh_v[first + D4][spot.key % 4] = values.y;
-        sh_v[first + 2 * D4][spot.key % 4] = values.z;
-        sh_v[first + 3 * D4][spot.key % 4] = values.w;
+fn stage_v(lane: u32, i: u32, block: Block) {
+    let index = lane + i * THREADS;
+    if (BLOCKS % THREADS == 0 || index < BLOCKS) {
+        let place = index / D4 * D + index % D4;
+        for (var c = 0u; c < 4; c++) {
+            sh_v[place + c * D4] = vec4<Elem>(block[0][c], block[1][c], block[2][c], block[3][c]);
+        }
     }
 }
 
@@ -113,7 +129,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
         sh_q[i % D4 * Q_STRIDE + i / D4] = vec4<StageQ>(q[first_q + row * params.row_stride + i % D4]);
     }
     for (var i = 0u; i < LOADS; i++) {
-        stage_k(lane, i, k[address(spot_k(lane, i), 0, first_kv)]);
+        stage_k(lane, i, load_k(lane, i, 0, first_kv));
     }
     workgroupBarrier();
 
@@ -125,11 +141,9 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     for (var key_0 = 0u; key_0 < key_end; key_0 += KEYS) {
         // This tile's values and the next one's keys are on their way while the scores are summed.
         var next_k: array<vec4<Elem>, LOADS>;
-        var this_v: array<vec4<Elem>, LOADS>;
-        for (var i = 0u; i < LOADS; i++) {
-            next_k[i] = k[address(spot_k(lane, i), key_0 + KEYS, first_kv)];
-            this_v[i] = v[address(spot_v(lane, i), key_0, first_kv)];
-        }
+        var this_v: array<Block, BLOCK_LOADS>;
+        for (var i = 0u; i < LOADS; i++) { next_k[i] = load_k(lane, i, key_0 + KEYS, first_kv); }
+        for (var i = 0u; i < BLOCK_LOADS; i++) { this_v[i] = load_v(lane, i, key_0, first_kv); }
 
         var s: array<array<f32, THREAD_KEYS>, THREAD_QUERIES>;
         for (var i = 0u; i < THREAD_QUERIES; i++) {
@@ -157,18 +171,15 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
         for (var i = 0u; i < THREAD_QUERIES; i++) {
             var largest = s[i][0];
             for (var j = 1u; j < THREAD_KEYS; j++) { largest = max(largest, s[i][j]); }
-            sh_rows[((thread_q + i * THREADS_Q) * THREADS_K + thread_k) / 4][thread_k % 4] = largest;
+            sh_rows[(thread_q + i * THREADS_Q) * THREADS_K + thread_k] = largest;
         }
         workgroupBarrier(); // sh_rows is written; sh_k, and the last tile's sh_v and sh_p, are read
-        for (var i = 0u; i < LOADS; i++) {
-            stage_k(lane, i, next_k[i]);
-            stage_v(lane, i, this_v[i]);
-        }
+        for (var i = 0u; i < LOADS; i++) { stage_k(lane, i, next_k[i]); }
+        for (var i = 0u; i < BLOCK_LOADS; i++) { stage_v(lane, i, this_v[i]); }
         for (var i = 0u; i < THREAD_QUERIES; i++) {
             let row = thread_q + i * THREADS_Q;
-            var largest = vec4<f32>(m[i]);
-            for (var t = 0u; t < THREADS_K / 4; t++) { largest = max(largest, sh_rows[row * (THREADS_K / 4) + t]); }
-            let m_new = max(max(largest.x, largest.y), max(largest.z, largest.w));
+            var m_new = m[i];
+            for (var t = 0u; t < THREADS_K; t++) { m_new = max(m_new, sh_rows[row * THREADS_K + t]); }
             let alpha = exp2(params.scale * (m[i] - m_new));
             m[i] = m_new;
             l[i] *= alpha;
@@ -206,14 +217,13 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     }
 
     for (var i = 0u; i < THREAD_QUERIES; i++) {
-        sh_rows[((thread_q + i * THREADS_Q) * THREADS_K + thread_k) / 4][thread_k % 4] = l[i];
+        sh_rows[(thread_q + i * THREADS_Q) * THREADS_K + thread_k] = l[i];
     }
     workgroupBarrier();
     for (var i = 0u; i < THREAD_QUERIES; i++) {
         let row = thread_q + i * THREADS_Q;
-        var sums = vec4<f32>();
-        for (var t = 0u; t < THREADS_K / 4; t++) { sums += sh_rows[row * (THREADS_K / 4) + t]; }
-        let l_row = sums.x + sums.y + sums.z + sums.w;
+        var l_row = 0.0;
+        for (var t = 0u; t < THREADS_K; t++) { l_row += sh_rows[row * THREADS_K + t]; }
         if (row_0 + row < params.queries) {
             let first = 4 * (first_q + (row_0 + row) * params.row_stride);
             for (var j = 0u; j < THREAD_CHANNELS; j++) {
