@@ -1,6 +1,7 @@
 """Attention at SD 1.4's shapes, in one dispatch and in three: `python -m benchmarks.kernels.bench_flash_attention`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,11 +9,8 @@ import numpy as np
 from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import ATTENTION
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
-from shaderfusion.kernels.call import KernelCall, ceil_div
-from shaderfusion.kernels.common.matmul import LaneTile, Tile, attention_scores, attention_values
 from shaderfusion.kernels.optimized.flash_attention import flash_attention
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["cases"]
@@ -22,6 +20,7 @@ ROWS = np.s_[:, -8:]  # of every image
 
 def cases(kernels: Kernels) -> Iterator[Case]:
     """Every shape, checked on its last rows."""
+    plain = replace(kernels, optimizations=Optimizations.parse("none"))
     for name, (B, N, M, num_heads, D) in ATTENTION.items():
         q = TensorSpec("q", (B, N, num_heads * D), kernels.dtype, "input")
         k = TensorSpec("k", (B, M, num_heads * D), kernels.dtype, "input")
@@ -31,29 +30,13 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         flop = 4 * B * num_heads * N * M * D
         flash = [flash_attention(q, k, v, out, num_heads=num_heads)]
         yield Case(f"flash {name}", flash, expect, ROWS, flop)
-        yield Case(f"unfused {name}", unfused(kernels, q, k, v, out, num_heads), expect, ROWS, flop)
+        yield Case(f"unfused {name}", plain.attention(q, k, v, out, num_heads=num_heads), expect, ROWS, flop)
 
 
 def attend(arrays: dict[str, np.ndarray], *, num_heads: int) -> np.ndarray:
     """The last rows in float64."""
     q, k, v = (arrays[name].astype(np.float64) for name in "qkv")
     return reference.flash_attention(q[ROWS], k, v, num_heads=num_heads)
-
-
-def unfused(
-    kernels: Kernels, q: TensorSpec, k: TensorSpec, v: TensorSpec, out: TensorSpec, num_heads: int
-) -> list[KernelCall]:
-    """Scores, softmax and values, whatever select.py would take."""
-    B, N, C = q.shape
-    M = k.shape[1]
-    tile = LaneTile() if kernels.lanes else Tile()
-    scores = TensorSpec("scores", (B, num_heads, N, ceil_div(M, 4) * 4), kernels.dtype)
-    probs = TensorSpec("probs", scores.shape, kernels.dtype)
-    return [
-        *attention_scores(q, k, scores, num_heads=num_heads, scale=(C // num_heads) ** -0.5, tile=tile),
-        softmax_unfused(scores, probs, num_columns=M),
-        *attention_values(probs, v, out, num_heads=num_heads, tile=tile),
-    ]
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Engine:
             external |= weights.load(graph)
         self._weights = weights
         memory: list[Any] = []  # of intermediate tensors: the programs share it, as they never run at the same time
-        # The decoder needs most, so that it comes first and nothing has to grow.
+        # The decoder, which needs most, comes first, so that hardly a buffer has to grow.
         self.vae, self.unet, self.text_encoder = (
             Program(device, graphs[name], external, memory) for name in ("vae", "unet", "text_encoder")
         )

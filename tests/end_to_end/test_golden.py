@@ -225,6 +225,19 @@ def test_whole_run_f16(device: Device, name: str) -> None:
     require_f16(device, name, golden(name).runs[0])
 
 
+def test_whole_run_f16_with_the_kernels_of_gpus(device: Device) -> None:
+    """Products summed in pairs, FlashAttention and Winograd, at the embedded model's own size: 59 dB."""
+    if not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    run = golden("emoji").runs[4]
+    pipe = load.__wrapped__(device, "emoji", "f16", Kernels("f16"))  # not kept: no other test uses it
+    images, _ = run_pipeline(pipe, run)
+    calls = [call for graph in graphs_of(pipe).values() for call in graph.calls]
+    assert any(call.constants.get("PAIRS") for call in calls)
+    assert {"flash_attention", "winograd_conv"} < set(count_kernels(calls))
+    assert psnr_db(images, run.images) > F16_PSNR_DB
+
+
 def test_whole_run_f16_with_winograd_4(device: Device) -> None:
     """The embedded model at its own size: nearly all convolutions of its decoder, and the UNet's largest."""
     run = golden("emoji").runs[4]

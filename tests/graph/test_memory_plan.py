@@ -150,7 +150,7 @@ def test_sd_unet_is_near_its_lower_bound() -> None:
         attention_head_dim=8,
         cross_attention_dim=768,
     )
-    for names, bound in (("none", 1.05), ("all", 1.15)):  # measured: 1.02 and 1.10
+    for names, bound in (("none", 1.05), ("all", 1.15)):  # measured: 1.01 and 1.13
         kernels = Kernels("f16", optimizations=Optimizations.parse(names))
         calls = unet_graph(config, kernels, batch=2, height=64, width=64, num_tokens=77).calls
         plan = plan_memory(calls)

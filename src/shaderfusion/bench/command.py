@@ -12,6 +12,7 @@ from shaderfusion.bench import ablation, kernels, profile, winograd
 from shaderfusion.bench.charts import CHARTS, require_matplotlib
 from shaderfusion.bench.measure import environment
 from shaderfusion.bench.subject import SD14, Subject, default_model, open_subject
+from shaderfusion.errors import DeviceError
 from shaderfusion.gpu.device import open_device
 from shaderfusion.output import Table, require_writable, say, write_whole
 
@@ -75,6 +76,10 @@ def run_benchmark(
         say(f"{len(rows)}. {' '.join(filter(None, (row['name'], row.get('shape'))))}: {row['p50_ms']:,.3f} ms")
         if json_path is not None:
             write_whole("--json", json_path, json.dumps(rows, indent=1).encode())
+    if not rows:
+        raise DeviceError(
+            f"bench {name}: nothing of {subject.model} fits on {opened.info.name}; use a smaller size or batch"
+        )
     tables = benchmark.tables(rows)
     print("\n\n".join(table.text() for table in tables))
     print(", ".join(f"{key} {value}" for key, value in where.items()))

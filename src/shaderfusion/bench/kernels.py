@@ -64,8 +64,8 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
 def _measure_ceilings(subject: Subject) -> Iterator[dict[str, Any]]:
     """The rates of a large matrix product, and of a large copy."""
     dtype, on_cpu = subject.dtype, subject.device.info.kind == "CPU"
-    size = 512 if on_cpu else 4096
-    a, b, out = (TensorSpec(name, (size, size), dtype) for name in ("a", "b", "out"))
+    rows, size = 4096, 512 if on_cpu else 4096  # enough rows for one dispatch, without splits
+    a, b, out = (TensorSpec(name, (m, size), dtype) for name, m in (("a", rows), ("b", size), ("out", rows)))
     (product,) = subject.kernels().matmul(a, b, out, Epilogue())
 
     most_bytes = min(_COPY_BYTES, subject.device.max_binding_bytes)

@@ -212,8 +212,9 @@ class Kernels:
         """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D)."""
         B, N, C = q.shape
         M = k.shape[1]
-        # On an H200 with D = 40, N = M = 4096: 1.2 ms, and 2.6 ms unfused; D = 80, 1024: 0.23 and 0.34 ms; but D = 160,
-        # 256: 0.10 and 0.05 ms, since a thread can't hold enough rows of so many channels.
+        # On an H200 with D = 40, N = M = 4096: 1.2 ms, and about 1.9 unfused; D = 80, 1024: 0.23 ms without a tensor of
+        # 34 MB; but D = 160, 256: 0.10 ms, and 0.04 in three dispatches, as a thread can't hold enough rows of so many
+        # channels.
         D = C // num_heads
         if self.optimizations.flash_attention and not self.lanes and D <= 80 and D % 8 == 0:
             return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal),)
