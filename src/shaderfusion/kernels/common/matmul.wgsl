@@ -1,6 +1,7 @@
 // out = scale A B + bias + residual, for a batch of strided matrices: A is (M, K), B is (K, N), or (N, K) with
-// TRANSPOSE_B. With SOFTMAX the rows of A are logits, and softmax(A) B is computed. One workgroup computes one tile of out; see fragments/product for what it reads and writes.
-// Batches are (outer, inner), such as (image, attention head). All strides are in vectors of 4.
+// TRANSPOSE_B. With SOFTMAX the rows of A are logits, and softmax(A) B is computed. One workgroup computes one tile of
+// out; see fragments/product for what it reads and writes. Batches are (outer, inner), such as (image, attention
+// head). All strides are in vectors of 4.
 #import fragments/product
 
 #ifdef SUM_SPLITS
