@@ -13,7 +13,7 @@ from shaderfusion.tensor import DType, Role, TensorSpec
 
 __all__ = ["LAYOUT_SHAPES", "Graph", "Weight", "WeightLayout"]
 
-WeightLayout = Literal["as_is", "linear", "conv2d", "winograd_2", "winograd_4", "winograd_6", "winograd_8"]
+WeightLayout = Literal["as_is", "linear", "conv2d", "winograd_2", "winograd_4"]
 
 LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
     "as_is": lambda shape: shape,
@@ -21,8 +21,6 @@ LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] 
     "conv2d": lambda shape: (shape[2], shape[3], shape[1], shape[0]),  # (C_out, C_in, k, k) -> (k, k, C_in, C_out)
     "winograd_2": lambda shape: (16, shape[1], shape[0]),  # (C_out, C_in, 3, 3) -> ((m + 2)^2, C_in, C_out)
     "winograd_4": lambda shape: (36, shape[1], shape[0]),
-    "winograd_6": lambda shape: (64, shape[1], shape[0]),
-    "winograd_8": lambda shape: (100, shape[1], shape[0]),
 }
 """The kernel's shape for the checkpoint's."""
 

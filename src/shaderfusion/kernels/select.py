@@ -22,9 +22,9 @@ from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 __all__ = ["Kernels", "Optimizations"]
 
 Calls = tuple[KernelCall, ...]
-WeightLayout = Literal["conv2d", "winograd_2", "winograd_4"]
+FilterLayout = Literal["conv2d", "winograd_2", "winograd_4"]
 
-_WINOGRAD_LAYOUTS: dict[int, WeightLayout] = {2: "winograd_2", 4: "winograd_4"}
+_WINOGRAD_LAYOUTS: dict[int, FilterLayout] = {2: "winograd_2", 4: "winograd_4"}
 
 _WINOGRAD_M = 4
 _FEW_TILES_WINOGRAD_M = 2
@@ -127,7 +127,7 @@ class Kernels:
         folds = self.optimizations.group_norm and self._winograd_m(x, out, stride=1) is not None
         return folds and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
-    def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> WeightLayout:
+    def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> FilterLayout:
         """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
 
         Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
