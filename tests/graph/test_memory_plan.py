@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from shaderfusion.config import UNetConfig
+from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import ShapeError
 from shaderfusion.graph.memory_plan import MemoryPlan, find_lifetimes, plan_memory
 from shaderfusion.kernels.call import Binding, KernelCall, read, write
@@ -141,15 +141,7 @@ def test_read_before_write(access) -> None:
 
 
 def test_sd_unet_is_near_its_lower_bound() -> None:
-    attention = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    config = UNetConfig(
-        down_block_types=attention,
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(320, 640, 1280, 1280),
-        layers_per_block=2,
-        attention_head_dim=8,
-        cross_attention_dim=768,
-    )
+    config = ModelConfig.from_folder(SD14_FOLDER).unet
     for names, bound in (("none", 1.05), ("all", 1.15)):  # measured: 1.01 and 1.13
         kernels = Kernels("f16", optimizations=Optimizations.parse(names))
         calls = unet_graph(config, kernels, batch=2, height=64, width=64, num_tokens=77).calls

@@ -19,6 +19,7 @@ __all__ = [
     "matmul",
     "product_calls",
     "require_multiples_of_4",
+    "tile_of",
     "with_epilogue",
 ]
 
@@ -83,22 +84,26 @@ class Epilogue:
     """The shape of out."""
 
 
+def tile_of(m: int, n: int, *, pairs: bool, thread_n4: int = 2) -> Tile:
+    """A tile of m x n sums, with the depth and the rows of a thread that are fastest for its kind of sums."""
+    return Tile(m, n, 32 if pairs else 16, thread_m=4, thread_n4=thread_n4, pairs=pairs)
+
+
 def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int, *, pairs: bool) -> Tile:
     """The tile for a product of that size: the largest that still occupies a large GPU.
 
     Fitted to sweeps of SD 1.4's shapes on an H200 (docs/tuning.md). Deep sums occupy it by splits (`choose_splits`).
     """
-    k = 32 if pairs else 16
-    small = Tile(32, 64, k, thread_m=4, thread_n4=1, pairs=pairs)
-    medium = Tile(64, 64, k, thread_m=4, pairs=pairs)
-    wide = Tile(64, 128, k, thread_m=4, pairs=pairs)
+    small = tile_of(32, 64, thread_n4=1, pairs=pairs)
+    medium = tile_of(64, 64, pairs=pairs)
+    wide = tile_of(64, 128, pairs=pairs)
     depth_to_split = depth if num_batches == 1 else 0
 
     def occupies(tile: Tile) -> bool:
         return _num_workgroups(tile, num_rows, num_columns, num_batches) >= _ENOUGH_WORKGROUPS
 
     if num_columns <= 32:
-        return Tile(64, 32, k, thread_m=4, thread_n4=1, pairs=pairs)
+        return tile_of(64, 32, thread_n4=1, pairs=pairs)
     if num_rows > 64 and num_columns % wide.n == 0 and (occupies(wide) or depth_to_split > 5120):
         return wide
     if num_rows <= 64 or (num_rows <= 256 and num_batches == 1):

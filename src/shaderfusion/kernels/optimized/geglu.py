@@ -3,7 +3,7 @@
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.baseline.geglu_unfused import require_halves
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
-from shaderfusion.kernels.common.matmul import Epilogue, Tile, product_calls, require_multiples_of_4
+from shaderfusion.kernels.common.matmul import Epilogue, Tile, product_calls, require_multiples_of_4, tile_of
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["geglu", "geglu_linear"]
@@ -38,9 +38,7 @@ def geglu_linear(
     if weight.shape != (K, 2 * C) or out.shape[:-1] != x.shape[:-1]:
         raise ShapeError(f"geglu_linear: {x} times {weight} must be twice as wide as {out}")
     require_multiples_of_4("geglu_linear", K=K, C=C)
-    if tile is None:
-        pairs = x.dtype == "f16"
-        tile = Tile(64, 128, 32 if pairs else 16, thread_m=4, pairs=pairs)
+    tile = tile or tile_of(64, 128, pairs=x.dtype == "f16")
     if tile.thread_n4 % 2:
         raise ShapeError(f"geglu_linear: {tile} must have an even thread_n4, so that a thread holds both a and b")
     params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "b_row": C // 2, "b_outer": 0, "b_inner": 0}
