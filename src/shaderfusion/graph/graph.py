@@ -29,6 +29,8 @@ LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] 
 class Weight:
     """A tensor of the checkpoint, its path and shape there, and our spec in the kernel's layout.
 
+    Where the spec has more output channels (the last dimension) or input channels (the one before) than the checkpoint,
+    zeros fill them up: at the end of each of as many equal parts as `out_parts` or `in_parts` says, such as heads.
     Of one in `Graph.tables` the spec is the input for some of its rows.
     """
 
@@ -36,6 +38,8 @@ class Weight:
     source_shape: tuple[int, ...]
     layout: WeightLayout
     tensor: TensorSpec
+    out_parts: int = 1
+    in_parts: int = 1
 
 
 class Graph:
@@ -88,23 +92,32 @@ class Graph:
         return table[name]
 
     def weight(
-        self, name: str, *shape: int, layout: WeightLayout = "as_is", padded_to: int | None = None
+        self,
+        name: str,
+        *shape: int,
+        layout: WeightLayout = "as_is",
+        padded_to: int | None = None,
+        in_padded_to: int | None = None,
+        out_parts: int = 1,
+        in_parts: int = 1,
     ) -> TensorSpec:
         """The checkpoint's tensor `name` of the current scope, of that shape in the checkpoint.
 
-        The spec has the kernel's layout, with the output channels zero-padded to `padded_to` where that is given.
+        The spec has the kernel's layout, with the output channels zero-padded to `padded_to` and the input channels to
+        `in_padded_to` where they are given, part by part (see Weight).
         """
         path = self.path(name)
         kernel_shape = LAYOUT_SHAPES[layout](shape)
         if padded_to is not None:
             kernel_shape = (*kernel_shape[:-1], padded_to)
-        if path not in self.weights:
-            tensor = TensorSpec(f"{self.name}.{path}", kernel_shape, self.dtype, "weight")
-            self.weights[path] = Weight(path, shape, layout, tensor)
-        known = self.weights[path]
-        if (known.source_shape, known.layout, known.tensor.shape) != (shape, layout, kernel_shape):
+        if in_padded_to is not None:
+            kernel_shape = (*kernel_shape[:-2], in_padded_to, kernel_shape[-1])
+        tensor = TensorSpec(f"{self.name}.{path}", kernel_shape, self.dtype, "weight")
+        asked = Weight(path, shape, layout, tensor, out_parts, in_parts)
+        known = self.weights.setdefault(path, asked)
+        if known != replace(asked, tensor=known.tensor) or known.tensor.shape != kernel_shape:
             raise ShapeError(
-                f"{known.tensor.name}: used as {known.source_shape}, {known.layout}, {known.tensor.shape} and as "
+                f"{tensor.name}: used as {known.source_shape}, {known.layout}, {known.tensor.shape} and as "
                 f"{shape}, {layout}, {kernel_shape}; give it one shape and layout"
             )
         return known.tensor

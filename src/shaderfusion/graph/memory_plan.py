@@ -12,12 +12,9 @@ from typing import NamedTuple
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.tensor import TensorSpec
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
 
 __all__ = ["Lifetime", "MemoryPlan", "Place", "find_lifetimes", "plan_memory"]
-
-_OFFSET_ALIGNMENT_BYTES = 256
-"""WebGPU's largest min-storage-buffer-offset-alignment."""
 
 
 @dataclass(frozen=True)
@@ -115,5 +112,5 @@ def _find_gap(size_bytes: int, taken: Iterable[tuple[int, int]]) -> int:
     for offset, taken_bytes in sorted(taken):
         if start + size_bytes <= offset:
             break
-        start = max(start, -(-(offset + taken_bytes) // _OFFSET_ALIGNMENT_BYTES) * _OFFSET_ALIGNMENT_BYTES)
+        start = max(start, -(-(offset + taken_bytes) // VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES)
     return start

@@ -73,9 +73,10 @@ class Program:
             resource = {"buffer": self._params, "offset": params_offset, "size": 4 * len(call.params)}
             entries.append({"binding": 0, "resource": resource})
         for index, binding in enumerate(call.bindings, start=1):
-            storage = binding.tensor.storage
+            tensor, storage = binding.tensor, binding.tensor.storage
             offset = self.plan.place_of[storage].offset_bytes if storage.role == "intermediate" else 0
-            resource = {"buffer": self._buffer(storage), "offset": offset, "size": storage.size_bytes}
+            offset += tensor.offset_bytes
+            resource = {"buffer": self._buffer(storage), "offset": offset, "size": tensor.size_bytes}
             entries.append({"binding": index, "resource": resource})
         with gpu_errors(call.label):
             group = self.device.handle.create_bind_group(layout=pipeline.bind_group_layout, entries=entries)
