@@ -12,6 +12,7 @@ from safetensors import safe_open
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
+from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
 from shaderfusion.text.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def test_agrees_with_the_graphs() -> None:
     folder = model_folder("odd")
     info = describe(folder, width=40, height=24, batch=2, dtype="f32")
     config = ModelConfig.from_folder(folder)
-    graphs = build_graphs(config, Kernels("f32"), batch=2, height_px=24, width_px=40, guidance=True)
+    graphs = build_graphs(config, Kernels("f32", DESKTOP_GPU), batch=2, height_px=24, width_px=40, guidance=True)
     assert (info.width, info.height, info.batch, info.dtype) == (40, 24, 2, "f32")
     assert tuple(component.name for component in info.components) == COMPONENTS
     for component in info.components:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs, find_model
 from shaderfusion.tensor import DType
@@ -61,7 +62,7 @@ def describe(
     folder = find_model(model)
     config = ModelConfig.from_folder(folder)
     width, height = config.require_size("width", width), config.require_size("height", height)
-    kernels = Kernels(dtype or "f16", optimizations=optimizations or Optimizations())
+    kernels = Kernels(dtype or "f16", DESKTOP_GPU, optimizations or Optimizations())
     graphs = build_graphs(config, kernels, batch=batch, height_px=height, width_px=width, guidance=True)
     components = tuple(
         ComponentInfo(

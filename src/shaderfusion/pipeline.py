@@ -21,7 +21,7 @@ from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
 
-__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype", "make_kernels"]
+__all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class StableDiffusionPipeline:
             )
         opened = open_device(device)
         dtype = choose_dtype(opened, dtype)
-        kernels = make_kernels(opened, dtype, optimizations)
+        kernels = Kernels(dtype, opened.capabilities, optimizations or Optimizations())
         weights = load_all_weights(opened, config, kernels, folder)
         return cls(opened, kernels, tokenizer, config, scheduler_config, weights, scheduler)
 
@@ -190,19 +190,6 @@ def choose_dtype(device: Device, dtype: DType | None) -> DType:
     if dtype == "f16" and not device.info.has_f16:
         raise InputError(f"dtype (='f16') is not supported by device {device.info.name}; use f32")
     return dtype or device.info.default_dtype
-
-
-def make_kernels(device: Device, dtype: DType, optimizations: Optimizations | None = None) -> Kernels:
-    """The kernels that suit a device, with all optimizations by default."""
-    lanes = device.info.kind == "CPU" and device.has("subgroup")
-    return Kernels(
-        dtype,
-        lanes=lanes,
-        int64=device.has("shader-int64"),
-        max_binding_bytes=device.max_binding_bytes,
-        max_invocations=device.limits["max-compute-invocations-per-workgroup"],
-        optimizations=optimizations or Optimizations(),
-    )
 
 
 def _require_count(name: str, value: int) -> int:

@@ -13,7 +13,7 @@ from shaderfusion.engine import load_all_weights
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.stable_diffusion import ModelConfig, find_model
-from shaderfusion.pipeline import StableDiffusionPipeline, make_kernels
+from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
 
@@ -103,7 +103,7 @@ def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None
     folder = model_folder(name)
     config = ModelConfig.from_folder(folder)
     scheduler_config = SchedulerConfig.from_json(folder / "scheduler")
-    kernels = kernels or make_kernels(device, dtype)
+    kernels = kernels or Kernels(dtype, device.capabilities)
     weights = load_all_weights(device, config, kernels, folder)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     return StableDiffusionPipeline(device, kernels, tokenizer, config, scheduler_config, weights)

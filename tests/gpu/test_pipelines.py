@@ -92,7 +92,7 @@ def test_equal_numbers_of_other_types_are_other_pipelines(
 
 def test_too_many_bindings(device: Device) -> None:
     call: KernelCall = add(*tensors(8))
-    limit = device.limits["max-storage-buffers-per-shader-stage"]
+    limit = device.capabilities.max_storage_buffers
     bindings = call.bindings[:1] * (limit + 1)
     with pytest.raises(ShaderError, match=r"^common/elementwise.wgsl \(elementwise\): [\s\S]*Too many bindings"):
         device.pipelines.get(replace(call, bindings=bindings))

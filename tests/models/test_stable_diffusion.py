@@ -11,6 +11,7 @@ import pytest
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.graph.memory_plan import plan_memory
+from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
 
@@ -159,7 +160,7 @@ def test_weights_do_not_depend_on_the_size(config: ModelConfig) -> None:
 
 
 def test_memory_of_sd_14() -> None:
-    kernels = Kernels("f16", max_binding_bytes=2**31 - 4, max_invocations=1024)
+    kernels = Kernels("f16", DESKTOP_GPU)
     config = ModelConfig.from_folder(SD14_FOLDER)
     graphs = build_graphs(config, kernels, batch=1, height_px=512, width_px=512, guidance=True)
     weights_mb = {name: graph.weights_bytes / 1e6 for name, graph in graphs.items()}

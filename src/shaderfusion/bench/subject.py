@@ -15,7 +15,7 @@ from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
-from shaderfusion.pipeline import choose_dtype, make_kernels
+from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 
@@ -68,7 +68,7 @@ class Subject:
 
     def kernels(self, optimizations: Optimizations | None = None) -> Kernels:
         """Those that suit the device, with all optimizations by default."""
-        return make_kernels(self.device, self.dtype, optimizations)
+        return Kernels(self.dtype, self.device.capabilities, optimizations or Optimizations())
 
     def graphs(self, kernels: Kernels) -> dict[str, Graph]:
         """By component."""

@@ -19,11 +19,11 @@ _USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage
 
 def allocate(device: Device, size_bytes: int, name: str) -> Any:
     """A storage buffer for the tensor `name`; DeviceLimitError or GpuMemoryError where it cannot be had."""
-    limit = device.max_binding_bytes
+    limit = device.capabilities.max_buffer_bytes
     if size_bytes > limit:
         raise DeviceLimitError(
-            f"{name}: {size_bytes / 1e6:.1f} MB is over what {device.info.name} can bind ({limit / 1e6:.1f} MB); "
-            "use a smaller size or batch, or another device or dtype"
+            f"{name}: {size_bytes / 1e6:.1f} MB is over what a buffer of {device.info.name} may take "
+            f"({limit / 1e6:.1f} MB); use a smaller size or batch, or another device or dtype"
         )
     with gpu_errors(f"allocating {size_bytes / 1e6:.1f} MB for {name}"):
         return device.handle.create_buffer(label=name, size=size_bytes, usage=_USAGE)

@@ -13,12 +13,14 @@ __all__ = ["Timestamps"]
 
 
 class Timestamps:
-    """Begin and end of up to `count` compute passes, in nanoseconds."""
+    """Begin and end of up to `count` compute passes, by the ticks of the device's clock."""
 
     def __init__(self, device: Device, count: int) -> None:
-        if not device.has("timestamp-query"):
+        period_ns = device.capabilities.timestamp_period_ns
+        if period_ns is None:
             raise DeviceError(f"device {device.info.index} ({device.info.name}) has no timestamp queries")
         self._device = device
+        self._period_ns = period_ns
         self._count = count
         usage = wgpu.BufferUsage.QUERY_RESOLVE | wgpu.BufferUsage.COPY_SRC
         with gpu_errors("making timestamp queries"):
@@ -41,4 +43,4 @@ class Timestamps:
         """Milliseconds of each pass, shape (count,). Waits for the GPU."""
         raw: Any = self._device.handle.queue.read_buffer(self._buffer)
         ticks = np.frombuffer(raw, np.uint64).reshape(-1, 2)
-        return (ticks[:, 1] - ticks[:, 0]).astype(np.float64) / 1e6
+        return (ticks[:, 1] - ticks[:, 0]).astype(np.float64) * self._period_ns / 1e6
