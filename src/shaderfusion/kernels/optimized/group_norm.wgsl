@@ -22,7 +22,7 @@ alias PartF32 = vec2<f32>;
 const WIDTH = 2u;
 fn part_sum(x: PartF32) -> f32 { return x.x + x.y; }
 fn part_activation(x: PartF32) -> PartF32 { return PartF32(activation(x.x), activation(x.y)); }
-#else
+#elif WIDTH_1
 alias Part = Elem;
 alias PartF32 = f32;
 const WIDTH = 1u;
