@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, ClipTextConfig, UNetConfig, VaeConfig, load_json
+from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, ClipTextConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.files import exists, is_folder, load_json, shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
@@ -25,16 +26,16 @@ def find_model(model: str | Path) -> Path:
     """The folder of an embedded model's name, or of a path; ModelError where it is not a Stable Diffusion model."""
     embedded = {path.name: path for path in EMBEDDED_FOLDER.iterdir() if path.is_dir()}
     folder = embedded.get(str(model), Path(model))
-    if folder.suffix in PICKLE_SUFFIXES and folder.is_file():
+    if folder.suffix in PICKLE_SUFFIXES and exists(folder) and not is_folder(folder):
         raise ModelError(f"{folder}: {CONVERT_PICKLE}")
-    if not str(model) or not folder.is_dir():
+    if not str(model) or not is_folder(folder):
         names = ", ".join(embedded)
         raise ModelError(
             f"model (={str(model)!r}) must be an embedded model ({names}) or a folder in diffusers' format"
         )
     name = load_json(folder / "model_index.json").get("_class_name")
     if name != "StableDiffusionPipeline":
-        raise ModelError(f"{folder}: its pipeline (={name!r}) must be StableDiffusionPipeline (SD 1.x and 2.x)")
+        raise ModelError(f"{folder}: its pipeline (={shown(name)}) must be StableDiffusionPipeline (SD 1.x and 2.x)")
     return folder
 
 
