@@ -13,6 +13,7 @@ KERNELS = SOURCE / "kernels"
 # A module imports from its own entry and from earlier ones, never from later ones.
 ORDER = [
     "errors",
+    "arguments",
     "files",
     "output",
     "tensor",

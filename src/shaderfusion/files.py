@@ -60,13 +60,12 @@ def load_json(file: Path) -> dict[str, Any]:
     text = load_text(file)
     try:
         options = json.loads(text, parse_constant=_refuse_constant)
-        is_shallow = _is_shallow(options)
+        if not _is_shallow(options):
+            raise RecursionError
     except RecursionError:
-        is_shallow = False
+        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; fetch the file again") from None
     except ValueError as error:  # a number of over 4300 digits too
         raise ModelError(f"{file}: is not valid JSON ({error}); fetch the file again") from None
-    if not is_shallow:
-        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; fetch the file again")
     if not isinstance(options, dict):
         raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; fetch the file again")
     return options

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shaderfusion.arguments import require_guidance_scale
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.engine import Engine, WeightStore, load_all_weights
 from shaderfusion.errors import InputError, ModelError
@@ -79,8 +80,8 @@ class StableDiffusionPipeline:
     ) -> StableDiffusionPipeline:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
-        dtype is f16 where the GPU has it and f32 else; scheduler ("ddim", "pndm", "euler") is the model's own by
-        default; optimizations are all by default. Raises ModelError, DeviceError or InputError.
+        dtype is f16 where the GPU has it and f32 else; scheduler, a name in schedulers.SCHEDULERS, is the model's own
+        by default; optimizations are all by default. Raises ModelError, DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
@@ -144,7 +145,7 @@ class StableDiffusionPipeline:
         """
         B = _require_count("num_images_per_prompt", num_images_per_prompt)
         width_px, height_px = self.config.require_size("width", width), self.config.require_size("height", height)
-        scale = _require_scale(guidance_scale)
+        scale = require_guidance_scale(guidance_scale)
         schedule = make_schedule(self.scheduler_config, num_inference_steps, self.scheduler)
         seed = secrets.randbelow(2**32) if seed is None else seed
         guided = scale > 1
@@ -209,12 +210,6 @@ def _require_count(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} (={value!r}) must be a whole number of at least 1")
     return value
-
-
-def _require_scale(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise InputError(f"guidance_scale (={value!r}) must be a number of at least 0; 1 or less turns guidance off")
-    return float(value)
 
 
 def _to_images(pixels: np.ndarray) -> list[Image.Image]:
