@@ -12,7 +12,7 @@ from shaderfusion.errors import ModelError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph, Weight, WeightLayout
 from shaderfusion.graph.program import Buffers, Program
-from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
+from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
@@ -118,9 +118,7 @@ class Engine:
     def step(self, timestep: float, update: Update, *, guidance_scale: float, next_input_scale: float) -> None:
         """One UNet iteration, then guidance and the scheduler's update. Waits for the GPU."""
         values = {**vars(update), "guidance_scale": guidance_scale, "next_input_scale": next_input_scale}
-        coefficients = np.zeros(NUM_COEFFICIENTS)
-        coefficients[: len(COEFFICIENTS)] = [values[name] for name in COEFFICIENTS]
-        self.unet.write("coefficients", coefficients)
+        self.unet.write("coefficients", np.array([values[name] for name in COEFFICIENTS]))
         self.unet.write("timestep", np.array([timestep]))
         self.unet.run()
         self.unet.read("coefficients")

@@ -92,8 +92,8 @@ def build_graphs(
     """One graph for each component, for `batch` images of that size.
 
     The text encoder reads one prompt and the decoder makes one image at a time, which bounds their memory. The UNet's
-    graph is a whole denoising step: its inputs are also x_t, x_saved, history and coefficients of `denoise_step`. With
-    guidance its batch is doubled: the unconditional half, then the text's.
+    graph is a whole denoising step: its inputs are also noise, x_t, x_saved, history and coefficients of
+    `denoise_step`. With guidance its batch is doubled: the unconditional half, then the text's.
     """
     H, W = height_px // config.vae.scale_factor, width_px // config.vae.scale_factor
     C = config.unet.in_channels
@@ -103,6 +103,7 @@ def build_graphs(
         denoise_step(
             unet.outputs["model_output"],
             unet.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
+            unet.input("noise", batch, H, W, C, dtype="f32"),
             unet.input("x_t", batch, H, W, C, dtype="f32"),
             unet.input("x_saved", batch, H, W, C, dtype="f32"),
             unet.input("history", 3, batch, H, W, C, dtype="f32"),
