@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.config import load_json
+from shaderfusion.files import load_json
 from shaderfusion.models.stable_diffusion import COMPONENTS
 
 __all__ = ["CONFIGS", "save_random_model"]
