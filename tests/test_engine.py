@@ -1,4 +1,4 @@
-"""The text encoder's input: rows of a table that stays in its file."""
+"""The text encoder's input, rows of a table that stays in its file, and the noise of a step."""
 
 import shutil
 from collections.abc import Callable
@@ -10,10 +10,11 @@ import pytest
 from golden.models import golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import Engine
+from shaderfusion.engine import DenoisingState
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.gpu.device import Device
 from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 
 VOCABULARY_SIZE = 714
@@ -21,12 +22,14 @@ TOKENS = golden("sd2").token_ids  # (2, L)
 TABLE = "embeddings.token_embedding.weight"
 
 
-def engine_of(pipe: StableDiffusionPipeline) -> Engine:
-    """For one image of the model's size."""
-    return pipe._engine(1, 16, 16, True)
+def encode(pipe: StableDiffusionPipeline, tokens: np.ndarray) -> np.ndarray:
+    """The embeddings of rows of token ids."""
+    return pipe._engine.condition(tokens, pipe.model.run_size())["embedding"]
 
 
-def load_changed(device: Device, folder: Path, dtype: DType, change: Callable[[np.ndarray], Any]) -> Engine:
+def load_changed(
+    device: Device, folder: Path, dtype: DType, change: Callable[[np.ndarray], Any]
+) -> StableDiffusionPipeline:
     """The model with another token table, in f32; without one where `change` returns None."""
     shutil.copytree(model_folder("sd2"), folder)
     file = folder / "text_encoder" / "model.safetensors"
@@ -36,7 +39,7 @@ def load_changed(device: Device, folder: Path, dtype: DType, change: Callable[[n
     save_file(tensors if table is None else {**tensors, name: table}, file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shaderfusion.pipeline.open_device", lambda _: device)
-        return engine_of(StableDiffusionPipeline.from_pretrained(folder, dtype=dtype))
+        return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
 
 
 @pytest.mark.parametrize("token_id", [VOCABULARY_SIZE, -1, 2**31 - 1])
@@ -45,12 +48,12 @@ def test_ids_that_the_table_lacks(device: Device, token_id: int) -> None:
     tokens[1, 3] = token_id
     message = rf"token id \(={token_id}\) must be from 0 to text_encoder's vocab_size \(=714\) less 1; .* of one model"
     with pytest.raises(ModelError, match=message):
-        engine_of(load(device, "sd2", "f32")).encode(tokens)
+        encode(load(device, "sd2", "f32"), tokens)
 
 
 def test_the_last_row(device: Device) -> None:
     tokens = np.full_like(TOKENS, VOCABULARY_SIZE - 1)
-    assert np.isfinite(engine_of(load(device, "sd2", "f32")).encode(tokens)).all()
+    assert np.isfinite(encode(load(device, "sd2", "f32"), tokens)).all()
 
 
 @pytest.mark.parametrize(
@@ -68,12 +71,12 @@ def test_rows_that_are_not_numbers(device: Device, tmp_path: Path, value: float,
         table[unused, 5] = value
         return table
 
-    engine = load_changed(device, tmp_path / "model", dtype, damage)
-    assert np.isfinite(engine.encode(TOKENS)).all()
+    pipe = load_changed(device, tmp_path / "model", dtype, damage)
+    assert np.isfinite(encode(pipe, TOKENS)).all()
     tokens = TOKENS.copy()
     tokens[1, 3] = unused
     with pytest.raises(WeightsError, match=rf"text_encoder.text_model.{TABLE}: {message}"):
-        engine.encode(tokens)
+        encode(pipe, tokens)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,16 @@ def test_the_table_is_checked_before_anything_is_uploaded(
     with pytest.raises(WeightsError, match=message):
         load_changed(device, tmp_path / "model", "f32", change)
     assert allocated == []
+
+
+def test_noise_of_an_update(device: Device) -> None:
+    pipe = load(device, "sd2", "f32")
+    size = pipe.model.run_size(width=16, height=16)
+    conditioning = {"embedding": encode(pipe, TOKENS)}
+    x_t, noise = np.random.default_rng(0).standard_normal((2, *pipe.model.latents_shape(size))).astype(np.float32)
+    state = DenoisingState(size, conditioning, x_t, 1.0)
+    step = {"guidance_scale": 2.0, "next_input_scale": 1.0}
+    pipe._engine.denoise(state, 1.0, Update(c_x=0.5, c_noise=0.25), **step, noise=noise)
+    np.testing.assert_allclose(state.x_t, 0.5 * x_t + 0.25 * noise, atol=1e-6)
+    pipe._engine.denoise(state, 1.0, Update(c_noise=0.25), **step, noise=2 * noise)
+    np.testing.assert_allclose(state.x_t, 0.5 * noise, atol=1e-6)

@@ -2,28 +2,28 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from golden.models import NAMES, model_folder
 
 from shaderfusion.bench.subject import SD14_FOLDER
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs
 from shaderfusion.tensor import DType
 
 DTYPES: tuple[DType, ...] = ("f16", "f32")
-DEVICES: tuple[Mapping[str, Any], ...] = (
-    {},  # what WebGPU grants everywhere
-    {"max_binding_bytes": 1 << 31, "max_invocations": 1024},
-    {"lanes": True},
-    {"lanes": True, "int64": True},
+DEVICES = (
+    WEBGPU_DEFAULTS,
+    DESKTOP_GPU,
+    Capabilities(is_cpu=True, has_subgroups=True),
+    Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
 )
 
 # ---- reading WGSL
@@ -138,19 +138,19 @@ def test_misuses_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 @cache
-def configs() -> tuple[ModelConfig, ...]:
-    """The golden models' and SD 1.4's."""
-    return tuple(ModelConfig.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
+def models() -> tuple[StableDiffusion, ...]:
+    """The golden ones and SD 1.4."""
+    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
 
 
 def recorded_calls() -> Iterator[KernelCall]:
     """One of each kind that the models record, on any device, with all optimizations and none."""
     seen: set[object] = set()
-    variants = itertools.product(DTYPES, ("all", "none"), DEVICES, configs(), (False, True))
-    for dtype, optimizations, device, config, guidance in variants:
-        kernels = Kernels(dtype, optimizations=Optimizations.parse(optimizations), **device)
-        px = config.default_size_px
-        graphs = build_graphs(config, kernels, batch=1, height_px=px, width_px=px, guidance=guidance)
+    variants = itertools.product(DTYPES, ("all", "none"), DEVICES, models(), (False, True))
+    for dtype, optimizations, device, model, guidance in variants:
+        graphs = model.record(
+            Kernels(dtype, device, Optimizations.parse(optimizations)), model.run_size(guidance=guidance)
+        )
         for call in itertools.chain.from_iterable(graph.calls for graph in graphs.values()):
             kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
             if kind not in seen:
