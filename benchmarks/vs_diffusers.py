@@ -37,7 +37,7 @@ from shaderfusion.bench.runs import (
 )
 from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.values import normal
-from shaderfusion.engine import WeightStore
+from shaderfusion.weights.store import WeightStore
 from shaderfusion.gpu.device import open_device
 
 __all__ = ["main"]
@@ -110,7 +110,7 @@ def measure_ours(rows: Rows, folder: Path, dtype: Any, expected: dict[str, np.nd
     name = f"shaderfusion {dtype}"
     subject = open_subject(str(folder), dtype=dtype)
     started = time.perf_counter()
-    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
+    engine = subject.make_engine(WeightStore(subject.device))
     print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
     run_iteration(engine, subject)
     results = {"unet": engine.unet.read("model_output")}

@@ -3,65 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shaderfusion.errors import ModelError
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Graph, Weight, WeightLayout
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE
-from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
+from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs
 from shaderfusion.schedulers import Update
-from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
-from shaderfusion.weights.prepare import load_weights, prepare
+from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.prepare import read_rows
+from shaderfusion.weights.store import WeightStore
 
-__all__ = ["Engine", "WeightStore", "load_all_weights"]
+__all__ = ["Engine", "Sources", "load_all_weights"]
 
-
-class WeightStore:
-    """A model's weights on a device, each in the layout that the last graph asked for it."""
-
-    def __init__(self, device: Device, checkpoints: Mapping[str, TensorSource]) -> None:
-        self._device = device
-        self._checkpoints = checkpoints
-        self._loaded: dict[str, tuple[WeightLayout, Any]] = {}
-
-    def load(self, graph: Graph) -> Buffers:
-        """Buffers of the graph's weights. Those not loaded yet, or in another layout, are read from the files.
-
-        WeightsError, before any is read, where the files lack one of them or a table of the graph.
-        """
-
-        def is_loaded(weight: Weight) -> bool:
-            return self._loaded.get(weight.tensor.name, (None,))[0] == weight.layout
-
-        for table in graph.tables.values():
-            self._checkpoints[graph.name].find(table.path, table.source_shape)
-        missing = [weight for weight in graph.weights.values() if not is_loaded(weight)]
-        buffers = load_weights(self._device, missing, self._checkpoints[graph.name])
-        self._loaded |= {weight.tensor.name: (weight.layout, buffers[weight.tensor]) for weight in missing}
-        return {weight.tensor: self._loaded[weight.tensor.name][1] for weight in graph.weights.values()}
-
-    def read_rows(self, graph: Graph, path: str, rows: np.ndarray) -> np.ndarray:
-        """For the graph's input `path`: those rows of the table, read from its file.
-
-        WeightsError where they hold NaN, or values over the range of the input's dtype.
-        """
-        table = graph.tables[path]
-        return prepare(self._checkpoints[graph.name].read_rows(table.path, table.source_shape, rows), table)
+Sources = Mapping[str, TensorSource]
+"""Where each component's weights come from."""
 
 
-def load_all_weights(device: Device, config: ModelConfig, kernels: Kernels, folder: Path) -> WeightStore:
+def load_all_weights(device: Device, config: ModelConfig, kernels: Kernels, sources: Sources) -> WeightStore:
     """Weights of all components, for images of the model's own size."""
     side_px = config.require_size("width", None)
-    store = WeightStore(device, {name: Checkpoint(folder / name) for name in COMPONENTS})
-    for graph in build_graphs(config, kernels, batch=1, height_px=side_px, width_px=side_px, guidance=True).values():
-        store.load(graph)
+    store = WeightStore(device)
+    graphs = build_graphs(config, kernels, batch=1, height_px=side_px, width_px=side_px, guidance=True)
+    for name, graph in graphs.items():
+        store.load(graph, sources[name])
+        store.release(graph)
     return store
 
 
@@ -74,6 +45,7 @@ class Engine:
         config: ModelConfig,
         kernels: Kernels,
         weights: WeightStore,
+        sources: Sources,
         *,
         batch: int,
         height_px: int,
@@ -82,14 +54,20 @@ class Engine:
     ) -> None:
         graphs = build_graphs(config, kernels, batch=batch, height_px=height_px, width_px=width_px, guidance=guidance)
         external: Buffers = {}
-        for graph in graphs.values():
-            external |= weights.load(graph)
+        for name, graph in graphs.items():
+            external |= weights.load(graph, sources[name])
         self._weights = weights
+        self._sources = sources
         memory: list[Any] = []  # of intermediate tensors: the programs share it, as they never run at the same time
         # The decoder, which needs most, comes first, so that hardly a buffer has to grow.
         self.vae, self.unet, self.text_encoder = (
             Program(device, graphs[name], external, memory) for name in ("vae", "unet", "text_encoder")
         )
+
+    def close(self) -> None:
+        """The programs run no more."""
+        for program in (self.vae, self.unet, self.text_encoder):
+            self._weights.release(program.graph)
 
     def encode(self, token_ids: np.ndarray) -> np.ndarray:
         """Prompt embeddings (B, L, C) of token ids (B, L), one after the other; ModelError for an unknown id."""
@@ -103,7 +81,8 @@ class Engine:
         return np.concatenate([self._encode(row[None]) for row in token_ids])
 
     def _encode(self, token_ids: np.ndarray) -> np.ndarray:
-        tokens = self._weights.read_rows(self.text_encoder.graph, TOKEN_TABLE, token_ids)
+        table = self.text_encoder.graph.tables[TOKEN_TABLE]
+        tokens = read_rows(self._sources["text_encoder"], table, token_ids)
         self.text_encoder.write(TOKEN_TABLE, tokens)
         self.text_encoder.run()
         return self.text_encoder.read("embedding")

@@ -11,15 +11,17 @@ import numpy as np
 from PIL import Image
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import Engine, WeightStore, load_all_weights
+from shaderfusion.engine import Engine, Sources, load_all_weights
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import ModelConfig, find_model
+from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, find_model
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.store import WeightStore
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype", "make_kernels"]
 
@@ -55,6 +57,7 @@ class StableDiffusionPipeline:
         config: ModelConfig,
         scheduler_config: SchedulerConfig,
         weights: WeightStore,
+        sources: Sources,
         scheduler: str | None = None,
     ) -> None:
         self.device = device
@@ -65,6 +68,7 @@ class StableDiffusionPipeline:
         self.scheduler = scheduler
         self._kernels = kernels
         self._weights = weights
+        self._sources = sources
         self._engine_of_size: tuple[tuple[int, int, int, bool], Engine] | None = None
 
     @classmethod
@@ -97,8 +101,9 @@ class StableDiffusionPipeline:
         opened = open_device(device)
         dtype = choose_dtype(opened, dtype)
         kernels = make_kernels(opened, dtype, optimizations)
-        weights = load_all_weights(opened, config, kernels, folder)
-        return cls(opened, kernels, tokenizer, config, scheduler_config, weights, scheduler)
+        sources = {name: Checkpoint(folder / name) for name in COMPONENTS}
+        weights = load_all_weights(opened, config, kernels, sources)
+        return cls(opened, kernels, tokenizer, config, scheduler_config, weights, sources, scheduler)
 
     def __call__(
         self,
@@ -170,12 +175,15 @@ class StableDiffusionPipeline:
         """The programs for a size, built on first use; only the last size is kept, so that memory does not grow."""
         size = (batch, height_px, width_px, guidance)
         if self._engine_of_size is None or self._engine_of_size[0] != size:
+            if self._engine_of_size:
+                self._engine_of_size[1].close()
             self._engine_of_size = None  # frees its memory before the next engine takes its own
             engine = Engine(
                 self.device,
                 self.config,
                 self._kernels,
                 self._weights,
+                self._sources,
                 batch=batch,
                 height_px=height_px,
                 width_px=width_px,

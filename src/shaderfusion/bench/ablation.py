@@ -13,9 +13,9 @@ import numpy as np
 from shaderfusion.bench.measure import DOES_NOT_FIT, measure, relative_error
 from shaderfusion.bench.runs import NUM_STEPS, make_image, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.engine import WeightStore
 from shaderfusion.kernels.select import Optimizations
 from shaderfusion.output import Table, say
+from shaderfusion.weights.store import WeightStore
 
 __all__ = ["ROWS", "measure_rows", "tables"]
 
@@ -31,7 +31,7 @@ ROWS: dict[str, str] = {
 
 def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     """One row each of ROWS; one that does not fit on the device is left out with a sentence on stderr."""
-    weights = WeightStore(subject.device, subject.checkpoints)
+    weights = WeightStore(subject.device)
     baseline: np.ndarray | None = None
     for name, optimizations in ROWS.items():
         try:
@@ -52,8 +52,9 @@ def _measure_row(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The row, and the UNet's output (B, H, W, C)."""
     kernels = subject.kernels(optimizations)
-    for graph in subject.graphs(kernels).values():
-        weights.load(graph)
+    for name, graph in subject.graphs(kernels).items():
+        weights.load(graph, subject.sources[name])
+        weights.release(graph)
     subject.device.pipelines.clear()  # so that every row compiles its own
     started = time.perf_counter()
     engine = subject.make_engine(weights, optimizations)
@@ -65,6 +66,7 @@ def _measure_row(
     run_iteration(engine, subject)
     output = engine.unet.read("model_output").astype(np.float32)
     timed = measure(engine.unet)
+    engine.close()
     unet = engine.unet.graph
     row = {
         **asdict(timed),

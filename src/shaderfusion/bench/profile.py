@@ -9,7 +9,7 @@ import numpy as np
 
 from shaderfusion.bench.runs import make_token_ids, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.engine import WeightStore
+from shaderfusion.weights.store import WeightStore
 from shaderfusion.errors import DeviceError
 from shaderfusion.graph.program import Program
 from shaderfusion.output import Table
@@ -28,7 +28,7 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
             f"device {subject.device.info.name} has no timestamps, which a profile needs; "
             "`shaderfusion bench kernels` times whole programs instead"
         )
-    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
+    engine = subject.make_engine(WeightStore(subject.device))
     run_iteration(engine, subject)
     engine.decode()
     text = subject.config.text_encoder

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shaderfusion.bench.values import normal
-from shaderfusion.engine import Engine, WeightStore
+from shaderfusion.engine import Engine, Sources
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
 from shaderfusion.pipeline import choose_dtype, make_kernels
 from shaderfusion.tensor import DType
-from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
+from shaderfusion.weights.checkpoint import Checkpoint, StoredTensor
+from shaderfusion.weights.store import WeightStore
 
 __all__ = ["SD14", "SD14_FOLDER", "RandomCheckpoint", "Subject", "default_model", "open_subject"]
 
@@ -41,16 +41,19 @@ class RandomCheckpoint:
         """The tensor's name, `path` itself."""
         return path
 
-    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
         """The tensor, f32."""
         if len(shape) > 1:
-            return normal(path, shape) * np.float32(math.prod(shape[1:]) ** -0.5)
-        return np.ones(shape, np.float32) if path.endswith("weight") else normal(path, shape) * np.float32(_BIAS_SCALE)
+            values = normal(path, shape) * np.float32(math.prod(shape[1:]) ** -0.5)
+        else:
+            is_bias = not path.endswith("weight")
+            values = normal(path, shape) * np.float32(_BIAS_SCALE) if is_bias else np.ones(shape, np.float32)
+        return StoredTensor("F32", values.reshape(-1).view(np.uint8))
 
-    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
         """Rows of a table, f32: (*rows.shape, *shape[1:])."""
-        row_of = {row: self.read(f"{path}[{row}]", (1, *shape[1:])) for row in np.unique(rows).tolist()}
-        return np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]).reshape(*rows.shape, *shape[1:])
+        row_of = {row: self.read(f"{path}[{row}]", (1, *shape[1:])).data for row in np.unique(rows).tolist()}
+        return StoredTensor("F32", np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]))
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Subject:
     device: Device
     model: str
     config: ModelConfig
-    checkpoints: Mapping[str, TensorSource]
+    sources: Sources
     dtype: DType
     width_px: int
     height_px: int
@@ -79,7 +82,7 @@ class Subject:
         """The programs."""
         size = {"height_px": self.height_px, "width_px": self.width_px}
         kernels = self.kernels(optimizations)
-        return Engine(self.device, self.config, kernels, weights, batch=self.batch, guidance=True, **size)
+        return Engine(self.device, self.config, kernels, weights, self.sources, batch=self.batch, guidance=True, **size)
 
     @property
     def latents_shape(self) -> tuple[int, int, int, int]:
@@ -114,13 +117,13 @@ def open_subject(
     opened = device if isinstance(device, Device) else open_device(device)
     model = model or default_model(opened)
     folder = SD14_FOLDER if model == SD14 else find_model(model)
-    checkpoints = {name: RandomCheckpoint() if model == SD14 else Checkpoint(folder / name) for name in COMPONENTS}
+    sources = {name: RandomCheckpoint() if model == SD14 else Checkpoint(folder / name) for name in COMPONENTS}
     config = ModelConfig.from_folder(folder)
     return Subject(
         device=opened,
         model=model,
         config=config,
-        checkpoints=checkpoints,
+        sources=sources,
         dtype=choose_dtype(opened, dtype),
         width_px=config.require_size("width", width),
         height_px=config.require_size("height", height),

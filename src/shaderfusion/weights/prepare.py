@@ -1,59 +1,181 @@
-"""Checkpoint tensors to GPU buffers in the kernels' layout and dtype, one at a time, once."""
+"""Weights as a file stores them to GPU buffers in the kernels' layout and dtype, converted and checked there."""
 
-from collections.abc import Iterable
-from typing import Any
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from shaderfusion.errors import WeightsError
-from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, upload
+from shaderfusion.errors import ShapeError, WeightsError
+from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Weight, WeightLayout
-from shaderfusion.graph.program import Buffers
+from shaderfusion.gpu.failures import gpu_errors
+from shaderfusion.graph.graph import Graph, Weight
+from shaderfusion.graph.program import Buffers, Program
+from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.common.prepare_weight import (
+    MAX_PLACES,
+    NOT_FINITE,
+    OVER_F16,
+    Places,
+    StoredDType,
+    prepare_weight,
+)
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
-from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
-__all__ = ["load_weights", "prepare"]
+__all__ = ["load_weights", "read_rows"]
 
-_AXES = {"linear": (1, 0), "conv2d": (2, 3, 1, 0)}
-"""graph.LAYOUT_SHAPES as permutations of the axes, where they are such."""
+_BATCH_BYTES = 16 << 20
+"""Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 
-def load_weights(device: Device, weights: Iterable[Weight], checkpoint: TensorSource) -> Buffers:
+def load_weights(device: Device, weights: Iterable[Weight], source: TensorSource) -> Buffers:
     """Buffers of all weights. All names and shapes are checked before the first is read.
 
-    On the host at most one tensor is held: as stored, as converted and as wgpu's copy of that for the transfer.
+    WeightsError names the first weight with NaN, or with values over the range of its dtype.
     """
     weights = list(weights)
     for weight in weights:
-        checkpoint.find(weight.path, weight.source_shape)
+        source.find(weight.path, weight.source_shape)
     buffers: Buffers = {}
-    for weight in weights:
-        array = prepare(checkpoint.read(weight.path, weight.source_shape), weight)
-        buffer = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
-        upload(device, buffer, weight.tensor, array)
-        device.handle.queue.submit([])  # hands the transfer to the GPU, which frees wgpu's copy
-        buffers[weight.tensor] = buffer
+    if not weights:
+        return buffers
+    try:
+        for weight in weights:
+            buffers[weight.tensor] = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
+        flags = TensorSpec("weights.flags", (len(weights),), "u32", "output")
+        batch = _Batch(device, buffers)
+        for index, weight in enumerate(weights):
+            stored = source.read(weight.path, weight.source_shape)
+            for part in _slices(weight, stored, batch.max_bytes):
+                words = batch.upload(part.data)
+                batch.calls += _prepare_calls(words, weight, part, stored.dtype, flags, index)
+        batch.submit()
+        for weight, found in zip(weights, batch.read(flags).tolist(), strict=True):
+            _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
+    except BaseException:
+        for buffer in buffers.values():
+            buffer.destroy()
+        raise
     return buffers
 
 
-def prepare(array: np.ndarray, weight: Weight) -> np.ndarray:
-    """A checkpoint's tensor in the layout, dtype and padded shape of the kernel; WeightsError for NaN or overflow."""
-    tensor = weight.tensor
-    dtype = NUMPY_DTYPES[tensor.dtype]
-    out = np.zeros(tensor.shape, dtype)
-    with np.errstate(over="ignore"):
-        view = _to_layout(array, weight.layout, dtype)
-        out[..., : view.shape[-1]] = view
-    if not np.isfinite(out).all():
-        if np.isfinite(array.astype(np.float32, copy=False)).all():
-            raise WeightsError(f"{tensor.name}: has values over the range of {tensor.dtype}; use dtype f32")
+def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarray:
+    """Those rows of a table that stays in its file, in the dtype of its tensor: (*rows.shape, C).
+
+    WeightsError where they hold NaN, or values over the range of the dtype.
+    """
+    values = source.read_rows(table.path, table.source_shape, rows).to_f32()
+    is_finite = bool(np.isfinite(values).all())
+    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < 65520).all()))
+    return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
+
+
+def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> None:
+    if not is_finite:
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
-    return out
+    if tensor.dtype == "f16" and not fits_f16:
+        raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-def _to_layout(array: np.ndarray, layout: WeightLayout, dtype: Any) -> np.ndarray:
-    if layout in _AXES:
-        return array.transpose(_AXES[layout])
-    _, _, m = layout.partition("winograd_")
-    return winograd_filters(array, int(m), dtype) if m else array
+class _Slice(NamedTuple):
+    """Some of a weight's places of output channels, and the stored bytes of the channels that go there."""
+
+    in_channels: Places
+    out_channels: Places
+    places: range
+    data: np.ndarray
+
+
+def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
+    """The whole weight in slices of at most so many stored bytes, or of 4 channels where those are more."""
+    shape, tensor = weight.source_shape, weight.tensor
+    if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
+        if tensor.shape[:-1] != shape[:-1]:
+            raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
+        in_channels, out_channels = Places(1, 1), _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+    else:
+        in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
+        out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
+    channel_bytes = stored.data.size // out_channels.channels
+    most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+    for first in range(0, out_channels.places, most):
+        places = range(first, min(first + most, out_channels.places))
+        begin, end = (channel_bytes * out_channels.channels_before(place) for place in (places.start, places.stop))
+        yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
+
+
+def _places(channels: int, places: int, parts: int) -> Places:
+    return Places(channels, places, parts if places > channels else 1)
+
+
+def _prepare_calls(
+    words: TensorSpec, weight: Weight, part: _Slice, stored: StoredDType, flags: TensorSpec, index: int
+) -> Iterator[KernelCall]:
+    """From the words of a slice to those places of the weight."""
+    tensor = weight.tensor
+    _, _, m = weight.layout.partition("winograd_")
+    taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
+    if m:
+        out = TensorSpec(f"{tensor.name}.filters", (9, part.in_channels.places, len(part.places)), tensor.dtype)
+    else:
+        out = tensor.reshape(taps, part.in_channels.places, part.out_channels.places)
+    yield prepare_weight(
+        words,
+        out,
+        flags,
+        stored=stored,
+        in_channels=part.in_channels,
+        out_channels=part.out_channels,
+        out_slice=part.places,
+        weight=index,
+    )
+    if m:
+        filters = out.reshape(3, 3, *out.shape[1:])
+        yield winograd_filters(filters, tensor, m=int(m), out_first_channel=part.places.start)
+
+
+class _Batch:
+    """Stored bytes in one buffer, and the calls that prepare weights from them: submitted when the buffer is full."""
+
+    def __init__(self, device: Device, buffers: Buffers) -> None:
+        self.max_bytes = min(_BATCH_BYTES, device.max_binding_bytes)
+        self.calls: list[KernelCall] = []
+        self._device = device
+        self._words = TensorSpec("weights.words", (self.max_bytes // 4,), "u32", "input")
+        self._external = {**buffers, self._words: allocate(device, self._words.size_bytes, self._words.name)}
+        self._memory: list[Any] = []
+        self._used_bytes = 0
+
+    def upload(self, data: np.ndarray) -> TensorSpec:
+        """The bytes as words on the device, until the next submit but one."""
+        if self._used_bytes + data.size > self.max_bytes:
+            self.submit()
+        begin, whole = self._used_bytes, data.size // 4 * 4
+        pieces = [data[:whole], np.pad(data[whole:], (0, -data.size % 4))]
+        with gpu_errors("uploading weights"):
+            for offset, piece in zip((begin, begin + whole), pieces, strict=True):
+                if piece.size:
+                    self._device.handle.queue.write_buffer(self._external[self._words], offset, piece)
+        self._used_bytes += ceil_div(data.size, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
+        return self._words.rows(begin // 4, max(1, ceil_div(data.size, 4)))
+
+    def submit(self) -> None:
+        """Runs the calls, and waits until those of the submit before are done."""
+        if not self.calls:
+            return
+        graph = Graph("weights", Kernels("f32"))
+        graph.add(*self.calls)
+        Program(self._device, graph, self._external, self._memory).run()
+        self.calls, self._used_bytes = [], 0
+        with gpu_errors("uploading weights"):
+            self._device.handle.queue.read_buffer(self._external[self._words], 0, 4)
+
+    def read(self, tensor: TensorSpec) -> np.ndarray:
+        """Waits for all submits and reads an output of theirs."""
+        return download(self._device, self._external[tensor], tensor)
