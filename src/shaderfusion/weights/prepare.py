@@ -11,7 +11,7 @@ import numpy as np
 from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
-from shaderfusion.gpu.failures import gpu_errors
+from shaderfusion.gpu.staging import Staging
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
@@ -25,12 +25,12 @@ from shaderfusion.kernels.common.prepare_weight import (
 )
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.tensor import TensorSpec
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = ["load_weights", "read_rows"]
 
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 
@@ -141,40 +141,30 @@ def _prepare_calls(
 
 
 class _Batch:
-    """Stored bytes in one buffer, and the calls that prepare weights from them: submitted when the buffer is full."""
+    """Stored bytes on their way to the device, and the calls that prepare weights from them, submitted together."""
 
     def __init__(self, device: Device, buffers: Buffers) -> None:
         self.max_bytes = min(_BATCH_BYTES, device.max_binding_bytes)
         self.calls: list[KernelCall] = []
         self._device = device
+        self._staging = Staging(device, self.max_bytes)
         self._words = TensorSpec("weights.words", (self.max_bytes // 4,), "u32", "input")
         self._external = {**buffers, self._words: allocate(device, self._words.size_bytes, self._words.name)}
         self._memory: list[Any] = []
-        self._used_bytes = 0
 
     def upload(self, data: np.ndarray) -> TensorSpec:
-        """The bytes as words on the device, until the next submit but one."""
-        if self._used_bytes + data.size > self.max_bytes:
+        """The bytes as words on the device, for calls that come before the next upload."""
+        if not self._staging.fits(data.size):
             self.submit()
-        begin, whole = self._used_bytes, data.size // 4 * 4
-        pieces = [data[:whole], np.pad(data[whole:], (0, -data.size % 4))]
-        with gpu_errors("uploading weights"):
-            for offset, piece in zip((begin, begin + whole), pieces, strict=True):
-                if piece.size:
-                    self._device.handle.queue.write_buffer(self._external[self._words], offset, piece)
-        self._used_bytes += ceil_div(data.size, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
-        return self._words.rows(begin // 4, max(1, ceil_div(data.size, 4)))
+        return self._words.rows(self._staging.write(data) // 4, max(1, ceil_div(data.size, 4)))
 
     def submit(self) -> None:
-        """Runs the calls, and waits until those of the submit before are done."""
-        if not self.calls:
-            return
+        """Runs the calls."""
+        self._staging.copy_to(self._external[self._words])
         graph = Graph("weights", Kernels("f32"))
         graph.add(*self.calls)
         Program(self._device, graph, self._external, self._memory).run()
-        self.calls, self._used_bytes = [], 0
-        with gpu_errors("uploading weights"):
-            self._device.handle.queue.read_buffer(self._external[self._words], 0, 4)
+        self.calls = []
 
     def read(self, tensor: TensorSpec) -> np.ndarray:
         """Waits for all submits and reads an output of theirs."""

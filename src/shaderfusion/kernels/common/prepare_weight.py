@@ -89,6 +89,9 @@ def prepare_weight(
     ):
         if needed and value % 4:
             raise ShapeError(f"prepare_weight: {name} (={value}) of {out} must be a multiple of 4")
+    per_word = 4 // STORED_SIZE_BYTES[stored]
+    packed = in_channels.part_channels % per_word == in_channels.part_places % per_word == 0
+    channels = per_word if packed else 1
     params = {
         "in_places": I_places,
         "in_channels": in_channels.channels,
@@ -109,7 +112,13 @@ def prepare_weight(
         entry_point="prepare_weight",
         dtype=out.dtype,
         bindings=(*read(words), *write(out), Binding(flags, "read_write")),
-        constants={"OUT_LANES": _OUT_LANES, "IN_LANES": _IN_LANES, "STORED": stored},
+        constants={
+            "OUT_LANES": _OUT_LANES,
+            "IN_LANES": _IN_LANES,
+            "STORED": stored,
+            "PER_WORD": per_word,
+            "CHANNELS": channels,
+        },
         params=params,
-        workgroups=(ceil_div(len(places), 4 * _OUT_LANES), ceil_div(I_places, _IN_LANES), 1),
+        workgroups=(ceil_div(len(places), 4 * _OUT_LANES), ceil_div(I_places, channels * _IN_LANES), 1),
     )

@@ -10,21 +10,21 @@
 const NOT_FINITE = 1u;
 const OVER_F16 = 2u;
 
-// The bits of a stored element as f32, which holds it exactly.
-fn stored(element: u32) -> u32 {
+// The bits of a value as f32, which holds it exactly, from the word that has it at its bit `shift`.
+fn decode(word: u32, shift: u32) -> u32 {
 #ifdef STORED_F32
-    return words[element];
-#else
-    let bits = (words[element / 2] >> (16 * (element % 2))) & 0xffff;
+    return word;
+#endif
 #ifdef STORED_BF16
-    return bits << 16;
-#else
+    return (word >> shift) << 16;
+#endif
+#ifdef STORED_F16
+    let bits = word >> shift;
     let sign = (bits & 0x8000) << 16;
     let magnitude = bits & 0x7fff;
     if (magnitude < 0x0400) { return sign | bitcast<u32>(f32(magnitude) * 0x1p-24f); } // 0 and subnormal
-    let is_finite = magnitude < 0x7c00;
-    return sign | ((magnitude << 13) + select(224u, 112u, is_finite) << 23); // from exponents of bias 15 to 127
-#endif
+    let bias = select(224u, 112u, magnitude < 0x7c00); // of exponents: 127 - 15, and 255 - 31 of what is not finite
+    return sign | ((magnitude << 13) + (bias << 23));
 #endif
 }
 
@@ -36,25 +36,36 @@ fn flag(bits: u32) -> u32 {
 
 @compute @workgroup_size(OUT_LANES, IN_LANES)
 fn prepare_weight(@builtin(global_invocation_id) id: vec3u) {
-    let place = params.first_place + 4 * id.x; // of O', the first of 4
-    if (place >= params.end_place || id.y >= params.in_places) { return; }
+    let place = params.first_place + 4 * id.x;
+    let in_place = CHANNELS * id.y;
+    if (place >= params.end_place || in_place >= params.in_places) { return; }
     let d_out = place % params.out_part_places;
-    let d_in = id.y % params.in_part_places;
+    let d_in = in_place % params.in_part_places;
     let o = place / params.out_part_places * params.out_part_channels + d_out - params.first_channel;
-    let i = id.y / params.in_part_places * params.in_part_channels + d_in;
-    let end = select(0u, params.out_part_channels, d_in < params.in_part_channels); // zeros from there on
+    let i = in_place / params.in_part_places * params.in_part_channels + d_in;
+    let end = select(0u, params.out_part_channels, d_in < params.in_part_channels); // of d_out, zeros from there on
     let row = params.in_channels * params.taps;
+    var element = vec4u(0, 1, 2, 3) * row + (o * row + i * params.taps);
+    var channel = in_place;
+    var t = 0u;
     var found = 0u;
-    for (var t = 0u; t < params.taps; t++) {
-        var value: vec4f;
+    for (var step = 0u; step < params.taps; step++) {
+        var word: vec4u; // of the 4 output channels
         for (var k = 0u; k < 4; k++) {
-            if (d_out + k < end) {
-                let bits = stored((o + k) * row + i * params.taps + t);
-                found |= flag(bits);
-                value[k] = bitcast<f32>(bits);
+            if (d_out + k < end) { word[k] = words[element[k] / PER_WORD]; }
+        }
+        for (var n = 0u; n < CHANNELS; n++) {
+            var value: vec4u;
+            for (var k = 0u; k < 4; k++) { value[k] = decode(word[k], (32 / PER_WORD) * (element[k] % PER_WORD)); }
+            found |= flag(value.x) | flag(value.y) | flag(value.z) | flag(value.w);
+            out[(t * params.in_places + channel) * params.out_row + params.out_first / 4 + id.x] = vec4<Elem>(bitcast<vec4f>(value));
+            element += 1;
+            t++;
+            if (t == params.taps) {
+                t = 0;
+                channel++;
             }
         }
-        out[(t * params.in_places + id.y) * params.out_row + params.out_first / 4 + id.x] = vec4<Elem>(value);
     }
     if (found != 0) { atomicOr(&flags[params.weight], found); }
 }
