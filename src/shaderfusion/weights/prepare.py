@@ -98,7 +98,10 @@ def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_S
     if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
         if tensor.shape[:-1] != shape[:-1]:
             raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-        in_channels, out_channels = Places(1, 1), _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+        in_channels, out_channels = (
+            Places(1, 1),
+            _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts),
+        )
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
         out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)

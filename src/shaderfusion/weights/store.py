@@ -88,6 +88,4 @@ class WeightStore:
 
 def _form(weight: Weight) -> _Form:
     tensor = weight.tensor
-    return _Form(
-        weight.source_shape, weight.layout, tensor.shape, tensor.dtype, weight.out_parts, weight.in_parts
-    )
+    return _Form(weight.source_shape, weight.layout, tensor.shape, tensor.dtype, weight.out_parts, weight.in_parts)

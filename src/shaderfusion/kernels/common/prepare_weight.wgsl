@@ -1,9 +1,10 @@
 // A weight as its file stores it to the kernels' layout and dtype: out[t, I(i), O(o)] = source[o, i, t], zeros elsewhere,
 // where channel d of part p, of size D, goes to place p D' + d (heads padded from D to D' channels; else one part).
-// An invocation takes 4 neighbouring places of output channels, one of input channels, and all taps t. It looks for NaN
-// and overflow by bits, as shaders may assume that there is no NaN. Reads and writes each element once.
+// An invocation takes 4 neighbouring places of output channels, CHANNELS of input channels, which begin with a word where
+// those are more than one, and all taps t. NaN and overflow are found by bits, as shaders may assume that there is no NaN.
+// Reads each word and writes each element once.
 
-@group(0) @binding(1) var<storage, read> words: array<u32>;               // rows (I, T) of O, from first_channel on
+@group(0) @binding(1) var<storage, read> words: array<u32>;               // (O, I, T) from first_channel on
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<Elem>>;    // (T, I', ceil(O' / 4))
 @group(0) @binding(3) var<storage, read_write> flags: array<atomic<u32>>; // one for each weight
 
@@ -45,20 +46,24 @@ fn prepare_weight(@builtin(global_invocation_id) id: vec3u) {
     let i = in_place / params.in_part_places * params.in_part_channels + d_in;
     let end = select(0u, params.out_part_channels, d_in < params.in_part_channels); // of d_out, zeros from there on
     let row = params.in_channels * params.taps;
-    var element = vec4u(0, 1, 2, 3) * row + (o * row + i * params.taps);
-    var channel = in_place;
+    let column = params.out_first / 4 + id.x;
+    var element = vec4u(0, 1, 2, 3) * row + (o * row + i * params.taps); // of the 4 output channels
+    var channel = in_place; // and tap, where it goes
     var t = 0u;
     var found = 0u;
-    for (var step = 0u; step < params.taps; step++) {
-        var word: vec4u; // of the 4 output channels
+    for (var n = 0u; n < params.taps; n++) {
+        var word: vec4u;
         for (var k = 0u; k < 4; k++) {
             if (d_out + k < end) { word[k] = words[element[k] / PER_WORD]; }
         }
-        for (var n = 0u; n < CHANNELS; n++) {
+        for (var c = 0u; c < CHANNELS; c++) {
+            let shift = (32 / PER_WORD) * (element % PER_WORD);
             var value: vec4u;
-            for (var k = 0u; k < 4; k++) { value[k] = decode(word[k], (32 / PER_WORD) * (element[k] % PER_WORD)); }
-            found |= flag(value.x) | flag(value.y) | flag(value.z) | flag(value.w);
-            out[(t * params.in_places + channel) * params.out_row + params.out_first / 4 + id.x] = vec4<Elem>(bitcast<vec4f>(value));
+            for (var k = 0u; k < 4; k++) {
+                value[k] = decode(word[k], shift[k]);
+                found |= flag(value[k]);
+            }
+            out[(t * params.in_places + channel) * params.out_row + column] = vec4<Elem>(bitcast<vec4f>(value));
             element += 1;
             t++;
             if (t == params.taps) {
