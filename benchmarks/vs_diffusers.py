@@ -37,8 +37,8 @@ from shaderfusion.bench.runs import (
 )
 from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.values import normal
-from shaderfusion.weights.store import WeightStore
 from shaderfusion.gpu.device import open_device
+from shaderfusion.weights.store import WeightStore
 
 __all__ = ["main"]
 

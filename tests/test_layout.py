@@ -29,6 +29,7 @@ ORDER = [
     "gpu",
     "graph.program",
     "weights.prepare",
+    "weights.store",
     "engine",
     "pipeline",
     "bench",
@@ -36,7 +37,7 @@ ORDER = [
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
-GPU_USERS = ["gpu", "graph.program", "weights.prepare", "engine", "pipeline", "bench", "cli"]
+GPU_USERS = ["gpu", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench", "cli"]
 WGPU_USERS = ["gpu", "graph.program"]
 
 

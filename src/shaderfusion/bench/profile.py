@@ -9,10 +9,10 @@ import numpy as np
 
 from shaderfusion.bench.runs import make_token_ids, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.weights.store import WeightStore
 from shaderfusion.errors import DeviceError
 from shaderfusion.graph.program import Program
 from shaderfusion.output import Table
+from shaderfusion.weights.store import WeightStore
 
 __all__ = ["measure_rows", "tables"]
 

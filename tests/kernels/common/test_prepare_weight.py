@@ -1,6 +1,7 @@
 """Stored bytes to the kernels' layout and dtype: bit for bit, padded by parts, in slices, and what it finds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ def test_slices(any_device: Device, stored: StoredDType) -> None:
     source = np.random.default_rng(0).standard_normal((15, 6, 9))
     out, flags = tensor_out("out", 9, 8, 48), TensorSpec("flags", (1,), "u32", "output")
     calls, inputs = [], {}
-    for places in (range(0, 4), range(4, 12), range(12, 16), range(16, 48)):
+    for places in (range(4), range(4, 12), range(12, 16), range(16, 48)):
         first, end = map(out_channels.channels_before, (places.start, places.stop))
         words = to_words(to_bytes(source[first:end], stored.lower()) or b"\xff" * 4)
         tensor = words_in(f"words of {places}", words)
@@ -200,12 +201,9 @@ def test_shape_errors() -> None:
     words, out = TensorSpec("words", (54,), "u32", "input"), tensor_out("out", 9, 4, 8)
     flags = TensorSpec("flags", (3,), "u32", "output")
 
-    def call(
-        words: TensorSpec = words, out: TensorSpec = out, o: Places = Places(3, 8), weight: int = 2, **options: range
-    ) -> KernelCall:
-        return prepare_weight(
-            words, out, flags, stored="F16", in_channels=Places(4, 4), out_channels=o, weight=weight, **options
-        )
+    def call(words: TensorSpec = words, out: TensorSpec = out, weight: int = 2, **options: Any) -> KernelCall:
+        places = {"in_channels": Places(4, 4), "out_channels": Places(3, 8), **options}
+        return prepare_weight(words, out, flags, stored="F16", weight=weight, **places)
 
     call()
     with pytest.raises(ShapeError, match=r"words\[53\]:u32 must be the u32 words of 108 values of F16"):
@@ -219,9 +217,9 @@ def test_shape_errors() -> None:
     with pytest.raises(ShapeError, match=r"weight \(=3\) must be one of the flags"):
         call(weight=3)
     with pytest.raises(ShapeError, match=r"places of output channels \(=3\) of .* must be a multiple of 4"):
-        call(out=tensor_out("out", 9, 4, 3), o=Places(3, 3))
+        call(out=tensor_out("out", 9, 4, 3), out_channels=Places(3, 3))
     with pytest.raises(ShapeError, match=r"places of a part \(=2\) of"):
-        call(o=Places(4, 8, 4), words=TensorSpec("words", (72,), "u32", "input"))
+        call(out_channels=Places(4, 8, 4), words=TensorSpec("words", (72,), "u32", "input"))
     with pytest.raises(ShapeError, match=r"first place \(=2\) of"):
         call(out_slice=range(2, 8))
     with pytest.raises(ShapeError, match=r"places of a slice \(=6\) of"):
