@@ -85,7 +85,7 @@ def test_a_released_form_is_replaced(store: WeightStore, source: ArraySource, mo
     (buffer,) = store.load(first, source).values()
     store.load(again, source)
     destroyed = []
-    monkeypatch.setattr(type(buffer), "destroy", destroyed.append)
+    monkeypatch.setattr(type(buffer), "destroy", lambda self: destroyed.append(self))
     store.release(first)
     store.load(conv_graph("winograd_2"), source)
     assert buffer not in destroyed  # the other graph still has it
@@ -125,7 +125,7 @@ def test_close(store: WeightStore, source: ArraySource, monkeypatch: pytest.Monk
     graph = conv_graph()
     buffers = [*store.load(graph, source).values(), *store.load(conv_graph("winograd_4"), source).values()]
     destroyed = []
-    monkeypatch.setattr(type(buffers[0]), "destroy", destroyed.append)
+    monkeypatch.setattr(type(buffers[0]), "destroy", lambda self: destroyed.append(self))
     store.close()
     assert destroyed == buffers
     with pytest.raises(InputError, match=r"unet: these weights are closed; load the model again"):

@@ -35,8 +35,7 @@ class Staging:
         """Writes bytes that fit. Returns where they begin, at a multiple of 256."""
         begin = self._used_bytes
         with gpu_errors("writing to the device"):
-            if data.size:
-                self._written.write_mapped(data, begin)
+            self._written.write_mapped(data, begin)
         self._used_bytes += -(-data.nbytes // VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
         return begin
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from shaderfusion.kernels.common.prepare_weight import (
 )
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import TensorSpec
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = ["load_weights", "read_rows"]
@@ -49,12 +50,13 @@ def load_weights(device: Device, weights: Iterable[Weight], source: TensorSource
         for weight in weights:
             buffers[weight.tensor] = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
         flags = TensorSpec("weights.flags", (len(weights),), "u32", "output")
-        batch = _Batch(device, buffers)
+        batch = _Batch(device, buffers, _batch_bytes(weights))
         for index, weight in enumerate(weights):
             stored = source.read(weight.path, weight.source_shape)
             for part in _slices(weight, stored, batch.max_bytes):
                 words = batch.upload(part.data)
-                batch.calls += _prepare_calls(words, weight, part, stored.dtype, flags, index)
+                calls = _prepare_calls(words, weight, part, stored.dtype, flags, index)
+                batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
         batch.submit()
         for weight, found in zip(weights, batch.read(flags).tolist(), strict=True):
             _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
@@ -83,6 +85,17 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> 
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
+def _batch_bytes(weights: list[Weight]) -> int:
+    """For all weights if they are few, for 4 output channels if those are large, and as many f32 at most."""
+
+    def aligned(values: int) -> int:
+        return ceil_div(4 * values, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
+
+    shapes = [weight.source_shape for weight in weights]
+    smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
+    return max(smallest, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
+
+
 class _Slice(NamedTuple):
     """Some of a weight's places of output channels, and the stored bytes of the channels that go there."""
 
@@ -98,10 +111,8 @@ def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_S
     if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
         if tensor.shape[:-1] != shape[:-1]:
             raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-        in_channels, out_channels = (
-            Places(1, 1),
-            _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts),
-        )
+        in_channels = Places(1, 1)
+        out_channels = _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
         out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
@@ -110,7 +121,8 @@ def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_S
     for first in range(0, out_channels.places, most):
         places = range(first, min(first + most, out_channels.places))
         begin, end = (channel_bytes * out_channels.channels_before(place) for place in (places.start, places.stop))
-        yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
+        if begin < end:  # else they stay zeros, as new buffers are
+            yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
 
 
 def _places(channels: int, places: int, parts: int) -> Places:
@@ -146,12 +158,12 @@ def _prepare_calls(
 class _Batch:
     """Stored bytes on their way to the device, and the calls that prepare weights from them, submitted together."""
 
-    def __init__(self, device: Device, buffers: Buffers) -> None:
-        self.max_bytes = min(_BATCH_BYTES, device.max_binding_bytes)
+    def __init__(self, device: Device, buffers: Buffers, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.calls: list[KernelCall] = []
         self._device = device
-        self._staging = Staging(device, self.max_bytes)
-        self._words = TensorSpec("weights.words", (self.max_bytes // 4,), "u32", "input")
+        self._staging = Staging(device, max_bytes)
+        self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "input")
         self._external = {**buffers, self._words: allocate(device, self._words.size_bytes, self._words.name)}
         self._memory: list[Any] = []
 
@@ -159,13 +171,13 @@ class _Batch:
         """The bytes as words on the device, for calls that come before the next upload."""
         if not self._staging.fits(data.size):
             self.submit()
-        return self._words.rows(self._staging.write(data) // 4, max(1, ceil_div(data.size, 4)))
+        return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
 
     def submit(self) -> None:
         """Runs the calls."""
         self._staging.copy_to(self._external[self._words])
         graph = Graph("weights", Kernels("f32"))
-        graph.add(*self.calls)
+        graph.calls = self.calls
         Program(self._device, graph, self._external, self._memory).run()
         self.calls = []
 
