@@ -1,13 +1,15 @@
 """What is measured: sd14 without files, and random weights that keep activations in range."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from golden.models import model_folder
 
 from shaderfusion.bench.subject import RandomCheckpoint, default_model, open_subject
-from shaderfusion.engine import WeightStore
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.gpu.device import Device
+from shaderfusion.weights.store import WeightStore
 
 
 def test_sd14_is_the_published_model(device: Device) -> None:
@@ -19,21 +21,26 @@ def test_sd14_is_the_published_model(device: Device) -> None:
     assert {name: graph.num_parameters for name, graph in graphs.items()} == parameters
 
 
+def values(path: str, *shape: int) -> np.ndarray:
+    """A random tensor."""
+    stored = RandomCheckpoint().read(path, shape)
+    assert stored.dtype == "F32"
+    return stored.to_f32().reshape(shape)
+
+
 def test_random_weights_have_unit_gain() -> None:
-    checkpoint = RandomCheckpoint()
-    filters = checkpoint.read("conv1.weight", (64, 32, 3, 3))
-    assert (filters.shape, filters.dtype) == ((64, 32, 3, 3), np.float32)
+    filters = values("conv1.weight", 64, 32, 3, 3)
     assert filters.std() == pytest.approx((32 * 9) ** -0.5, rel=0.02)
-    assert checkpoint.read("to_q.weight", (320, 768)).std() == pytest.approx(768**-0.5, rel=0.02)
-    assert set(checkpoint.read("norm1.weight", (320,))) == {1}
-    assert 0 < np.abs(checkpoint.read("norm1.bias", (320,))).max() < 0.2
-    assert not np.array_equal(filters, checkpoint.read("conv2.weight", (64, 32, 3, 3)))
-    assert checkpoint.find("conv1.weight", (64, 32, 3, 3)) == "conv1.weight"
+    assert values("to_q.weight", 320, 768).std() == pytest.approx(768**-0.5, rel=0.02)
+    assert set(values("norm1.weight", 320)) == {1}
+    assert 0 < np.abs(values("norm1.bias", 320)).max() < 0.2
+    assert not np.array_equal(filters, values("conv2.weight", 64, 32, 3, 3))
+    assert RandomCheckpoint().find("conv1.weight", (64, 32, 3, 3)) == "conv1.weight"
 
 
 def test_random_tables_have_a_row_for_each_id() -> None:
-    rows = RandomCheckpoint().read_rows("token_embedding.weight", (49408, 768), np.array([[5, 49407], [5, 0]]))
-    assert rows.shape == (2, 2, 768)
+    stored = RandomCheckpoint().read_rows("token_embedding.weight", (49408, 768), np.array([[5, 49407], [5, 0]]))
+    rows = stored.to_f32().reshape(2, 2, 768)
     np.testing.assert_array_equal(rows[0, 0], rows[1, 0])
     assert not np.array_equal(rows[0, 0], rows[0, 1])
 
@@ -42,7 +49,8 @@ def test_random_weights_run_in_f16(device: Device) -> None:
     """A small image of the whole of a model's layers stays finite, in f16 where the device has it."""
     dtype = "f16" if device.info.has_f16 else "f32"
     subject = open_subject(str(model_folder("sd1")), device=device, dtype=dtype, width=32, height=32)
-    engine = subject.make_engine(WeightStore(device, {name: RandomCheckpoint() for name in subject.checkpoints}))
+    subject = replace(subject, sources={name: RandomCheckpoint() for name in subject.sources})
+    engine = subject.make_engine(WeightStore(device))
     token_ids = np.zeros((2, subject.config.text_encoder.max_position_embeddings), np.int64)
     embeddings = engine.encode(token_ids)
     assert np.isfinite(embeddings).all()

@@ -12,10 +12,11 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.engine import load_all_weights
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.stable_diffusion import ModelConfig, find_model
+from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, find_model
 from shaderfusion.pipeline import StableDiffusionPipeline, make_kernels
 from shaderfusion.tensor import DType
 from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.weights.checkpoint import Checkpoint
 
 FOLDER = Path(__file__).parent
 TINY = ("sd1", "sd2", "odd")
@@ -104,6 +105,7 @@ def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None
     config = ModelConfig.from_folder(folder)
     scheduler_config = SchedulerConfig.from_json(folder / "scheduler")
     kernels = kernels or make_kernels(device, dtype)
-    weights = load_all_weights(device, config, kernels, folder)
+    sources = {component: Checkpoint(folder / component) for component in COMPONENTS}
+    weights = load_all_weights(device, config, kernels, sources)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    return StableDiffusionPipeline(device, kernels, tokenizer, config, scheduler_config, weights)
+    return StableDiffusionPipeline(device, kernels, tokenizer, config, scheduler_config, weights, sources)
