@@ -15,7 +15,6 @@ from shaderfusion.bench.measure import environment, measure, program_of, relativ
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.pipeline import make_kernels
 
 __all__ = ["Case", "main"]
 
@@ -40,7 +39,7 @@ def main(cases: Callable[[Kernels], Iterable[Case]], description: str | None) ->
     device = open_device(args.device)
     where = environment(device)
     rows = []
-    for case in cases(make_kernels(device, device.info.default_dtype)):
+    for case in cases(Kernels(device.info.default_dtype, device.capabilities)):
         program, arrays = program_of(device, case.calls)
         program.run()
         error = relative_error(program.read("out")[case.where], case.expect(arrays))

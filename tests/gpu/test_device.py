@@ -6,10 +6,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import wgpu
 
 from shaderfusion.errors import InputError
 from shaderfusion.gpu import device as device_module
 from shaderfusion.gpu.device import DeviceInfo, list_devices, open_device
+from shaderfusion.gpu.failures import gpu_errors
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 
 
 def test_indices_count_from_zero() -> None:
@@ -79,3 +82,21 @@ def test_default_dtype(kind: str, has_f16: bool, dtype: str) -> None:
     assert info.default_dtype == dtype
     assert info.as_dict()["default_dtype"] == dtype
     assert info.as_dict()["name"] == "name"
+
+
+def test_capabilities_are_at_least_those_of_webgpu() -> None:
+    capabilities = vars(open_device().capabilities)
+    for name, value in vars(WEBGPU_DEFAULTS).items():
+        if name.startswith("max_"):
+            assert capabilities[name] >= value, name
+
+
+def test_default_limits() -> None:
+    device = open_device(default_limits=True)
+    granted = vars(device.capabilities)
+    assert {name: granted[name] for name in granted if name.startswith("max_")} == {
+        name: value for name, value in vars(WEBGPU_DEFAULTS).items() if name.startswith("max_")
+    }
+    usage = wgpu.BufferUsage.STORAGE
+    with gpu_errors("a buffer"), pytest.raises(wgpu.GPUValidationError):
+        device.handle.create_buffer(size=(1 << 28) + 4, usage=usage)

@@ -10,10 +10,12 @@ from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
 from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
 
-GPU, LANES = Kernels("f16"), Kernels("f32", lanes=True)
+GPU = Kernels("f16")
+LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True))
 
 
 def linear(kernels: Kernels, num_rows: int) -> tuple[KernelCall, ...]:

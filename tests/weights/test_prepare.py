@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights import prepare as prepare_module
 from shaderfusion.weights.checkpoint import Checkpoint
-from shaderfusion.weights.prepare import load_weights, read_rows
+from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 NAME = "diffusion_pytorch_model.safetensors"
 
@@ -27,12 +28,12 @@ def prepare(
     array: np.ndarray,
     layout: WeightLayout = "as_is",
     dtype: DType = "f32",
-    **padding: int,
+    **padding: Any,
 ) -> np.ndarray:
     """What the device holds of a weight named "w" of the graph "unet"."""
     g = Graph("unet", Kernels(dtype))
     tensor = g.weight("w", *array.shape, layout=layout, **padding)
-    return download(device, load_weights(device, g.weights.values(), ArraySource({"w": array}))[tensor], tensor)
+    return download(device, WeightLoader(device).load(g.weights.values(), ArraySource({"w": array}))[tensor], tensor)
 
 
 def random(*shape: int) -> np.ndarray:
@@ -112,7 +113,7 @@ def test_over_the_range_of_f16(device: Device, value: float) -> None:
     assert prepare(device, array)[1] == np.float32(value)
 
 
-# ---- load_weights
+# ---- WeightLoader
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_load_weights(
 ) -> None:
     # Behind a tensor of 3 values, so that none begins at a whole word of the file.
     write_safetensors(tmp_path / NAME, {"of another component": np.ones(3), **tensors}, stored)
-    buffers = load_weights(device, graph.weights.values(), Checkpoint(tmp_path))
+    buffers = WeightLoader(device).load(graph.weights.values(), Checkpoint(tmp_path))
     expected = {
         "conv.weight": np.pad(tensors["conv.weight"].transpose(2, 3, 1, 0), [(0, 0)] * 3 + [(0, 1)]),
         "conv.bias": np.pad(tensors["conv.bias"], (0, 1)),
@@ -154,11 +155,11 @@ def test_load_weights(
 def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights larger than a batch go in slices; the fewest are 4 channels."""
     array = random(*{"linear": (12, 15), "as_is": (700,)}.get(layout, (12, 3, 3, 3)))
-    padding = {} if layout == "as_is" else {"padded_to": 16, "out_parts": 2}
+    padding: dict[str, Any] = {} if layout == "as_is" else {"padded_to": 16, "out_parts": 2}
     expected = prepare(device, array, layout, **padding)
     batches = []
-    run = prepare_module.Program.run
-    monkeypatch.setattr(prepare_module.Program, "run", lambda self: (batches.append(self), run(self)))
+    submit = prepare_module.Program.submit
+    monkeypatch.setattr(prepare_module.Program, "submit", lambda self: (batches.append(self), submit(self)))
     monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
     np.testing.assert_array_equal(prepare(device, array, layout, **padding), expected)
     assert len(batches) > 1 or array.nbytes <= batch_bytes
@@ -170,7 +171,7 @@ def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = {f"w{k}": np.full((4, 100 + k), k, np.float32) for k in range(40)}
     g = Graph("unet", Kernels("f32"))
     specs = [g.weight(name, *array.shape, layout="linear") for name, array in arrays.items()]
-    buffers = load_weights(device, g.weights.values(), ArraySource(arrays))
+    buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
     for k, spec in enumerate(specs):
         assert (download(device, buffers[spec], spec) == k).all()
 
@@ -198,7 +199,7 @@ def test_everything_is_checked_before_the_first_is_read(
     allocated: list[str] = []
     monkeypatch.setattr(prepare_module, "allocate", lambda *_: allocated.append("memory"))
     with pytest.raises(WeightsError, match=r"no proj.weight of shape \(8, 4\)"):
-        load_weights(device, graph.weights.values(), source)
+        WeightLoader(device).load(graph.weights.values(), source)
     assert (source.read_paths, allocated) == ([], [])
 
 
@@ -206,7 +207,7 @@ def test_the_first_bad_weight_is_named(device: Device, graph: Graph, tensors: di
     for name in ("proj.weight", "conv.bias"):
         tensors[name] = np.full(tensors[name].shape, np.nan)
     with pytest.raises(WeightsError, match=r"^unet.conv.bias: has NaN or infinite values"):
-        load_weights(device, graph.weights.values(), ArraySource(tensors))
+        WeightLoader(device).load(graph.weights.values(), ArraySource(tensors))
 
 
 # ---- read_rows

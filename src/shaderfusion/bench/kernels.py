@@ -68,7 +68,7 @@ def _measure_ceilings(subject: Subject) -> Iterator[dict[str, Any]]:
     a, b, out = (TensorSpec(name, (m, size), dtype) for name, m in (("a", rows), ("b", size), ("out", rows)))
     (product,) = subject.kernels().matmul(a, b, out, Epilogue())
 
-    most_bytes = min(_COPY_BYTES, subject.device.max_binding_bytes)
+    most_bytes = min(_COPY_BYTES, subject.device.capabilities.max_binding_bytes)
     pixels = int(most_bytes // (2 * _COPY_CHANNELS * dtype_size_bytes(dtype)))
     left, right = (TensorSpec(name, (pixels, _COPY_CHANNELS), dtype) for name in ("left", "right"))
     copy = concat_channels(left, right, TensorSpec("both", (pixels, 2 * _COPY_CHANNELS), dtype))

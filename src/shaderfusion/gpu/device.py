@@ -12,6 +12,8 @@ import wgpu
 from shaderfusion.errors import DeviceError, InputError
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
+from shaderfusion.gpu.turn import Turn
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.tensor import DType
 
 if TYPE_CHECKING:
@@ -26,14 +28,15 @@ INSTALL_HINT = (
 )
 
 _OPTIONAL_FEATURES = ("shader-f16", "shader-int64", "subgroup", "timestamp-query")
-_LIMITS = (
-    "max-buffer-size",
-    "max-storage-buffer-binding-size",
-    "max-storage-buffers-per-shader-stage",
-    "max-compute-workgroup-storage-size",
-    "max-compute-invocations-per-workgroup",
-    "max-compute-workgroup-size-x",
-)
+_LIMITS = {
+    "max_binding_bytes": "max-storage-buffer-binding-size",
+    "max_buffer_bytes": "max-buffer-size",
+    "max_workgroup_bytes": "max-compute-workgroup-storage-size",
+    "max_invocations": "max-compute-invocations-per-workgroup",
+    "max_workgroup_size_x": "max-compute-workgroup-size-x",
+    "max_storage_buffers": "max-storage-buffers-per-shader-stage",
+}
+"""WebGPU's names of the limits in Capabilities."""
 
 
 @dataclass(frozen=True)
@@ -61,32 +64,47 @@ class DeviceInfo:
 
 
 class Device:
-    """An opened adapter: its handle, its limits and its pipeline cache.
+    """An opened adapter: its handle, its capabilities, its pipeline cache, and whose turn it is to use it.
 
     `trusted` runs the kernels without the bounds and loop checks that the WebGPU implementation would add
-    (docs/architecture.md, "Trusted modules"); it is ignored where the implementation cannot do that.
+    (docs/architecture.md, "Trusted modules"); it is ignored where the implementation cannot do that. With
+    `default_limits` the device grants no more than every WebGPU device does, whatever the adapter could.
     """
 
-    def __init__(self, adapter: GPUAdapter, info: DeviceInfo, *, trusted: bool = True) -> None:
+    def __init__(
+        self, adapter: GPUAdapter, info: DeviceInfo, *, trusted: bool = True, default_limits: bool = False
+    ) -> None:
         self.info = info
         features: list[Any] = [feature for feature in _OPTIONAL_FEATURES if feature in adapter.features]
-        limits: dict[str, Any] = {name: adapter.limits[name] for name in _LIMITS if name in adapter.limits}
+        granted = asdict(WEBGPU_DEFAULTS) if default_limits else {}
+        limits: dict[str, Any] = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
         try:
             with gpu_errors(f"opening {info.name}"):
                 self.handle = adapter.request_device_sync(required_features=features, required_limits=limits)
         except RuntimeError as error:
             raise DeviceError(f"device {info.index} ({info.name}) could not be opened: {error}") from error
-        self.limits: dict[str, Any] = dict(self.handle.limits)
+        self.capabilities = Capabilities(
+            **{field: self.handle.limits[name] for field, name in _LIMITS.items()},
+            subgroup_sizes=_subgroup_sizes(adapter),
+            has_f16=self.has("shader-f16"),
+            has_int64=self.has("shader-int64"),
+            has_subgroups=self.has("subgroup"),
+            timestamp_period_ns=_timestamp_period_ns(self.handle) if self.has("timestamp-query") else None,
+            is_cpu=info.kind == "CPU",
+        )
         self.pipelines = PipelineCache(self.handle, trusted=trusted)
-
-    @property
-    def max_binding_bytes(self) -> int:
-        """Largest tensor that has a buffer which a shader can bind."""
-        return min(self.limits["max-storage-buffer-binding-size"], self.limits["max-buffer-size"])
+        self.turn = Turn()
+        # Reading it waits for what was submitted before: wgpu 0.32's own on_submitted_work_done raises a TypeError.
+        self._fence = self.handle.create_buffer(size=4, usage=wgpu.BufferUsage.COPY_SRC)
 
     def has(self, feature: str) -> bool:
         """Whether the opened device has an optional feature, by WebGPU's or wgpu's name."""
         return feature in self.handle.features
+
+    def wait(self) -> None:
+        """Until the GPU has done all that was submitted."""
+        with gpu_errors(f"waiting for {self.info.name}"):
+            self.handle.queue.read_buffer(self._fence)
 
     def __repr__(self) -> str:
         return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"
@@ -120,15 +138,39 @@ def _describe(index: int, adapter: GPUAdapter) -> DeviceInfo:
     )
 
 
+def _subgroup_sizes(adapter: GPUAdapter) -> tuple[int, int] | None:
+    """The adapter's least and largest subgroup; None where the driver does not say."""
+    # wgpu 0.32 spells WebGPU's subgroup_min_size "stackgroup_min_size".
+    info: dict[str, Any] = dict(adapter.info)
+    least, largest = (info.get(f"subgroup_{end}_size", info.get(f"stackgroup_{end}_size", 0)) for end in ("min", "max"))
+    return (least, largest) if least > 0 else None
+
+
+def _timestamp_period_ns(handle: Any) -> float:
+    """Nanoseconds of a timestamp's tick: wgpu-native gives the device's own ticks, WebGPU elsewhere nanoseconds.
+
+    wgpu.h: float wgpuQueueGetTimestampPeriod(queue), which the wgpu package declares but does not wrap.
+    """
+    try:
+        from wgpu.backends.wgpu_native import _api
+    except ImportError:
+        return 1.0
+    native: Any = _api  # its attributes are made at run time
+    if not hasattr(native.lib, "wgpuQueueGetTimestampPeriod"):
+        return 1.0
+    return float(native.libf.wgpuQueueGetTimestampPeriod(handle.queue._internal))
+
+
 def list_devices() -> list[DeviceInfo]:
     """The adapters of this machine, in the order of their index; empty where there is none."""
     return [info for info, _ in _adapters()]
 
 
-def open_device(selector: int | str | None = None, *, trusted: bool = True) -> Device:
+def open_device(selector: int | str | None = None, *, trusted: bool = True, default_limits: bool = False) -> Device:
     """Opens the adapter with that index, or the first whose name contains that text; the first of all by default.
 
-    Raises DeviceError where there is no adapter and InputError where none matches.
+    `trusted` and `default_limits` are those of Device. Raises DeviceError where there is no adapter and InputError
+    where none matches.
     """
     adapters = _adapters()
     if not adapters:
@@ -136,6 +178,6 @@ def open_device(selector: int | str | None = None, *, trusted: bool = True) -> D
     text = "0" if selector is None else str(selector).strip()
     for info, adapter in adapters:
         if text == str(info.index) or (not text.isdigit() and text and text.lower() in info.name.lower()):
-            return Device(adapter, info, trusted=trusted)
+            return Device(adapter, info, trusted=trusted, default_limits=default_limits)
     known = "; ".join(f"{info.index}: {info.name}" for info, _ in adapters)
     raise InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")

@@ -51,3 +51,10 @@ class Staging:
             self._mapping = self._written.map_async("WRITE")
         self._written, self._copied = self._copied, self._written
         self._used_bytes = 0
+
+    def close(self) -> None:
+        """Frees both buffers, when the last copy is done."""
+        if self._mapping:
+            self._mapping.sync_wait()
+        for buffer in (self._written, self._copied):
+            buffer.destroy()

@@ -9,6 +9,7 @@ from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
 from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_unfused
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, attention_scores, attention_values, matmul
@@ -72,14 +73,7 @@ class Kernels:
     """The operations of the models, as calls for one kind of device."""
 
     dtype: DType
-    lanes: bool = False
-    """For software Vulkan with subgroups: products by fragments/lane_matmul."""
-    int64: bool = False
-    """Shaders have 64-bit integers."""
-    max_binding_bytes: int = 1 << 27
-    """Largest tensor that a shader can bind; the default is WebGPU's minimum."""
-    max_invocations: int = 256
-    """Largest workgroup; the default is WebGPU's minimum."""
+    capabilities: Capabilities = WEBGPU_DEFAULTS
     optimizations: Optimizations = Optimizations()
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
@@ -136,7 +130,7 @@ class Kernels:
         if m is None:
             return "conv2d"
         filters_bytes = (m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
-        loaded = filters_bytes <= (self.max_binding_bytes if self.lanes else _MAX_LOADED_FILTERS_BYTES)
+        loaded = filters_bytes <= (self.capabilities.max_binding_bytes if self._lanes else _MAX_LOADED_FILTERS_BYTES)
         return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
 
     def _winograd_m(self, x: TensorSpec, out: TensorSpec, stride: int) -> int | None:
@@ -151,7 +145,7 @@ class Kernels:
         tiles = _num_tiles(out, 4)
         if tiles < 32:
             return None
-        return _WINOGRAD_M if tiles >= 128 or self.lanes else _FEW_TILES_WINOGRAD_M
+        return _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
 
     def group_norm(
         self,
@@ -187,12 +181,15 @@ class Kernels:
     def group_norm_workgroups(self, x: TensorSpec, num_groups: int) -> dict[str, int]:
         """workgroup_size and shares of the one dispatch, whatever the size of the groups."""
         group_size = _group_size(x, num_groups)
-        if self.lanes:  # 2x8x8x128 on llvmpipe: 0.14 ms, and 0.84 with 256 lanes, all of which pass each barrier
+        if self._lanes:  # 2x8x8x128 on llvmpipe: 0.14 ms, and 0.84 with 256 lanes, all of which pass each barrier
             return {"workgroup_size": 64, "shares": 1}
         if group_size < 1 << 14:
             return {"workgroup_size": 256, "shares": 1}
         # 2x64x64x320 on an H200: 19 us, and 21 in one share; larger groups lose.
-        return {"workgroup_size": min(1024, self.max_invocations), "shares": 2 if group_size <= 1 << 16 else 1}
+        return {
+            "workgroup_size": min(1024, self.capabilities.max_workgroup_size),
+            "shares": 2 if group_size <= 1 << 16 else 1,
+        }
 
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
@@ -200,7 +197,7 @@ class Kernels:
 
     def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
-        if self.optimizations.geglu and not self.lanes and out.size >= _FUSED_GEGLU_SIZE:
+        if self.optimizations.geglu and not self._lanes and out.size >= _FUSED_GEGLU_SIZE:
             return (geglu_linear(x, weight, bias, out),)
         wide = TensorSpec(f"{out.name}.wide", (*out.shape[:-1], weight.shape[-1]), self.dtype)
         gate = (geglu(wide, out),) if self.optimizations.geglu else geglu_unfused(wide, out)
@@ -216,7 +213,7 @@ class Kernels:
         # 34 MB; but D = 160, 256: 0.10 ms, and 0.04 in three dispatches, as a thread can't hold enough rows of so many
         # channels.
         D = C // num_heads
-        if self.optimizations.flash_attention and not self.lanes and D <= 80 and D % 8 == 0:
+        if self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0:
             return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal),)
         scores = TensorSpec(f"{out.name}.scores", (B, num_heads, N, ceil_div(M, 4) * 4), self.dtype)
         scale = D**-0.5
@@ -232,9 +229,13 @@ class Kernels:
         return (*product, softmax, *attention_values(probs, v, out, num_heads=num_heads, tile=tile))
 
     @property
+    def _lanes(self) -> bool:
+        return self.capabilities.exchanges_lanes
+
+    @property
     def _tile(self) -> LaneTile | None:
         """None on a GPU: a tile by the product's size."""
-        return LaneTile(int64_pairs=self.int64 and self.dtype == "f32") if self.lanes else None
+        return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32") if self._lanes else None
 
     @property
     def _row_lanes(self) -> int | None:
@@ -242,7 +243,7 @@ class Kernels:
 
         On llvmpipe a softmax of 8192x1024 takes 16 ms, and 111 with 256 lanes, all of which pass each barrier.
         """
-        return 8 if self.lanes else None
+        return 8 if self._lanes else None
 
 
 def _group_size(x: TensorSpec, num_groups: int) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.pipelines import Pipeline
 from shaderfusion.gpu.staging import Staging
+from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
@@ -29,42 +31,50 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
-__all__ = ["load_weights", "read_rows"]
+__all__ = ["WeightLoader", "read_rows"]
 
 _BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 
-def load_weights(device: Device, weights: Iterable[Weight], source: TensorSource) -> Buffers:
-    """Buffers of all weights. All names and shapes are checked before the first is read.
+class WeightLoader:
+    """Loads weights to one device, with pipelines that it compiles once."""
 
-    WeightsError names the first weight with NaN, or with values over the range of its dtype.
-    """
-    weights = list(weights)
-    for weight in weights:
-        source.find(weight.path, weight.source_shape)
-    buffers: Buffers = {}
-    if not weights:
-        return buffers
-    try:
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._pipelines: set[Pipeline] = set()
+
+    def load(self, weights: Iterable[Weight], source: TensorSource) -> Buffers:
+        """Buffers of all weights. All names and shapes are checked before the first is read.
+
+        WeightsError names the first weight with NaN, or with values over the range of its dtype.
+        """
+        weights = list(weights)
         for weight in weights:
-            buffers[weight.tensor] = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
-        flags = TensorSpec("weights.flags", (len(weights),), "u32", "output")
-        batch = _Batch(device, buffers, _batch_bytes(weights))
-        for index, weight in enumerate(weights):
-            stored = source.read(weight.path, weight.source_shape)
-            for part in _slices(weight, stored, batch.max_bytes):
-                words = batch.upload(part.data)
-                calls = _prepare_calls(words, weight, part, stored.dtype, flags, index)
-                batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
-        batch.submit()
-        for weight, found in zip(weights, batch.read(flags).tolist(), strict=True):
-            _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
-    except BaseException:
-        for buffer in buffers.values():
-            buffer.destroy()
-        raise
-    return buffers
+            source.find(weight.path, weight.source_shape)
+        buffers: Buffers = {}
+        try:
+            for weight in weights:
+                tensor = weight.tensor
+                buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
+            if weights:
+                self._fill(buffers, weights, source)
+        except BaseException:
+            for buffer in buffers.values():
+                buffer.destroy()
+            raise
+        return buffers
+
+    def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
+        with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
+            for index, weight in enumerate(weights):
+                stored = source.read(weight.path, weight.source_shape)
+                for part in _slices(weight, stored, batch.max_bytes):
+                    words = batch.upload(part.data)
+                    calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
+                    batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
+            for weight, found in zip(weights, batch.finish(), strict=True):
+                _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
 
 
 def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarray:
@@ -158,29 +168,51 @@ def _prepare_calls(
 class _Batch:
     """Stored bytes on their way to the device, and the calls that prepare weights from them, submitted together."""
 
-    def __init__(self, device: Device, buffers: Buffers, max_bytes: int) -> None:
+    def __init__(
+        self, device: Device, buffers: Buffers, max_bytes: int, num_weights: int, pipelines: set[Pipeline]
+    ) -> None:
         self.max_bytes = max_bytes
         self.calls: list[KernelCall] = []
+        self.flags = TensorSpec("weights.flags", (num_weights,), "u32", "weight")
+        self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         self._device = device
+        self._pipelines = pipelines
+        self._own = {spec: allocate(device, spec.size_bytes, spec.name) for spec in (self.flags, self._words)}
+        self._buffers = {**buffers, **self._own}
+        self._arena = Arena(device)
+        self._program: Program | None = None
+        """The last one, whose part of the arena the next one takes over."""
         self._staging = Staging(device, max_bytes)
-        self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "input")
-        self._external = {**buffers, self._words: allocate(device, self._words.size_bytes, self._words.name)}
-        self._memory: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._program:
+            self._program.close()
+        self._arena.close()
+        self._staging.close()
+        for buffer in self._own.values():
+            buffer.destroy()
 
     def upload(self, data: np.ndarray) -> TensorSpec:
         """The bytes as words on the device, for calls that come before the next upload."""
         if not self._staging.fits(data.size):
-            self.submit()
+            self._submit()
         return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
 
-    def submit(self) -> None:
-        """Runs the calls."""
-        self._staging.copy_to(self._external[self._words])
+    def finish(self) -> list[int]:
+        """Runs all calls, waits for them, and returns the flags."""
+        self._submit()
+        return download(self._device, self._own[self.flags], self.flags).tolist()
+
+    def _submit(self) -> None:
+        self._pipelines.update(self._device.pipelines.get_all(self.calls))
         graph = Graph("weights", Kernels("f32"))
         graph.calls = self.calls
-        Program(self._device, graph, self._external, self._memory).run()
-        self.calls = []
-
-    def read(self, tensor: TensorSpec) -> np.ndarray:
-        """Waits for all submits and reads an output of theirs."""
-        return download(self._device, self._external[tensor], tensor)
+        program = Program(self._device, graph, self._buffers, self._arena)
+        self._staging.copy_to(self._own[self._words])
+        program.submit()
+        if self._program:
+            self._program.close()
+        self._program, self.calls = program, []

@@ -1,91 +1,61 @@
-"""The weights that a device holds."""
+"""Weights on a device: each tensor of a source once in each layout and dtype, as long as a graph needs it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from shaderfusion.errors import InputError
+import numpy as np
+
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Graph, Weight, WeightLayout
+from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers
-from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
-from shaderfusion.weights.prepare import load_weights
+from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 __all__ = ["WeightStore"]
 
 
-class _Tensor(NamedTuple):
-    """Of which tensor a buffer is, whatever graph uses it."""
-
-    source: TensorSource
-    path: str
-
-
-class _Form(NamedTuple):
-    """In which form."""
-
-    source_shape: tuple[int, ...]
-    layout: WeightLayout
-    shape: tuple[int, ...]
-    dtype: DType
-    out_parts: int
-    in_parts: int
-
-
 class WeightStore:
-    """Weights on a device, each once in every form that live graphs ask for. Not for several threads at once.
-
-    A graph is live from `load` to `release`. Weights outlive the last graph that used them, as the next one is likely
-    to want them again, until a graph loads the same tensor in another form.
-    """
+    """Buffers by source, path, layout and dtype, whatever the graphs that share them."""
 
     def __init__(self, device: Device) -> None:
-        self._device = device
-        self._buffers: dict[_Tensor, dict[_Form, Any]] = {}
-        self._live: dict[Graph, set[tuple[_Tensor, _Form]]] = {}
-        self._is_closed = False
+        self._loader = WeightLoader(device)
+        self._loaded: dict[tuple[Any, ...], Any] = {}
+        self._users: dict[Graph, set[tuple[Any, ...]]] = {}
 
     def load(self, graph: Graph, source: TensorSource) -> Buffers:
-        """Buffers of the graph's weights; those that the store lacks are read from the source.
+        """Buffers of the graph's weights, kept until it is released. Those not there yet are read from the source.
 
         WeightsError, before any is read, where the source lacks one of them or a table of the graph.
         """
-        if self._is_closed:
-            raise InputError(f"{graph.name}: these weights are closed; load the model again")
-        for weight in (*graph.tables.values(), *graph.weights.values()):
-            source.find(weight.path, weight.source_shape)
-        keys = {weight: (_Tensor(source, weight.path), _form(weight)) for weight in graph.weights.values()}
-        missing = [weight for weight, (tensor, form) in keys.items() if form not in self._buffers.get(tensor, {})]
-        for weight in missing:
-            self._free_unused(keys[weight][0])
-        loaded = load_weights(self._device, missing, source)
-        for weight in missing:
-            tensor, form = keys[weight]
-            self._buffers.setdefault(tensor, {})[form] = loaded[weight.tensor]
-        self._live.setdefault(graph, set()).update(keys.values())
-        return {weight.tensor: self._buffers[tensor][form] for weight, (tensor, form) in keys.items()}
+        for table in graph.tables.values():
+            source.find(table.path, table.source_shape)
+        keys = {weight: _key(source, weight) for weight in graph.weights.values()}
+        missing = [weight for weight, key in keys.items() if key not in self._loaded]
+        buffers = self._loader.load(missing, source)
+        self._loaded |= {keys[weight]: buffers[weight.tensor] for weight in missing}
+        self._users[graph] = set(keys.values())
+        return {weight.tensor: self._loaded[key] for weight, key in keys.items()}
 
     def release(self, graph: Graph) -> None:
-        """The graph will run no more."""
-        self._live.pop(graph, None)
+        """Frees those of the graph's weights that no other graph needs."""
+        unused = self._users.pop(graph).difference(*self._users.values())
+        for key in unused:
+            self._loaded.pop(key).destroy()
 
     def close(self) -> None:
-        """Frees the memory on the device. Nothing that uses a weight may run after it."""
-        for forms in self._buffers.values():
-            for buffer in forms.values():
-                buffer.destroy()
-        self._buffers.clear()
-        self._live.clear()
-        self._is_closed = True
+        """Frees all buffers."""
+        for graph in list(self._users):
+            self.release(graph)
 
-    def _free_unused(self, tensor: _Tensor) -> None:
-        """Frees the forms of a tensor that no live graph uses."""
-        forms = self._buffers.get(tensor, {})
-        for form in [form for form in forms if not any((tensor, form) in used for used in self._live.values())]:
-            forms.pop(form).destroy()
+    def read_rows(self, graph: Graph, source: TensorSource, path: str, rows: np.ndarray) -> np.ndarray:
+        """For the graph's input `path`: those rows of the table, read from its source.
+
+        WeightsError where they hold NaN, or values over the range of the input's dtype.
+        """
+        return read_rows(source, graph.tables[path], rows)
 
 
-def _form(weight: Weight) -> _Form:
-    tensor = weight.tensor
-    return _Form(weight.source_shape, weight.layout, tensor.shape, tensor.dtype, weight.out_parts, weight.in_parts)
+def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:
+    spec = weight.tensor
+    return (source, weight.path, weight.layout, spec.dtype, spec.shape, weight.in_parts, weight.out_parts)

@@ -8,6 +8,7 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
@@ -95,14 +96,15 @@ def test_great_depth_in_f16(device: Device) -> None:
 
 KERNELS = {
     "gpu": Kernels("f32"),
-    "lanes": Kernels("f32", lanes=True),
-    "lanes-int64": Kernels("f32", lanes=True, int64=True),
+    "lanes": Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True)),
+    "lanes-int64": Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True, has_int64=True)),
 }
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
-    for needed, feature in ((kernels.lanes, "subgroup"), (kernels.int64, "shader-int64")):
+    can = kernels.capabilities
+    for needed, feature in ((can.has_subgroups, "subgroup"), (can.has_int64, "shader-int64")):
         if needed and not device.has(feature):
             pytest.skip(f"this device lacks {feature}")
     # What select.py runs: more pixels and channels than a tile of 64 x 128, and split K on a GPU.

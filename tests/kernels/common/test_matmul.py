@@ -11,6 +11,7 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
     LaneTile,
@@ -193,8 +194,8 @@ def test_reference_of_attention() -> None:
 # What select.py runs on GPUs and on software Vulkan: the tile for few rows, then the general one, with ragged edges.
 KERNELS = {
     "gpu": Kernels("f32"),
-    "lanes": Kernels("f32", lanes=True),
-    "lanes-int64": Kernels("f32", lanes=True, int64=True),
+    "lanes": Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True)),
+    "lanes-int64": Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True, has_int64=True)),
 }
 
 
@@ -225,7 +226,8 @@ def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> N
 
 
 def _skip_where_missing(device: Device, kernels: Kernels) -> None:
-    for needed, feature in ((kernels.lanes, "subgroup"), (kernels.int64, "shader-int64")):
+    can = kernels.capabilities
+    for needed, feature in ((can.has_subgroups, "subgroup"), (can.has_int64, "shader-int64")):
         if needed and not device.has(feature):
             pytest.skip(f"this device lacks {feature}")
 

@@ -1,0 +1,57 @@
+"""What a device can do, as far as kernels depend on it. The defaults are what every WebGPU device guarantees."""
+
+from dataclasses import dataclass
+
+__all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Limits and features of one device. No kernel assumes more than these say."""
+
+    max_binding_bytes: int = 1 << 27
+    """Of one tensor, or view of a tensor, that a shader reads or writes."""
+    max_buffer_bytes: int = 1 << 28
+    """Of one tensor's memory; a larger one than a binding is used view by view."""
+    max_workgroup_bytes: int = 16384
+    """Memory that the invocations of a workgroup share."""
+    max_invocations: int = 256
+    """Of a workgroup."""
+    max_workgroup_size_x: int = 256
+    max_storage_buffers: int = 8
+    """That one shader binds."""
+    subgroup_sizes: tuple[int, int] | None = None
+    """The least and the largest, where the driver says."""
+    has_f16: bool = False
+    has_int64: bool = False
+    """Shaders have 64-bit integers."""
+    has_subgroups: bool = False
+    """Shaders exchange values within a subgroup."""
+    timestamp_period_ns: float | None = None
+    """What a timestamp counts; None where the device has no timestamps."""
+    is_cpu: bool = False
+    """A software implementation, such as llvmpipe."""
+
+    @property
+    def exchanges_lanes(self) -> bool:
+        """Whether products had better exchange values among a subgroup's lanes (fragments/lane_matmul): on CPUs."""
+        return self.is_cpu and self.has_subgroups
+
+    @property
+    def max_workgroup_size(self) -> int:
+        """The largest workgroup of one dimension."""
+        return min(self.max_invocations, self.max_workgroup_size_x)
+
+
+WEBGPU_DEFAULTS = Capabilities()
+
+DESKTOP_GPU = Capabilities(
+    max_binding_bytes=2**31 - 4,
+    max_buffer_bytes=2**31 - 4,
+    max_workgroup_bytes=32768,
+    max_invocations=1024,
+    max_workgroup_size_x=1024,
+    has_f16=True,
+    has_subgroups=True,
+)
+"""What GPUs of desktops grant at least, for estimates without a device."""
