@@ -220,14 +220,23 @@ def geglu_unfused(x: Array) -> Array:
 
 
 def denoise_step(
-    model_output: Array, coefficients: Array, x_t: Array, x_saved: Array, history: Array, *, guidance: bool
+    model_output: Array,
+    coefficients: Array,
+    noise: Array,
+    x_t: Array,
+    x_saved: Array,
+    history: Array,
+    model_input: Array,
+    *,
+    guidance: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """Guidance and a scheduler's update (equations: schedulers.schedule.Update): the new x_t, x_saved, history, input.
 
-    A term with coefficient 0 is left out, not multiplied: x_saved and the history may be NaN before their first use.
+    A term with coefficient 0 is left out, not multiplied: x_saved, the history and the noise may be NaN where they are
+    not used. Channels of model_input beyond those of x_t stay.
     """
-    guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0 = coefficients[:10]
-    clip_range, next_input_scale, push_history, save_sample = coefficients[10:14]
+    guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0, c_noise = coefficients[:11]
+    clip_range, next_input_scale, h_x, h_m, save_sample = coefficients[11:]
 
     def combine(*terms: tuple[float, Array]) -> Array:
         return sum((c * value for c, value in terms if c != 0), start=np.zeros_like(x_t))
@@ -236,9 +245,13 @@ def denoise_step(
     m = uncond + guidance_scale * (text - uncond)
     h1, h2, h3 = history
     x0 = np.clip(combine((p_x, x_t), (p_m, m)), -clip_range, clip_range)
-    x_prev = combine((c_x, x_t), (c_saved, x_saved), (c_m, m), (c_h1, h1), (c_h2, h2), (c_h3, h3), (c_x0, x0))
-    model_input = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
-    return x_prev, x_t if save_sample else x_saved, np.stack([m, h1, h2]) if push_history else history, model_input
+    earlier = ((c_saved, x_saved), (c_h1, h1), (c_h2, h2), (c_h3, h3))
+    x_prev = combine((c_x, x_t), (c_m, m), *earlier, (c_x0, x0), (c_noise, noise))
+    if h_x or h_m:
+        history = np.stack([combine((h_x, x_t), (h_m, m)), h1, h2])
+    model_input = model_input.copy()
+    model_input[..., : x_t.shape[-1]] = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
+    return x_prev, x_t if save_sample else x_saved, history, model_input
 
 
 def group_norm(x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None) -> Array:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
+from shaderfusion.files import exists, load_json
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
@@ -154,11 +155,13 @@ def _find_files(folder: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[Path]:
     try:
-        shards = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = {str(name) for name in load_json(index)["weight_map"].values()}
+    except ModelError as error:
+        raise WeightsError(str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
     files = [index.parent / name for name in sorted(shards)]
     for path in files:
-        if not path.is_file():
+        if not exists(path):
             raise WeightsError(f"{path}: this shard is missing; download it, {index.name} asks for it")
     return files

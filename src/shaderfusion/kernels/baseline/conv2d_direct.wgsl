@@ -5,8 +5,7 @@
 // it reads and writes.
 #import fragments/product
 
-#ifdef SUM_SPLITS
-#else
+#ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
 @group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 2)

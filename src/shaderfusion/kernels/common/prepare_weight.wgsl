@@ -15,11 +15,9 @@ const OVER_F16 = 2u;
 fn decode(word: u32, shift: u32) -> u32 {
 #ifdef STORED_F32
     return word;
-#endif
-#ifdef STORED_BF16
+#elif STORED_BF16
     return (word >> shift) << 16;
-#endif
-#ifdef STORED_F16
+#elif STORED_F16
     let bits = word >> shift;
     let sign = (bits & 0x8000) << 16;
     let magnitude = bits & 0x7fff;

@@ -275,17 +275,17 @@ def _products(
 
 def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
     B, H, W, C_out = out.shape
-    images = epilogue.image_bias.shape[0] if epilogue.image_bias else 1
     params = {
         **part,
         "scale": float(epilogue.scale),
-        "rows_per_image": B // images * H * W,
         # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
         "num_inner": 1,
         "out_outer": 0,
         "out_inner": 0,
         "out_row": C_out // 4,
     }
+    if epilogue.image_bias:
+        params["rows_per_image"] = B // epilogue.image_bias.shape[0] * H * W
     call = _transform("output", m, read(M), params, part["num_tiles"] * part["slice_channels"] // 4)
     return with_epilogue(call, out, epilogue)
 

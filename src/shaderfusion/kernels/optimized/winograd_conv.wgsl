@@ -32,8 +32,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, -1.0, 1.0, 0.0),
     array(0.0, -1.0, 0.0, 1.0),
 );
-#endif
-#ifdef M_4
+#elif M_4
 var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 8.0, 8.0, 2.0, 2.0, 0.0),
     array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
@@ -56,8 +55,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, 0.29296875, -0.1953125, -0.75, 0.5, 0.0),
     array(0.0, 0.219726562, 0.0, -0.66015625, 0.0, 0.25),
 );
-#endif
-#ifdef M_6
+#elif M_6
 var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 16.0, 16.0, 8.0, 8.0, 0.5, 0.5, 0.0),
     array(0.0, 8.0, -8.0, 8.0, -8.0, 1.0, -1.0, 0.0),
@@ -86,8 +84,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, -0.125, 0.0625, 0.625, -0.3125, -0.5, 0.25, 0.0),
     array(0.0, -0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125),
 );
-#endif
-#ifdef M_8
+#elif M_8
 var<private> AT: array<array<f32, N>, M> = array(
     array(32.0, 32.0, 32.0, 32.0, 32.0, 8.0, 8.0, 0.125, 0.125, 0.0),
     array(0.0, 12.0, -12.0, 28.0, -28.0, 10.0, -10.0, 0.3125, -0.3125, 0.0),
