@@ -25,6 +25,7 @@ __all__ = [
     "matmul",
     "multiply",
     "partially_fused_softmax",
+    "prepare_weight",
     "softmax_unfused",
     "timestep_embedding",
     "winograd_conv",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 Array = np.ndarray
+
+_FLOATS = {"F32": np.float32, "F16": np.float16}
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -177,6 +180,29 @@ def timestep_embedding(
     return np.concatenate([*halves, np.zeros((len(timestep), channels % 2))], axis=1)
 
 
+def prepare_weight(
+    words: Array,
+    *,
+    stored: str,
+    shape: tuple[int, int, int],
+    in_places: int,
+    out_places: int,
+    in_parts: int = 1,
+    out_parts: int = 1,
+) -> tuple[Array, int]:
+    """The words' values of that shape (O, I, T) as (T, I', O'), zeros at the end of each part; the flags 1 | 2."""
+    bits = words.view({"F32": np.uint32}.get(stored, np.uint16))
+    values = (bits.astype(np.uint32) << 16).view(np.float32) if stored == "BF16" else bits.view(_FLOATS[stored])
+    source = values[: math.prod(shape)].astype(np.float64).reshape(shape).T
+    for axis, places, parts in ((1, in_places, in_parts), (2, out_places, out_parts)):
+        split = np.stack(np.split(source, parts, axis))
+        pad = [(0, 0)] * 4
+        pad[axis + 1] = (0, places // parts - split.shape[axis + 1])
+        source = np.concatenate(np.pad(split, pad), axis)
+    over = np.isfinite(source) & (np.abs(source) >= 65520)
+    return source, int(not np.isfinite(source).all()) | 2 * int(over.any())
+
+
 def concat_channels(a: Array, b: Array) -> Array:
     """[a, b] along the last dimension."""
     return np.concatenate([a, b], axis=-1)
@@ -249,10 +275,10 @@ def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: 
     return attention_values(probs, v, num_heads=num_heads)
 
 
-def winograd_filters(weight: Array, *, m: int) -> Array:
-    """G g G^T of filters g (C_out, C_in, 3, 3), as ((m + 2)^2, C_in, C_out)."""
+def winograd_filters(filters: Array, *, m: int) -> Array:
+    """G g G^T of filters g (3, 3, C_in, C_out), as ((m + 2)^2, C_in, C_out)."""
     G = np.array(winograd_matrices(m).G, np.float64)
-    return np.einsum("ik,jl,ockl->ijco", G, G, weight).reshape((m + 2) ** 2, *weight.shape[1::-1])
+    return np.einsum("ik,jl,klco->ijco", G, G, filters).reshape((m + 2) ** 2, *filters.shape[2:])
 
 
 def winograd_conv(

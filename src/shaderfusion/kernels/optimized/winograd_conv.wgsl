@@ -125,7 +125,7 @@ alias Line = array<vec4<f32>, N>; // of a tile
 
 #ifdef PASS_FILTERS
 @group(0) @binding(1) var<storage, read> filters: array<vec4<Elem>>; // (3, 3, C_in, C_out / 4)
-@group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, slice / 4)
+@group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, C' / 4)
 
 // G g, one element.
 fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
@@ -136,18 +136,20 @@ fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
 fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
                      @builtin(local_invocation_index) lane: u32) {
     let f = flat_workgroup(group, grid) * LANES + lane; // of (C_in, slice / 4)
-    let slice4 = params.slice_channels / 4;
-    let size = params.in_channels * slice4;
-    if (f >= size) { return; }
+    let slice4 = params.num_channels / 4;
+    let c = f / slice4;
+    if (c >= params.in_channels) { return; }
     var columns: array<array<vec4<f32>, 3>, 3>; // of g
     for (var tap = 0u; tap < 9; tap++) {
-        let row = tap * params.in_channels + f / slice4; // of (9 C_in, C_out / 4)
+        let row = tap * params.in_channels + c; // of (9 C_in, C_out / 4)
         let column = params.first_channel / 4 + f % slice4;
         columns[tap % 3][tap / 3] = vec4<f32>(filters[row * (params.num_columns / 4) + column]);
     }
+    let size = params.in_channels * (params.out_columns / 4);
+    let out = c * (params.out_columns / 4) + params.out_first_channel / 4 + f % slice4; // of (C_in, C' / 4)
     for (var i = 0u; i < N; i++) {
         let row = array(g_dot(i, columns[0]), g_dot(i, columns[1]), g_dot(i, columns[2])); // of G g
-        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + f] = vec4<Elem>(g_dot(j, row)); }
+        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + out] = vec4<Elem>(g_dot(j, row)); }
     }
 }
 #endif
