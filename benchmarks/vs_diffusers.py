@@ -37,7 +37,6 @@ from shaderfusion.bench.runs import (
 )
 from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.values import normal
-from shaderfusion.engine import WeightStore
 from shaderfusion.gpu.device import open_device
 
 __all__ = ["main"]
@@ -109,29 +108,34 @@ def measure_ours(rows: Rows, folder: Path, dtype: Any, expected: dict[str, np.nd
     free_before, _ = torch.cuda.mem_get_info()
     name = f"shaderfusion {dtype}"
     subject = open_subject(str(folder), dtype=dtype)
-    started = time.perf_counter()
-    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
-    print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
-    run_iteration(engine, subject)
-    results = {"unet": engine.unet.read("model_output")}
-    engine.vae.write("latents", normal("latents", LATENTS_SHAPE))
-    engine.vae.run()
-    results["vae"] = engine.vae.read("image")[..., :3]
-    results["text_encoder"] = engine.encode(TOKEN_IDS[:1])
-    for network, program in (("unet", engine.unet), ("vae", engine.vae), ("text_encoder", engine.text_encoder)):
-        rows.add(
-            name,
-            network,
-            relative_error=relative_error(results[network].astype(np.float32), expected[network]),
-            **asdict(measure(program, num_runs=NUM_RUNS, num_warm_up=NUM_WARM_UP)),
-            weights_bytes=program.graph.weights_bytes,
-            tensors_bytes=program.plan.total_bytes,
-            dispatches=len(program.graph.calls),
-        )
-    make_image(engine, subject)
-    seconds = make_image(engine, subject)
-    free_after, _ = torch.cuda.mem_get_info()
-    rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+    with subject.make_engine() as engine:
+        started = time.perf_counter()
+        engine.load(subject.size)
+        print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
+        run_iteration(engine, subject)
+        latents = {"latents": normal("latents", LATENTS_SHAPE)}
+        results = {
+            "unet": engine.program("unet", subject.size).read("model_output"),
+            "vae": engine.run("vae", subject.size, latents, ["image"])["image"][..., :3],
+            "text_encoder": engine.condition(TOKEN_IDS[:1], subject.size)["embedding"],
+        }
+        for network, result in results.items():
+            program = engine.program(network, subject.size)
+            rows.add(
+                name,
+                network,
+                relative_error=relative_error(result.astype(np.float32), expected[network]),
+                **asdict(measure(program, num_runs=NUM_RUNS, num_warm_up=NUM_WARM_UP)),
+                weights_bytes=program.graph.weights_bytes,
+                tensors_bytes=program.plan.total_bytes,
+                dispatches=len(program.graph.calls),
+            )
+        make_image(engine, subject)
+        seconds = make_image(engine, subject)
+        free_after, _ = torch.cuda.mem_get_info()
+        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+    free_closed, _ = torch.cuda.mem_get_info()
+    print(f"after close {(free_before - free_closed) / 1e6:.0f} MB are taken", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- diffusers

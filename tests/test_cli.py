@@ -153,7 +153,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
             "seed": "5",
             "steps": "2",
             "guidance_scale": "7.5",
-            "scheduler": "DDIMScheduler",
+            "scheduler": "ddim",
             "model": "emoji",
             "software": f"shaderfusion {shaderfusion.__version__}",
         }

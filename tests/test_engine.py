@@ -10,7 +10,6 @@ import pytest
 from golden.models import golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import Engine
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.gpu.device import Device
 from shaderfusion.pipeline import StableDiffusionPipeline
@@ -21,12 +20,14 @@ TOKENS = golden("sd2").token_ids  # (2, L)
 TABLE = "embeddings.token_embedding.weight"
 
 
-def engine_of(pipe: StableDiffusionPipeline) -> Engine:
-    """For one image of the model's size."""
-    return pipe._engine(1, 16, 16, True)
+def encode(pipe: StableDiffusionPipeline, tokens: np.ndarray) -> np.ndarray:
+    """The embeddings of rows of token ids."""
+    return pipe._engine.condition(tokens, pipe.model.run_size())["embedding"]
 
 
-def load_changed(device: Device, folder: Path, dtype: DType, change: Callable[[np.ndarray], Any]) -> Engine:
+def load_changed(
+    device: Device, folder: Path, dtype: DType, change: Callable[[np.ndarray], Any]
+) -> StableDiffusionPipeline:
     """The model with another token table, in f32; without one where `change` returns None."""
     shutil.copytree(model_folder("sd2"), folder)
     file = folder / "text_encoder" / "model.safetensors"
@@ -36,7 +37,7 @@ def load_changed(device: Device, folder: Path, dtype: DType, change: Callable[[n
     save_file(tensors if table is None else {**tensors, name: table}, file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shaderfusion.pipeline.open_device", lambda _: device)
-        return engine_of(StableDiffusionPipeline.from_pretrained(folder, dtype=dtype))
+        return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
 
 
 @pytest.mark.parametrize("token_id", [VOCABULARY_SIZE, -1, 2**31 - 1])
@@ -45,12 +46,12 @@ def test_ids_that_the_table_lacks(device: Device, token_id: int) -> None:
     tokens[1, 3] = token_id
     message = rf"token id \(={token_id}\) must be from 0 to text_encoder's vocab_size \(=714\) less 1; .* of one model"
     with pytest.raises(ModelError, match=message):
-        engine_of(load(device, "sd2", "f32")).encode(tokens)
+        encode(load(device, "sd2", "f32"), tokens)
 
 
 def test_the_last_row(device: Device) -> None:
     tokens = np.full_like(TOKENS, VOCABULARY_SIZE - 1)
-    assert np.isfinite(engine_of(load(device, "sd2", "f32")).encode(tokens)).all()
+    assert np.isfinite(encode(load(device, "sd2", "f32"), tokens)).all()
 
 
 @pytest.mark.parametrize(
@@ -68,12 +69,12 @@ def test_rows_that_are_not_numbers(device: Device, tmp_path: Path, value: float,
         table[unused, 5] = value
         return table
 
-    engine = load_changed(device, tmp_path / "model", dtype, damage)
-    assert np.isfinite(engine.encode(TOKENS)).all()
+    pipe = load_changed(device, tmp_path / "model", dtype, damage)
+    assert np.isfinite(encode(pipe, TOKENS)).all()
     tokens = TOKENS.copy()
     tokens[1, 3] = unused
     with pytest.raises(WeightsError, match=rf"text_encoder.text_model.{TABLE}: {message}"):
-        engine.encode(tokens)
+        encode(pipe, tokens)
 
 
 @pytest.mark.parametrize(

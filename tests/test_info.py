@@ -10,11 +10,11 @@ from golden.models import NAMES, golden, model_folder
 from safetensors import safe_open
 
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
 from shaderfusion.text.tokenizer import Tokenizer
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -50,10 +50,10 @@ def test_parameters_are_those_of_the_files(name: str) -> None:
 def test_agrees_with_the_graphs() -> None:
     folder = model_folder("odd")
     info = describe(folder, width=40, height=24, batch=2, dtype="f32")
-    config = ModelConfig.from_folder(folder)
-    graphs = build_graphs(config, Kernels("f32", DESKTOP_GPU), batch=2, height_px=24, width_px=40, guidance=True)
+    model = StableDiffusion.from_folder(folder)
+    graphs = model.record(Kernels("f32", DESKTOP_GPU), model.run_size(batch=2, width=40, height=24))
     assert (info.width, info.height, info.batch, info.dtype) == (40, 24, 2, "f32")
-    assert tuple(component.name for component in info.components) == COMPONENTS
+    assert tuple(component.name for component in info.components) == ("text_encoder", "unet", "vae")
     for component in info.components:
         graph = graphs[component.name]
         assert component.dispatches == len(graph.calls)
@@ -78,7 +78,7 @@ def test_the_token_table_takes_no_memory_of_the_device() -> None:
 
 @pytest.mark.parametrize("side", [0, -32, 33, 32.0, "32", True])
 def test_refuses_sizes(side: object) -> None:
-    with pytest.raises(InputError, match=r"width \(=.*must be a positive multiple of 32 px"):
+    with pytest.raises(InputError, match=r"width \(=.*must be a positive multiple of 4 px"):
         describe("emoji", width=side)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"height \(="):
         describe("emoji", height=side)  # pyright: ignore[reportArgumentType]
@@ -108,6 +108,13 @@ def test_embedded_model() -> None:
     folder = model_folder("emoji")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size <= EMBEDDED_LIMIT_BYTES
-    assert {path.name for path in folder.iterdir()} >= {*COMPONENTS, "tokenizer", "scheduler", "model_index.json"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "text_encoder",
+        "unet",
+        "vae",
+        "tokenizer",
+        "scheduler",
+        "model_index.json",
+    }
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     assert tokenizer(golden("emoji").prompts).tolist() == golden("emoji").token_ids.tolist()

@@ -25,18 +25,23 @@ ORDER = [
     "models",
     "weights.names",
     "weights.checkpoint",
+    "families",
     "info",
     "gpu",
+    "graph.arena",
     "graph.program",
     "weights.prepare",
+    "weights.store",
     "engine",
+    "run",
     "pipeline",
     "bench",
     "cli",
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
-GPU_USERS = ["gpu", "graph.program", "weights.prepare", "engine", "pipeline", "bench", "cli"]
+GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
+GPU_USERS += ["cli"]
 WGPU_USERS = ["gpu", "graph.program"]
 
 

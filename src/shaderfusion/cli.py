@@ -57,25 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    """Everything that can be checked without the model is checked before it loads."""
+    """Everything that can be refused is refused before weights load."""
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
     from tqdm import tqdm
 
+    from shaderfusion.families import open_model
     from shaderfusion.kernels.select import Optimizations
     from shaderfusion.pipeline import StableDiffusionPipeline
+    from shaderfusion.run import make_request
 
     started = time.perf_counter()
-    optimizations = Optimizations.parse(args.optimizations)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        scheduler=args.scheduler,
-        optimizations=optimizations,
-    )
-    loaded = time.perf_counter()
-    progress = pipe.generate(
+    model = open_model(args.model)
+    request = make_request(
+        model,
         args.prompt,
         negative_prompt=args.negative_prompt,
         num_inference_steps=args.steps,
@@ -84,13 +79,22 @@ def _generate(args: argparse.Namespace) -> None:
         height=args.height,
         num_images_per_prompt=args.num_images,
         seed=seed,
+        scheduler=args.scheduler,
     )
+    pipe = StableDiffusionPipeline.from_pretrained(
+        model,
+        device=args.device,
+        dtype=args.dtype,
+        scheduler=args.scheduler,
+        optimizations=Optimizations.parse(args.optimizations),
+        size=request.size,
+    )
+    loaded = time.perf_counter()
     images: list[Image] = []
-    with tqdm(total=args.steps, disable=None) as bar:  # None: only on a terminal
-        for state in progress:
-            bar.total = state.num_steps
-            bar.update(state.step - bar.n)
-            images = state.images or []
+    with tqdm(total=request.num_steps, disable=None) as bar:  # None: only on a terminal
+        for progress in pipe.run(request):
+            bar.update()
+            images = progress.images or []
     generated = time.perf_counter()
     settings = {
         "prompt": args.prompt,
@@ -98,7 +102,7 @@ def _generate(args: argparse.Namespace) -> None:
         "seed": seed,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
-        "scheduler": args.scheduler or pipe.scheduler_config.class_name,
+        "scheduler": request.schedule.name,
         "model": args.model,
         "software": f"shaderfusion {shaderfusion.__version__}",
     }

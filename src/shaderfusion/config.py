@@ -335,6 +335,7 @@ class VaeConfig(_Config):
     scaling_factor: Positive = 0.18215  # decode(latents / scaling_factor)
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True  # one head over all channels
+    force_upcast: bool = False  # to f32; diffusers' default is true, which its pipeline of SD 1.x and 2.x ignores
 
     def _check_relations(self) -> None:
         fits = len(self.up_block_types) == len(self.block_out_channels)

@@ -1,135 +1,270 @@
-"""The three networks on one device for one image size: programs, their shared memory, and the tensors between them."""
+"""A model's networks on one device: their weights, the programs of the last few sizes, and one denoising step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
-from shaderfusion.errors import ModelError
+from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
+from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Graph, Weight, WeightLayout
-from shaderfusion.graph.program import Buffers, Program
+from shaderfusion.graph.arena import Arena
+from shaderfusion.graph.program import Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.clip import TOKEN_TABLE
-from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs
 from shaderfusion.schedulers import Update
-from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
-from shaderfusion.weights.prepare import load_weights, prepare
+from shaderfusion.tensor import DType
+from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.store import WeightStore
 
-__all__ = ["Engine", "WeightStore", "load_all_weights"]
+__all__ = ["DenoisingState", "Engine", "PrecisionWarning"]
 
+_MAX_SIZES = 2
+"""Programs of so many sizes are kept for each network, so that two runs may take turns."""
 
-class WeightStore:
-    """A model's weights on a device, each in the layout that the last graph asked for it."""
-
-    def __init__(self, device: Device, checkpoints: Mapping[str, TensorSource]) -> None:
-        self._device = device
-        self._checkpoints = checkpoints
-        self._loaded: dict[str, tuple[WeightLayout, Any]] = {}
-
-    def load(self, graph: Graph) -> Buffers:
-        """Buffers of the graph's weights. Those not loaded yet, or in another layout, are read from the files.
-
-        WeightsError, before any is read, where the files lack one of them or a table of the graph.
-        """
-
-        def is_loaded(weight: Weight) -> bool:
-            return self._loaded.get(weight.tensor.name, (None,))[0] == weight.layout
-
-        for table in graph.tables.values():
-            self._checkpoints[graph.name].find(table.path, table.source_shape)
-        missing = [weight for weight in graph.weights.values() if not is_loaded(weight)]
-        buffers = load_weights(self._device, missing, self._checkpoints[graph.name])
-        self._loaded |= {weight.tensor.name: (weight.layout, buffers[weight.tensor]) for weight in missing}
-        return {weight.tensor: self._loaded[weight.tensor.name][1] for weight in graph.weights.values()}
-
-    def read_rows(self, graph: Graph, path: str, rows: np.ndarray) -> np.ndarray:
-        """For the graph's input `path`: those rows of the table, read from its file.
-
-        WeightsError where they hold NaN, or values over the range of the input's dtype.
-        """
-        table = graph.tables[path]
-        return prepare(self._checkpoints[graph.name].read_rows(table.path, table.source_shape, rows), table)
+_CARRIED = ("x_t", "x_saved", "history", "latents")
+"""What a step leaves for the next one."""
 
 
-def load_all_weights(device: Device, config: ModelConfig, kernels: Kernels, folder: Path) -> WeightStore:
-    """Weights of all components, for images of the model's own size."""
-    side_px = config.require_size("width", None)
-    store = WeightStore(device, {name: Checkpoint(folder / name) for name in COMPONENTS})
-    for graph in build_graphs(config, kernels, batch=1, height_px=side_px, width_px=side_px, guidance=True).values():
-        store.load(graph)
-    return store
+class PrecisionWarning(UserWarning):
+    """A network's values went over the range of f16, so it runs in f32."""
+
+
+@dataclass(eq=False)
+class DenoisingState:
+    """Where a run stands between two steps, on the host: the device may serve another run meanwhile."""
+
+    size: RunSize
+    conditioning: Conditioning = field(repr=False)
+    """A row for each of the denoiser's batch."""
+    x_t: np.ndarray = field(repr=False)
+    """(B, H, W, C) f32"""
+    input_scale: float
+    """Of the next step's input, which is input_scale x_t."""
+    carried: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """The other tensors that the last step left; empty before the first."""
+
+    def inputs(self, program: Program) -> dict[str, np.ndarray]:
+        """Everything that the program has to hold before the next step."""
+        inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
+        if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[program.graph.dtype]:
+            copies = self.size.rows // self.size.batch
+            inputs["latents"] = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+        return inputs
 
 
 class Engine:
-    """Programs for `batch` images of one size. Latents are (B, H, W, C) on the device."""
+    """A model on a device. Everything that changes from picture to picture is the caller's.
 
-    def __init__(
+    `kernels` has the dtype that networks run in, unless their configuration asks for f32. Methods may be called from
+    several threads: each takes its turn.
+    """
+
+    def __init__(self, device: Device, model: Family, kernels: Kernels) -> None:
+        self.device = device
+        self.model = model
+        self._kernels = model.kernels(kernels)
+        self._weights = WeightStore(device)
+        self._arena = Arena(device)
+        self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in model.networks}
+        self._holders: dict[Program, DenoisingState] = {}
+        self._is_open = True
+
+    # ------------------------------------------------------------------------------------------ programs
+
+    def load(self, size: RunSize) -> None:
+        """Makes what a run of that size needs, where it is not there: weights, while pipelines compile beside."""
+        with self.device.turn:
+            self.require_fits(size)
+            missing = {
+                name: network.record(self._kernels[name], size)
+                for name, network in self.model.networks.items()
+                if network.size_of(size) not in self._programs[name]
+            }
+            with ThreadPoolExecutor(1) as beside:
+                calls = [call for graph in missing.values() for call in graph.calls]
+                compiled = beside.submit(self.device.pipelines.get_all, calls)
+                weights = {name: self._weights.load(graph, self._source(name)) for name, graph in missing.items()}
+                pipelines = compiled.result()  # held until the programs hold them
+            for name, graph in missing.items():
+                programs = self._programs[name]
+                while len(programs) >= _MAX_SIZES:
+                    self._drop(name, next(iter(programs)))
+                program = Program(self.device, graph, weights[name], self._arena)
+                programs[self.model.networks[name].size_of(size)] = program
+            del pipelines
+
+    def require_fits(self, size: RunSize) -> None:
+        """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
+        if not self._is_open:
+            raise DeviceError("this pipeline is closed; open the model again with from_pretrained")
+        self.model.require_fits(size, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
+
+    def program(self, name: str, size: RunSize) -> Program:
+        """The network's program for that size, made if it is not there."""
+        key = self.model.networks[name].size_of(size)
+        programs = self._programs[name]
+        if key not in programs:
+            self.load(size)
+        programs[key] = programs.pop(key)  # the last one used comes last
+        return programs[key]
+
+    def _drop(self, name: str, key: Hashable) -> None:
+        program = self._programs[name].pop(key)
+        self._holders.pop(program, None)
+        program.close()
+        self._weights.release(program.graph)
+
+    def _source(self, name: str) -> TensorSource:
+        return self.model.sources[self.model.networks[name].source]
+
+    def dtype_of(self, name: str) -> DType:
+        """What a network runs in: f32 once its values went over the range of f16."""
+        return self._kernels[name].dtype
+
+    def close(self) -> None:
+        """Frees all memory of the device that the model takes. Nothing can be run any more."""
+        with self.device.turn:
+            if not self._is_open:
+                return
+            self._is_open = False
+            for name, programs in self._programs.items():
+                for key in list(programs):
+                    self._drop(name, key)
+            self._arena.close()
+            self._weights.close()
+            self.device.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------ runs
+
+    def condition(self, tokens: np.ndarray, size: RunSize) -> Conditioning:
+        """The denoiser's inputs for each row of token ids, by the model's text networks."""
+
+        def run(name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+            return self.run(name, size, inputs, outputs)
+
+        with self.device.turn:
+            return self.model.condition(run, tokens)
+
+    def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
+        """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
+        with self.device.turn:
+            rows = [self.run(self.model.decoder, size, {"latents": row[None]}, ["image"]) for row in latents]
+        return np.concatenate([row["image"][..., :3] for row in rows]).astype(np.float32)
+
+    def run(
+        self, name: str, size: RunSize, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Runs a network once; an input named as a table of its graph takes row numbers.
+
+        Where values are over the range of f16 it runs again, and from then on, in f32, with a PrecisionWarning.
+        NotFiniteError where they are not finite in f32 either.
+        """
+
+        def attempt() -> dict[str, np.ndarray]:
+            program = self.program(name, size)
+            for key, array in inputs.items():
+                is_table = key in program.graph.tables
+                rows = self._weights.read_rows(program.graph, self._source(name), key, array) if is_table else array
+                program.write(key, rows)
+            program.run()
+            return program.read_all(outputs)
+
+        with self.device.turn:
+            return self._until_finite(name, attempt, outputs)
+
+    def denoise(
         self,
-        device: Device,
-        config: ModelConfig,
-        kernels: Kernels,
-        weights: WeightStore,
+        state: DenoisingState,
+        timestep: float,
+        update: Update,
         *,
-        batch: int,
-        height_px: int,
-        width_px: int,
-        guidance: bool,
+        guidance_scale: float,
+        next_input_scale: float,
     ) -> None:
-        graphs = build_graphs(config, kernels, batch=batch, height_px=height_px, width_px=width_px, guidance=guidance)
-        external: Buffers = {}
-        for graph in graphs.values():
-            external |= weights.load(graph)
-        self._weights = weights
-        memory: list[Any] = []  # of intermediate tensors: the programs share it, as they never run at the same time
-        # The decoder, which needs most, comes first, so that hardly a buffer has to grow.
-        self.vae, self.unet, self.text_encoder = (
-            Program(device, graphs[name], external, memory) for name in ("vae", "unet", "text_encoder")
-        )
+        """One step: the denoiser, guidance and the scheduler's update, which moves the state on.
 
-    def encode(self, token_ids: np.ndarray) -> np.ndarray:
-        """Prompt embeddings (B, L, C) of token ids (B, L), one after the other; ModelError for an unknown id."""
-        vocab_size, _ = self.text_encoder.graph.tables[TOKEN_TABLE].source_shape
-        unknown = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
-        if unknown.size:
-            raise ModelError(
-                f"token id (={unknown[0]}) must be from 0 to text_encoder's vocab_size (={vocab_size}) less 1; "
-                "take the tokenizer and the text encoder of one model"
-            )
-        return np.concatenate([self._encode(row[None]) for row in token_ids])
-
-    def _encode(self, token_ids: np.ndarray) -> np.ndarray:
-        tokens = self._weights.read_rows(self.text_encoder.graph, TOKEN_TABLE, token_ids)
-        self.text_encoder.write(TOKEN_TABLE, tokens)
-        self.text_encoder.run()
-        return self.text_encoder.read("embedding")
-
-    def start(self, embeddings: np.ndarray, x_t: np.ndarray, input_scale: float) -> None:
-        """Sets the prompt embedding of each row of the UNet's batch, and the first x_t (B, H, W, C)."""
-        self.unet.write("embedding", embeddings)
-        self.unet.write("x_t", x_t)
-        copies = len(embeddings) // len(x_t)  # 2 with guidance
-        self.unet.write("latents", np.tile(input_scale * x_t, (copies, 1, 1, 1)))
-
-    def step(self, timestep: float, update: Update, *, guidance_scale: float, next_input_scale: float) -> None:
-        """One UNet iteration, then guidance and the scheduler's update. Waits for the GPU."""
+        The state stays as it was where anything is raised: NotFiniteError, as in `run`, or where guidance takes the
+        latents out of range.
+        """
+        name = self.model.denoiser
         values = {**vars(update), "guidance_scale": guidance_scale, "next_input_scale": next_input_scale}
         coefficients = np.zeros(NUM_COEFFICIENTS)
-        coefficients[: len(COEFFICIENTS)] = [values[name] for name in COEFFICIENTS]
-        self.unet.write("coefficients", coefficients)
-        self.unet.write("timestep", np.array([timestep]))
-        self.unet.run()
-        self.unet.read("coefficients")
+        coefficients[: len(COEFFICIENTS)] = [values[key] for key in COEFFICIENTS]
 
-    def decode(self) -> np.ndarray:
-        """The images (B, height, width, 3), in -1..1, of the latents as they are now."""
-        return np.concatenate([self._decode(row[None]) for row in self.unet.read("x_t")])
+        def attempt() -> dict[str, np.ndarray]:
+            program = self.program(name, state.size)
+            if self._holders.pop(program, None) is not state:  # another run's, or half a step's
+                for key, array in state.inputs(program).items():
+                    program.write(key, array)
+            program.write("coefficients", coefficients)
+            program.write("timestep", np.array([timestep]))
+            program.run()
+            left = program.read_all([*_CARRIED, "model_output"])
+            self._holders[program] = state
+            return left
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
-        self.vae.write("latents", latents)
-        self.vae.run()
-        return self.vae.read("image")[..., :3].astype(np.float32)
+        with self.device.turn:
+            left = self._until_finite(name, attempt, ["model_output"])
+            del left["model_output"]
+            if not np.isfinite(left["x_t"]).all():
+                self._holders.clear()  # what is on the device is not the state
+                raise NotFiniteError(
+                    f"guidance_scale (={guidance_scale:g}) takes the latents out of the range of f32; use a smaller one"
+                )
+            state.x_t = left.pop("x_t")
+            state.carried = left
+            state.input_scale = next_input_scale
+
+    def _until_finite(
+        self, name: str, attempt: Callable[[], dict[str, np.ndarray]], checked: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """What `attempt` returns, from a network in f32 if it has to be."""
+
+        def is_finite(arrays: Mapping[str, np.ndarray]) -> bool:
+            return all(np.isfinite(arrays[key]).all() for key in checked)
+
+        arrays = attempt()
+        if is_finite(arrays):
+            return arrays
+        kernels = self._kernels[name]
+        if kernels.dtype != "f32":
+            self._change_kernels(name, replace(kernels, dtype="f32"))
+            try:
+                arrays = attempt()
+            except (DeviceLimitError, GpuMemoryError) as error:
+                self._change_kernels(name, kernels)
+                raise NotFiniteError(
+                    f"{name}: its values are over the range of f16, and f32 does not fit ({error})"
+                ) from error
+            if is_finite(arrays):
+                warnings.warn(
+                    f"{name}: its values are over the range of f16, so it runs in f32 from now on",
+                    PrecisionWarning,
+                    stacklevel=2,
+                )
+                return arrays
+        self._change_kernels(name, kernels)
+        raise NotFiniteError(
+            f"{name}: its values are not finite in f32 either; use a smaller guidance_scale, or download the model "
+            "again, whose weights may be damaged"
+        )
+
+    def _change_kernels(self, name: str, kernels: Kernels) -> None:
+        """The network's next program is made with these; it has none now."""
+        for key in list(self._programs[name]):
+            self._drop(name, key)
+        self._kernels[name] = kernels

@@ -5,6 +5,7 @@ ShaderfusionError
 │   └── ShapeError        a tensor handed to a kernel or graph has the wrong shape or dtype
 ├── ModelError            a model folder: missing component, unsupported option, bad JSON
 │   └── WeightsError      a weights file: missing or misshapen tensor, truncated file, NaN
+├── NotFiniteError        a network gave values that are not finite, of which no picture can be made
 ├── DeviceError           no adapter, or none that matches
 │   ├── DeviceLostError   the driver dropped the device while it was in use
 │   ├── GpuMemoryError    an allocation failed (also a MemoryError)
@@ -19,6 +20,7 @@ __all__ = [
     "GpuMemoryError",
     "InputError",
     "ModelError",
+    "NotFiniteError",
     "ShaderError",
     "ShaderfusionError",
     "ShapeError",
@@ -44,6 +46,10 @@ class ModelError(ShaderfusionError):
 
 class WeightsError(ModelError):
     """A weights file cannot be used."""
+
+
+class NotFiniteError(ShaderfusionError):
+    """A network gave NaN or infinite values."""
 
 
 class DeviceError(ShaderfusionError):

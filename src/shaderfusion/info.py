@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shaderfusion.families import open_model
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs, find_model
 from shaderfusion.tensor import DType
 
 __all__ = ["ComponentInfo", "ModelInfo", "describe"]
@@ -59,11 +59,11 @@ def describe(
     optimizations: Optimizations | None = None,
 ) -> ModelInfo:
     """The costs of a model on a GPU for `batch` images of that size in pixels; f16, all optimizations by default."""
-    folder = find_model(model)
-    config = ModelConfig.from_folder(folder)
-    width, height = config.require_size("width", width), config.require_size("height", height)
+    opened = open_model(model)
+    size = opened.run_size(batch=batch, width=width, height=height)
     kernels = Kernels(dtype or "f16", DESKTOP_GPU, optimizations or Optimizations())
-    graphs = build_graphs(config, kernels, batch=batch, height_px=height, width_px=width, guidance=True)
+    opened.require_fits(size, kernels.capabilities, kernels.dtype)
+    graphs = opened.record(kernels, size)
     components = tuple(
         ComponentInfo(
             name=name,
@@ -74,4 +74,4 @@ def describe(
         )
         for name, graph in graphs.items()
     )
-    return ModelInfo(str(model), kernels.dtype, width, height, batch, components)
+    return ModelInfo(str(model), kernels.dtype, size.width_px, size.height_px, batch, components)

@@ -21,7 +21,7 @@ import numpy as np
 
 from shaderfusion.errors import InputError
 
-__all__ = ["randn"]
+__all__ = ["randn", "require_seed"]
 
 BLOCK = 16  # values that torch fills at once: 8 cosines, then 8 sines
 
@@ -49,8 +49,7 @@ def randn(shape: Sequence[int], seed: int) -> np.ndarray:
     Seeds are torch's: -2^63 to 2^64 - 1, of which the generator uses the low 32 bits. Raises InputError for another
     seed, or a shape that is not a sequence of whole numbers of at least 0.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed (={seed!r}) must be a whole number from -2^63 to 2^64 - 1")
+    require_seed(seed)
     try:
         shape = tuple(operator.index(length) for length in shape)
     except TypeError:
@@ -60,6 +59,13 @@ def randn(shape: Sequence[int], seed: int) -> np.ndarray:
     size = math.prod(shape)
     generator = np.random.RandomState(seed % 2**32)
     return (_few(generator, size) if size < BLOCK else _many(generator, size)).reshape(shape)
+
+
+def require_seed(seed: int) -> int:
+    """A seed that torch takes; InputError for another."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed (={seed!r}) must be a whole number from -2^63 to 2^64 - 1")
+    return seed
 
 
 def _words(generator: np.random.RandomState, num_words: int) -> np.ndarray:

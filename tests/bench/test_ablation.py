@@ -57,10 +57,10 @@ def test_a_row_that_does_not_fit_is_left_out(
     """As the baseline on a device that cannot bind its matrix of scores: the others have no difference then."""
     measured = ablation._measure_row
 
-    def measure_row(subject: Subject, weights: Any, optimizations: Optimizations) -> Any:
+    def measure_row(subject: Subject, optimizations: Optimizations) -> Any:
         if not optimizations.partially_fused_softmax:
             raise GpuMemoryError("too large")
-        return measured(subject, weights, optimizations)
+        return measured(subject, optimizations)
 
     monkeypatch.setattr(ablation, "_measure_row", measure_row)
     monkeypatch.setattr(ablation, "ROWS", dict(list(ablation.ROWS.items())[1:3]))

@@ -55,7 +55,7 @@ def test_names_agree() -> None:
         ("kernels --json rows", "--json (=rows) must end in .json"),
         ("kernels --markdown a.txt", "--markdown (=a.txt) must end in .md"),
         ("kernels --model nowhere", "model (='nowhere') must be"),
-        ("kernels --model emoji --width 33", "width (=33) must be a positive multiple of 32 px"),
+        ("kernels --model emoji --width 33", "width (=33) must be a positive multiple of 4 px"),
         ("kernels --device nowhere", "device (='nowhere') must be"),
         ("kernels --batch 0", "--batch: '0' must be a whole number"),
         ("kernels --dtype f8", "'f8' (choose from"),

@@ -1,18 +1,22 @@
 """What is measured: sd14 without files, and random weights that keep activations in range."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from golden.models import model_folder
 
-from shaderfusion.bench.subject import RandomCheckpoint, default_model, open_subject
-from shaderfusion.engine import WeightStore
+from shaderfusion.bench.subject import RandomCheckpoint, RandomStableDiffusion, default_model, open_subject
+from shaderfusion.bench.values import normal
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.families.family import RunSize
 from shaderfusion.gpu.device import Device
 
 
 def test_sd14_is_the_published_model(device: Device) -> None:
     subject = open_subject("sd14", device=device)
-    assert (subject.width_px, subject.height_px, subject.batch, subject.latents_shape) == (512, 512, 1, (1, 64, 64, 4))
+    assert subject.size == RunSize(batch=1, height_px=512, width_px=512, guidance=True, num_tokens=77)
+    assert subject.latents_shape == (1, 64, 64, 4)
     graphs = subject.graphs(subject.kernels())
     # Of CompVis/stable-diffusion-v1-4; the decoder with post_quant_conv, without the encoder.
     parameters = {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 49_490_199}
@@ -42,12 +46,14 @@ def test_random_weights_run_in_f16(device: Device) -> None:
     """A small image of the whole of a model's layers stays finite, in f16 where the device has it."""
     dtype = "f16" if device.info.has_f16 else "f32"
     subject = open_subject(str(model_folder("sd1")), device=device, dtype=dtype, width=32, height=32)
-    engine = subject.make_engine(WeightStore(device, {name: RandomCheckpoint() for name in subject.checkpoints}))
-    token_ids = np.zeros((2, subject.config.text_encoder.max_position_embeddings), np.int64)
-    embeddings = engine.encode(token_ids)
-    assert np.isfinite(embeddings).all()
-    assert 0.1 < embeddings.std() < 10
-    assert np.isfinite(engine.decode()).all()
+    model = RandomStableDiffusion.from_folder(model_folder("sd1"))
+    with replace(subject, model=model).make_engine() as engine:
+        embeddings = engine.condition(np.zeros((2, subject.size.num_tokens), np.int64), subject.size)["embedding"]
+        assert np.isfinite(embeddings).all()
+        assert 0.1 < embeddings.std() < 10
+        pixels = engine.decode(normal("latents", subject.latents_shape), subject.size)
+    assert pixels.std() > 0.1
+    assert engine.dtype_of("unet") == dtype
 
 
 def test_default_model_is_small_on_a_cpu(device: Device) -> None:
@@ -57,5 +63,5 @@ def test_default_model_is_small_on_a_cpu(device: Device) -> None:
 def test_refuses(device: Device) -> None:
     with pytest.raises(ModelError, match="model"):
         open_subject("nowhere", device=device)
-    with pytest.raises(InputError, match=r"width \(=100\) must be a positive multiple of 64"):
+    with pytest.raises(InputError, match=r"width \(=100\) must be a positive multiple of 8"):
         open_subject("sd14", device=device, width=100)

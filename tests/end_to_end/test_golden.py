@@ -9,13 +9,13 @@ import pytest
 from golden.models import NAMES, TINY, Run, golden, load, model_folder
 from kernel_runner import relative_error
 
-from shaderfusion.engine import Engine
+from shaderfusion.engine import DenoisingState
+from shaderfusion.families.family import RunSize
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels import select
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import build_graphs
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
@@ -54,25 +54,22 @@ GPU_RUNS = [
 ]
 
 
-def engine_of(pipe: StableDiffusionPipeline, height: int, width: int) -> Engine:
-    """For one image with guidance; the size is in latent cells."""
-    f = pipe.config.vae.scale_factor
-    return pipe._engine(1, f * height, f * width, True)
+def size_of(pipe: StableDiffusionPipeline, height: int, width: int) -> RunSize:
+    """Of one image with guidance; the size is in latent cells."""
+    f = pipe.model.scale_factor
+    return pipe.model.run_size(height=f * height, width=f * width)
 
 
 def graphs_of(pipe: StableDiffusionPipeline) -> dict[str, Graph]:
     """The graphs of the pipeline's last run."""
-    assert pipe._engine_of_size is not None
-    engine = pipe._engine_of_size[1]
-    return {program.graph.name: program.graph for program in (engine.text_encoder, engine.unet, engine.vae)}
+    return {name: list(programs.values())[-1].graph for name, programs in pipe._engine._programs.items()}
 
 
 def run_pipeline(pipe: StableDiffusionPipeline, run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
     """The run's images, and the latents after each step."""
     latents, images = [], []
     for progress in pipe.generate(**run.call):
-        assert pipe._engine_of_size is not None
-        latents.append(pipe._engine_of_size[1].unet.read("x_t"))
+        latents.append(progress.latents)
         images = progress.images or []
     return np.stack([np.asarray(image) for image in images]).astype(np.int32), latents
 
@@ -111,8 +108,8 @@ def test_token_ids(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_embeddings(device: Device, name: str) -> None:
     pipe, reference = load(device, name, "f32"), golden(name)
-    engine = engine_of(pipe, *reference.unet_outputs.shape[2:4])
-    actual = engine.encode(reference.token_ids)
+    size = size_of(pipe, *reference.unet_outputs.shape[2:4])
+    actual = pipe._engine.condition(reference.token_ids, size)["embedding"]
     for row, expected in zip(actual, reference.embeddings, strict=True):
         assert relative_error(row, expected) < STAGE_BOUND
 
@@ -120,15 +117,14 @@ def test_embeddings(device: Device, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_unet(device: Device, name: str) -> None:
     pipe, reference = load(device, name, "f32"), golden(name)
-    engine = engine_of(pipe, *reference.unet_outputs.shape[2:4])
+    size = size_of(pipe, *reference.unet_outputs.shape[2:4])
     latents = randn(reference.unet_latents_shape, reference.unet_seed).transpose(0, 2, 3, 1)
-    # The step rewrites the UNet's input, so it is set each time.
-    update = make_schedule(pipe.scheduler_config, 1, "euler").updates[0]
+    update = make_schedule(pipe.model.scheduler_config, 1, "euler").updates[0]
     for timestep, expected in zip(reference.unet_timesteps, reference.unet_outputs, strict=True):
-        engine.start(reference.embeddings, latents[:1], 1.0)
-        engine.unet.write("latents", latents)
-        engine.step(timestep, update, guidance_scale=1.0, next_input_scale=1.0)
-        actual = engine.unet.read("model_output")
+        # Two different rows, where a picture has the same latents twice.
+        state = DenoisingState(size, {"embedding": reference.embeddings}, latents[:1], 1.0, {"latents": latents})
+        pipe._engine.denoise(state, timestep, update, guidance_scale=1.0, next_input_scale=1.0)
+        actual = pipe._engine.program("unet", size).read("model_output")
         for row, expected_row in zip(actual, expected, strict=True):
             assert relative_error(row, expected_row) < STAGE_BOUND
 
@@ -137,10 +133,9 @@ def test_unet(device: Device, name: str) -> None:
 def test_decoder(device: Device, name: str) -> None:
     run = next(run for run in golden(name).runs if run.pixels is not None)
     assert run.pixels is not None
-    engine = engine_of(load(device, name, "f32"), *run.latents.shape[2:4])
-    engine.vae.write("latents", run.latents[-1])
-    engine.vae.run()
-    assert relative_error(engine.vae.read("image")[..., :3], run.pixels) < STAGE_BOUND
+    pipe = load(device, name, "f32")
+    pixels = pipe._engine.decode(run.latents[-1], size_of(pipe, *run.latents.shape[2:4]))
+    assert relative_error(pixels, run.pixels) < STAGE_BOUND
 
 
 @pytest.mark.parametrize(("name", "run"), RUNS)
@@ -175,9 +170,8 @@ def test_whole_run_with_the_kernels_of_gpus(
     require_equal_run(pipe, run)  # by the model's own scheduler
 
     graphs = graphs_of(pipe)
-    height, width = (pipe.config.vae.scale_factor * cells for cells in run.latents.shape[2:4])
     plain_kernels = Kernels("f32", optimizations=Optimizations.parse("none"))
-    plain = build_graphs(pipe.config, plain_kernels, batch=1, height_px=height, width_px=width, guidance=True)
+    plain = pipe.model.record(plain_kernels, size_of(pipe, *run.latents.shape[2:4]))
     ran, baseline = (count_kernels(call for graph in g.values() for call in graph.calls) for g in (graphs, plain))
     allowed = {"all": tuple(USED_IN), "none": ()}.get(option, (option,))
     for short, kernel in Optimizations.SHORT_NAMES.items():
@@ -199,13 +193,12 @@ def test_decoder_with_the_kernels_of_large_layers(device: Device, monkeypatch: p
     run = golden("emoji").runs[0]
     assert run.pixels is not None
     pipe = load.__wrapped__(device, "emoji", "f32", Kernels("f32"))  # not kept: no other test uses it
-    vae = engine_of(pipe, *run.latents.shape[2:4]).vae
-    assert any("NORM" in call.constants for call in vae.graph.calls)
-    passes = [call.entry_point for call in vae.graph.calls]
+    pixels = pipe._engine.decode(run.latents[-1], size_of(pipe, *run.latents.shape[2:4]))
+    calls = graphs_of(pipe)["vae"].calls
+    assert any("NORM" in call.constants for call in calls)
+    passes = [call.entry_point for call in calls]
     assert passes.count("transform_filters") > passes.count("transform_input")
-    vae.write("latents", run.latents[-1])
-    vae.run()
-    assert relative_error(vae.read("image")[..., :3], run.pixels) < STAGE_BOUND
+    assert relative_error(pixels, run.pixels) < STAGE_BOUND
 
 
 def require_f16(device: Device, name: str, run: Run) -> StableDiffusionPipeline:

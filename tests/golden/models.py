@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import load_all_weights
+from shaderfusion.families import find_model
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.stable_diffusion import ModelConfig, find_model
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.tensor import DType
-from shaderfusion.text.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parent
 TINY = ("sd1", "sd2", "odd")
@@ -100,10 +98,5 @@ def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None
 
     Its kernels are those that suit the device, unless given.
     """
-    folder = model_folder(name)
-    config = ModelConfig.from_folder(folder)
-    scheduler_config = SchedulerConfig.from_json(folder / "scheduler")
     kernels = kernels or Kernels(dtype, device.capabilities)
-    weights = load_all_weights(device, config, kernels, folder)
-    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    return StableDiffusionPipeline(device, kernels, tokenizer, config, scheduler_config, weights)
+    return StableDiffusionPipeline(device, StableDiffusion.from_folder(model_folder(name)), kernels)

@@ -1,5 +1,6 @@
 """One compilation for each distinct pipeline."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from shaderfusion.errors import ShaderError
 from shaderfusion.gpu import pipelines
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import PipelineCache
-from shaderfusion.kernels.call import Binding, KernelCall
+from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.common.elementwise import activate, add
 from shaderfusion.tensor import TensorSpec
 
@@ -58,15 +59,31 @@ def test_differences_make_pipelines(cache: PipelineCache, modules: list[str]) ->
         activate(a, c, activation="silu"),
         activate(a, c, activation="gelu"),
     ]
-    assert len({id(cache.get(each)) for each in calls}) == len(calls)
+    found = [cache.get(each) for each in calls]
+    assert len(set(found)) == len(calls)
     assert (len(cache), len(modules)) == (len(calls), len(calls))
 
 
-def test_modules_are_shared_between_layouts(cache: PipelineCache, modules: list[str]) -> None:
-    call = add(*tensors(8))
-    loose = replace(call, bindings=(*call.bindings, Binding(tensors(8)[0], "read")))  # one that the shader ignores
-    assert cache.get(call) is not cache.get(loose)
-    assert (len(cache), len(modules)) == (2, 1)
+def test_pipelines_that_nothing_uses_are_forgotten(cache: PipelineCache, modules: list[str]) -> None:
+    kept = cache.get(add(*tensors(8)))
+    a, _, c = tensors(8)
+    cache.get(activate(a, c, activation="silu"))
+    gc.collect()
+    assert len(cache) == 1
+    assert cache.get(add(*tensors(8))) is kept
+    assert len(modules) == 2
+
+
+def test_many_at_once(cache: PipelineCache, modules: list[str]) -> None:
+    a, b, c = tensors(8)
+    calls = [
+        replace(add(a, b, c), constants={**add(a, b, c).constants, "WORKGROUP_SIZE": size}) for size in (8, 16, 32)
+    ]
+    found = cache.get_all(calls * 2)
+    assert found[:3] == found[3:]
+    assert (len(cache), len(modules)) == (3, 3)
+    with pytest.raises(ShaderError, match="no such WGSL file"):
+        cache.get_all([replace(calls[0], source="common/nothing.wgsl"), calls[1], replace(calls[2], dtype="f16")])
 
 
 @pytest.mark.parametrize(
@@ -83,9 +100,10 @@ def test_equal_numbers_of_other_types_are_other_pipelines(
 ) -> None:
     a, b, c = tensors(8)
     call = add(a, b, c)
+    kept = []
     for options in (first, second):
         constants = {**call.constants, **options.get("constants", {})}
-        cache.get(replace(call, constants=constants, params={**call.params, **options.get("params", {})}))
+        kept.append(cache.get(replace(call, constants=constants, params={**call.params, **options.get("params", {})})))
     assert len(cache) == 2
     assert modules[0] != modules[1]
 

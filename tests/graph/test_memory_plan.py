@@ -8,10 +8,11 @@ import pytest
 
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import ShapeError
+from shaderfusion.families import open_model
+from shaderfusion.families.stable_diffusion import ModelConfig
 from shaderfusion.graph.memory_plan import MemoryPlan, find_lifetimes, plan_memory
 from shaderfusion.kernels.call import Binding, KernelCall, read, write
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import ModelConfig, build_graphs, find_model
 from shaderfusion.models.unet import unet_graph
 from shaderfusion.tensor import TensorSpec
 
@@ -152,8 +153,8 @@ def test_sd_unet_is_near_its_lower_bound() -> None:
 
 
 def test_embedded_model_is_near_its_lower_bound() -> None:
-    config = ModelConfig.from_folder(find_model("emoji"))
-    graphs = build_graphs(config, Kernels("f32"), batch=1, height_px=128, width_px=128, guidance=True)
+    model = open_model("emoji")
+    graphs = model.record(Kernels("f32"), model.run_size())
     for graph in graphs.values():
         plan = plan_memory(graph.calls)
         check_plan(graph.calls, plan)

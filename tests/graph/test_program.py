@@ -8,8 +8,9 @@ import pytest
 
 from shaderfusion.errors import DeviceError, DeviceLimitError, ShapeError
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
-from shaderfusion.graph.program import Program
+from shaderfusion.graph.program import Program, divide
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import add, multiply
@@ -53,27 +54,38 @@ def test_runs_again_with_other_inputs(any_device: Device) -> None:
 
 @pytest.mark.parametrize("sizes", [(8, 4096, 100), (4096, 8, 100)])
 def test_programs_share_memory(device: Device, sizes: tuple[int, ...]) -> None:
-    memory: list[Any] = []
-    programs = [Program(device, make_graph(size), {}, memory) for size in sizes]
-    assert [buffer.size for buffer in memory] == [4 * max(sizes)] * 2
+    arena = Arena(device)
+    programs = [Program(device, make_graph(size), {}, arena) for size in sizes]
+    assert [buffer.size for buffer in arena.buffers] == [4 * max(sizes)] * 2
     for _ in range(2):  # in turn: no run depends on what another left behind
         for size, program in zip(sizes, programs, strict=True):
             x = np.random.default_rng(size).integers(0, 9, size).astype(np.float32)
             np.testing.assert_array_equal(run(program, x), formula(x))
 
 
-def test_programs_share_external_buffers(device: Device) -> None:
-    g = make_graph(8)
-    external = {}
-    first = Program(device, g, external)
-    second = Graph("second", Kernels("f32"))
-    second.inputs = {"out": g.outputs["out"]}
-    second.add(add(g.outputs["out"], g.inputs["x"], second.output("sum", 8)))
-    program = Program(device, second, external)
+def test_memory_follows_the_programs(device: Device) -> None:
+    arena = Arena(device)
+    small, large = (Program(device, make_graph(size), {}, arena) for size in (8, 4096))
+    before = arena.buffers
+    large.close()
+    middle = Program(device, make_graph(100), {}, arena)
+    assert arena.size_bytes == 2 * 400
+    assert before != arena.buffers
+    for size, program in ((8, small), (100, middle)):
+        x = np.arange(size, dtype=np.float32)
+        np.testing.assert_array_equal(run(program, x), formula(x))
+    arena.close()
+    assert arena.size_bytes == 0
+
+
+def test_a_program_that_does_not_fit_leaves_the_others_running(device: Device) -> None:
+    arena = Arena(device)
+    program = Program(device, make_graph(8), {}, arena)
+    size = device.capabilities.max_buffer_bytes // 4 + 4
+    with pytest.raises(DeviceLimitError, match=r"twice"):
+        Program(device, make_graph(size), {}, arena)
     x = np.arange(8, dtype=np.float32)
-    run(first, x)
-    program.run()
-    np.testing.assert_array_equal(program.read("sum"), formula(x) + x)
+    np.testing.assert_array_equal(run(program, x), formula(x))
 
 
 def test_params_are_packed_in_order_and_shared(device: Device) -> None:
@@ -142,3 +154,45 @@ def test_one_buffer_read_and_written(device: Device) -> None:
     g.calls.append(add(g.inputs["x"], g.outputs["out"], g.outputs["out"]))
     with pytest.raises(DeviceError, match=r"^running test8: .*Validation Error"):
         Program(device, g, {}).run()
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "pieces"),
+    [
+        ([], [0]),
+        ([1000.0], [1]),
+        ([30.0, 30.0, 1000.0, 1.0, 1.0], [1, 1, 1, 2]),  # at most 50 ms, or one call
+        ([0.0] * 40, [16, 16, 8]),  # the first is short, the others have at most as many calls as those before
+        ([0.0] * 500, [16, 16, 32, 64, 128, 244]),
+        ([10.0] * 12, [5, 5, 2]),
+    ],
+)
+def test_pieces(times_ms: list[float], pieces: list[int]) -> None:
+    found = divide(times_ms, first_calls=16, most_ms=50.0)
+    assert [len(piece) for piece in found] == pieces
+    assert [index for piece in found for index in piece] == list(range(len(times_ms)))
+
+
+def test_a_run_is_submitted_in_pieces(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = make_graph(8)
+    for _ in range(20):
+        g.add(
+            add(g.outputs["out"], g.outputs["out"], twice := g.tensor("twice", 8)), add(twice, twice, g.outputs["out"])
+        )
+    program = Program(device, g, {})
+    x = np.ones(8, np.float32)
+    expected = formula(x) * 4.0**20
+    submitted: list[int] = []
+    submit = Program._submit
+
+    def record(self: Program, passes: Any, timestamps: Any = None) -> None:
+        submitted.append(sum(map(len, passes)))
+        submit(self, passes, timestamps)
+
+    monkeypatch.setattr(Program, "_submit", record)
+    np.testing.assert_array_equal(run(program, x), expected)
+    assert submitted[0] == 1  # the first run measures, call by call at first
+    assert sum(submitted) == len(g.calls)
+    submitted.clear()
+    np.testing.assert_array_equal(run(program, x), expected)
+    assert submitted[0] <= 16 < len(g.calls) == sum(submitted)

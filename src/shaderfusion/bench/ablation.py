@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,7 +12,6 @@ import numpy as np
 from shaderfusion.bench.measure import DOES_NOT_FIT, measure, relative_error
 from shaderfusion.bench.runs import NUM_STEPS, make_image, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.engine import WeightStore
 from shaderfusion.kernels.select import Optimizations
 from shaderfusion.output import Table, say
 
@@ -31,52 +29,44 @@ ROWS: dict[str, str] = {
 
 def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     """One row each of ROWS; one that does not fit on the device is left out with a sentence on stderr."""
-    weights = WeightStore(subject.device, subject.checkpoints)
     baseline: np.ndarray | None = None
     for name, optimizations in ROWS.items():
         try:
-            row, output = _measure_row(subject, weights, Optimizations.parse(optimizations))
+            row, output = _measure_row(subject, Optimizations.parse(optimizations))
         except DOES_NOT_FIT as error:
             say(f"{name} left out: {error}")
             continue
-        finally:
-            gc.collect()  # the engine's buffers, before the next one takes its own
         if name == "baseline":
             baseline = output
         difference = None if baseline is None else relative_error(output, baseline)
         yield {"name": name, "optimizations": optimizations, **row, "relative_difference": difference}
 
 
-def _measure_row(
-    subject: Subject, weights: WeightStore, optimizations: Optimizations
-) -> tuple[dict[str, Any], np.ndarray]:
+def _measure_row(subject: Subject, optimizations: Optimizations) -> tuple[dict[str, Any], np.ndarray]:
     """The row, and the UNet's output (B, H, W, C)."""
-    kernels = subject.kernels(optimizations)
-    for graph in subject.graphs(kernels).values():
-        weights.load(graph)
+    graphs = subject.graphs(subject.kernels(optimizations))
     subject.device.pipelines.clear()  # so that every row compiles its own
     started = time.perf_counter()
-    engine = subject.make_engine(weights, optimizations)
-    make_image(engine, subject)
-    first_s = time.perf_counter() - started
-    seconds = make_image(engine, subject)
-    second_s = sum(seconds.values())
-
-    run_iteration(engine, subject)
-    output = engine.unet.read("model_output").astype(np.float32)
-    timed = measure(engine.unet)
-    unet = engine.unet.graph
-    row = {
-        **asdict(timed),
-        "dispatches": len(unet.calls),
-        "tensors_bytes": engine.unet.plan.total_bytes,
-        "weights_bytes": unet.weights_bytes,
-        "seconds": seconds,
-        "num_steps": NUM_STEPS,
-        "total_s": second_s,
-        "compile_s": first_s - second_s,
-    }
-    return row, output
+    pipelines = subject.device.pipelines.get_all(call for graph in graphs.values() for call in graph.calls)
+    compile_s = time.perf_counter() - started
+    with subject.make_engine(optimizations) as engine:
+        engine.load(subject.size)
+        del pipelines  # the programs have them
+        make_image(engine, subject)
+        seconds = make_image(engine, subject)
+        run_iteration(engine, subject)
+        unet = engine.program("unet", subject.size)
+        row = {
+            **asdict(measure(unet)),
+            "dispatches": len(unet.graph.calls),
+            "tensors_bytes": unet.plan.total_bytes,
+            "weights_bytes": unet.graph.weights_bytes,
+            "seconds": seconds,
+            "num_steps": NUM_STEPS,
+            "total_s": sum(seconds.values()),
+            "compile_s": compile_s,
+        }
+        return row, unet.read("model_output").astype(np.float32)
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
@@ -92,7 +82,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
         image.append((row["name"], *parts, f"{row['total_s']:,.3f}", f"{row['compile_s']:,.2f}"))
     clock = "the GPU's clock" if rows and rows[0]["clock"] == "GPU" else "the wall clock"
     heading = ("", "median, ms", "p20 to p80", "dispatches", "tensors, MB", "weights, MB", "difference")
-    parts = ("", "text encoder, s", "denoising, s", "decoder, s", "in all, s", "first picture, s more")
+    parts = ("", "text encoder, s", "denoising, s", "decoder, s", "in all, s", "compilation, s")
     return [
         Table(heading, iteration, "<>>>>>>", f"One iteration of the UNet, by {clock}"),
         Table(parts, image, "<>>>>>", f"One picture of {NUM_STEPS} steps, by the wall clock"),

@@ -78,7 +78,7 @@ def run_benchmark(
             write_whole("--json", json_path, json.dumps(rows, indent=1).encode())
     if not rows:
         raise DeviceError(
-            f"bench {name}: nothing of {subject.model} fits on {opened.info.name}; use a smaller size or batch"
+            f"bench {name}: nothing of {subject.name} fits on {opened.info.name}; use a smaller size or batch"
         )
     tables = benchmark.tables(rows)
     print("\n\n".join(table.text() for table in tables))

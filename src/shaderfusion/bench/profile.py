@@ -9,7 +9,7 @@ import numpy as np
 
 from shaderfusion.bench.runs import make_token_ids, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.engine import WeightStore
+from shaderfusion.bench.values import normal
 from shaderfusion.errors import DeviceError
 from shaderfusion.graph.program import Program
 from shaderfusion.output import Table
@@ -28,13 +28,13 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
             f"device {subject.device.info.name} has no timestamps, which a profile needs; "
             "`shaderfusion bench kernels` times whole programs instead"
         )
-    engine = subject.make_engine(WeightStore(subject.device, subject.checkpoints))
-    run_iteration(engine, subject)
-    engine.decode()
-    text = subject.config.text_encoder
-    engine.encode(make_token_ids(text.vocab_size, text.max_position_embeddings))
-    for program in (engine.unet, engine.vae, engine.text_encoder):
-        yield from _profile(program)
+    with subject.make_engine() as engine:
+        engine.load(subject.size)
+        run_iteration(engine, subject)
+        engine.decode(normal("latents", subject.latents_shape), subject.size)
+        engine.condition(make_token_ids(subject.model.vocab_size, subject.size.num_tokens), subject.size)
+        for name in _RUNS:
+            yield from _profile(engine.program(name, subject.size))
 
 
 def _profile(program: Program) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import normal
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import Engine
+from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.schedulers import Update, make_schedule
 
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
@@ -26,10 +26,9 @@ SCHEDULER = SchedulerConfig(
 
 def run_iteration(engine: Engine, subject: Subject) -> None:
     """Runs the UNet once on normal values, with an update that leaves x_t as it is: no later run works on zeros."""
-    text = subject.config.text_encoder
-    embeddings = normal("embedding", (2 * subject.batch, text.max_position_embeddings, text.hidden_size))
-    engine.start(embeddings, normal("x_t", subject.latents_shape), 1.0)
-    engine.step(TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
+    conditioning = {"embedding": normal("embedding", subject.embedding_shape)}
+    state = DenoisingState(subject.size, conditioning, normal("x_t", subject.latents_shape), 1.0)
+    engine.denoise(state, TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
 
 
 def make_token_ids(vocab_size: int, length: int) -> np.ndarray:
@@ -39,17 +38,16 @@ def make_token_ids(vocab_size: int, length: int) -> np.ndarray:
 
 def make_image(engine: Engine, subject: Subject) -> dict[str, float]:
     """Two prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
-    text = subject.config.text_encoder
-    token_ids = make_token_ids(text.vocab_size, text.max_position_embeddings)
-    schedule = make_schedule(SCHEDULER, NUM_STEPS, "ddim")
-    noise = normal("noise", subject.latents_shape)
+    tokens = make_token_ids(subject.model.vocab_size, subject.size.num_tokens)
     started = time.perf_counter()
-    embeddings = engine.encode(token_ids)
+    rows = engine.condition(tokens, subject.size)
     encoded = time.perf_counter()
-    engine.start(np.repeat(embeddings, subject.batch, axis=0), noise, 1.0)
+    schedule = make_schedule(SCHEDULER, NUM_STEPS, "ddim")
+    conditioning = {name: np.repeat(array, subject.size.batch, axis=0) for name, array in rows.items()}
+    state = DenoisingState(subject.size, conditioning, normal("noise", subject.latents_shape), 1.0)
     for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
-        engine.step(timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
+        engine.denoise(state, timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
     denoised = time.perf_counter()
-    engine.decode()
+    engine.decode(state.x_t, subject.size)
     decoded = time.perf_counter()
     return {"text_encoder": encoded - started, "denoising": denoised - encoded, "decoder": decoded - denoised}

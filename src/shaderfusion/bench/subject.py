@@ -5,21 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from shaderfusion.bench.values import normal
-from shaderfusion.engine import Engine, WeightStore
+from shaderfusion.engine import Engine
+from shaderfusion.families import open_model
+from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
 from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType
-from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
+from shaderfusion.weights.checkpoint import TensorSource
 
-__all__ = ["SD14", "SD14_FOLDER", "RandomCheckpoint", "Subject", "default_model", "open_subject"]
+__all__ = [
+    "SD14",
+    "SD14_FOLDER",
+    "RandomCheckpoint",
+    "RandomStableDiffusion",
+    "Subject",
+    "default_model",
+    "open_subject",
+]
 
 SD14 = "sd14"
 """Name of Stable Diffusion 1.4 with random weights."""
@@ -53,44 +64,51 @@ class RandomCheckpoint:
         return np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]).reshape(*rows.shape, *shape[1:])
 
 
+class RandomStableDiffusion(StableDiffusion):
+    """A folder with configurations alone: its weights are random."""
+
+    @cached_property
+    def sources(self) -> Mapping[str, TensorSource]:
+        """Whatever tensor is asked for exists."""
+        return {network.source: RandomCheckpoint() for network in self.networks.values()}
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model, with guidance, for `batch` images of one size."""
 
     device: Device
-    model: str
-    config: ModelConfig
-    checkpoints: Mapping[str, TensorSource]
+    name: str
+    model: Family
     dtype: DType
-    width_px: int
-    height_px: int
-    batch: int
+    size: RunSize
 
     def kernels(self, optimizations: Optimizations | None = None) -> Kernels:
         """Those that suit the device, with all optimizations by default."""
         return Kernels(self.dtype, self.device.capabilities, optimizations or Optimizations())
 
     def graphs(self, kernels: Kernels) -> dict[str, Graph]:
-        """By component."""
-        size = {"height_px": self.height_px, "width_px": self.width_px}
-        return build_graphs(self.config, kernels, batch=self.batch, guidance=True, **size)
+        """By network."""
+        return self.model.record(kernels, self.size)
 
-    def make_engine(self, weights: WeightStore, optimizations: Optimizations | None = None) -> Engine:
-        """The programs."""
-        size = {"height_px": self.height_px, "width_px": self.width_px}
-        kernels = self.kernels(optimizations)
-        return Engine(self.device, self.config, kernels, weights, batch=self.batch, guidance=True, **size)
+    def make_engine(self, optimizations: Optimizations | None = None) -> Engine:
+        """The model on the device; nothing is loaded yet."""
+        return Engine(self.device, self.model, self.kernels(optimizations))
 
     @property
     def latents_shape(self) -> tuple[int, int, int, int]:
         """(B, H, W, C)"""
-        f = self.config.vae.scale_factor
-        return (self.batch, self.height_px // f, self.width_px // f, self.config.unet.in_channels)
+        return self.model.latents_shape(self.size)
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(rows of the denoiser's batch, L, C)"""
+        return (self.size.rows, *self.model.embedding_shape)
 
     def as_dict(self) -> dict[str, str | int]:
         """JSON-ready, what a row says of it."""
-        size = {"width": self.width_px, "height": self.height_px, "batch": self.batch}
-        return {"model": self.model, **size, "dtype": self.dtype}
+        size = {"width": self.size.width_px, "height": self.size.height_px, "batch": self.size.batch}
+        return {"model": self.name, **size, "dtype": self.dtype}
 
 
 def default_model(device: Device) -> str:
@@ -112,17 +130,9 @@ def open_subject(
     Loads no weights. Raises ModelError, DeviceError or InputError.
     """
     opened = device if isinstance(device, Device) else open_device(device)
-    model = model or default_model(opened)
-    folder = SD14_FOLDER if model == SD14 else find_model(model)
-    checkpoints = {name: RandomCheckpoint() if model == SD14 else Checkpoint(folder / name) for name in COMPONENTS}
-    config = ModelConfig.from_folder(folder)
-    return Subject(
-        device=opened,
-        model=model,
-        config=config,
-        checkpoints=checkpoints,
-        dtype=choose_dtype(opened, dtype),
-        width_px=config.require_size("width", width),
-        height_px=config.require_size("height", height),
-        batch=batch,
-    )
+    name = default_model(opened) if model is None else model
+    found = RandomStableDiffusion.from_folder(SD14_FOLDER) if name == SD14 else open_model(name)
+    size = found.run_size(batch=batch, width=width, height=height)
+    chosen = choose_dtype(opened, dtype)
+    found.require_fits(size, opened.capabilities, chosen)
+    return Subject(opened, name, found, chosen, size)

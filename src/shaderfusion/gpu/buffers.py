@@ -1,5 +1,7 @@
 """GPU memory: allocate, write, read back. Every error names the tensor and its size."""
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.tensor import DType, TensorSpec
 
-__all__ = ["NUMPY_DTYPES", "allocate", "download", "upload"]
+__all__ = ["NUMPY_DTYPES", "allocate", "download", "download_all", "upload"]
 
 NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32}
 
@@ -42,6 +44,24 @@ def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -
 
 def download(device: Device, buffer: Any, tensor: TensorSpec) -> np.ndarray:
     """Waits for the GPU and reads the tensor back, in its own shape and dtype."""
-    with gpu_errors(f"reading {tensor.name}"):
-        raw: Any = device.handle.queue.read_buffer(buffer, 0, tensor.size_bytes)
-    return np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype])[: tensor.size].reshape(tensor.shape).copy()
+    return download_all(device, [(buffer, tensor)])[0]
+
+
+def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> list[np.ndarray]:
+    """Waits for the GPU and reads tensors from their buffers back, each in its own shape and dtype, in one transfer."""
+    names = ", ".join(tensor.name for _, tensor in tensors)
+    offsets = [0, *accumulate(tensor.size_bytes for _, tensor in tensors)]
+    with gpu_errors(f"reading {names}"):
+        usage = wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.MAP_READ
+        staging: Any = device.handle.create_buffer(label="read back", size=offsets[-1], usage=usage)
+        encoder = device.handle.create_command_encoder()
+        for (buffer, tensor), offset in zip(tensors, offsets, strict=False):
+            encoder.copy_buffer_to_buffer(buffer, 0, staging, offset, tensor.size_bytes)
+        device.handle.queue.submit([encoder.finish()])
+        staging.map_sync("READ")
+        raw = staging.read_mapped()
+        staging.destroy()
+    return [
+        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)
+        for (_, tensor), offset in zip(tensors, offsets, strict=False)
+    ]

@@ -12,6 +12,7 @@ import wgpu
 from shaderfusion.errors import DeviceError, InputError
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
+from shaderfusion.gpu.turn import Turn
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.tensor import DType
 
@@ -63,7 +64,7 @@ class DeviceInfo:
 
 
 class Device:
-    """An opened adapter: its handle, its capabilities and its pipeline cache.
+    """An opened adapter: its handle, its capabilities, its pipeline cache, and whose turn it is to use it.
 
     `trusted` runs the kernels without the bounds and loop checks that the WebGPU implementation would add
     (docs/architecture.md, "Trusted modules"); it is ignored where the implementation cannot do that. With
@@ -92,10 +93,18 @@ class Device:
             is_cpu=info.kind == "CPU",
         )
         self.pipelines = PipelineCache(self.handle, trusted=trusted)
+        self.turn = Turn()
+        # Reading it waits for what was submitted before: wgpu 0.32's own on_submitted_work_done raises a TypeError.
+        self._fence = self.handle.create_buffer(size=4, usage=wgpu.BufferUsage.COPY_SRC)
 
     def has(self, feature: str) -> bool:
         """Whether the opened device has an optional feature, by WebGPU's or wgpu's name."""
         return feature in self.handle.features
+
+    def wait(self) -> None:
+        """Until the GPU has done all that was submitted."""
+        with gpu_errors(f"waiting for {self.info.name}"):
+            self.handle.queue.read_buffer(self._fence)
 
     def __repr__(self) -> str:
         return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"

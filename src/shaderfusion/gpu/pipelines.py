@@ -1,6 +1,11 @@
-"""Compute pipelines, each compiled once per device."""
+"""Compute pipelines, each compiled once per device and kept as long as a program has it."""
 
-from typing import Any, NamedTuple
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import wgpu
 
@@ -11,8 +16,14 @@ from shaderfusion.kernels.call import KernelCall
 
 __all__ = ["Pipeline", "PipelineCache"]
 
+_MAX_COMPILERS = 8
+"""Threads that compile: drivers take most of the time, and let go of Python meanwhile."""
 
-class Pipeline(NamedTuple):
+_Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
     """A compiled entry point and the layout that its bind groups follow."""
 
     handle: Any
@@ -20,41 +31,46 @@ class Pipeline(NamedTuple):
 
 
 class PipelineCache:
-    """Pipelines by what makes them differ: the composed code, the entry point and the bindings' access."""
+    """Pipelines by what makes them differ: the composed code, the entry point and the bindings' access.
+
+    It keeps none itself: sizes of an image are part of some pipelines, and programs of many sizes come and go.
+    """
 
     def __init__(self, device: Any, *, trusted: bool) -> None:
         self._device = device
         self._trusted = trusted
-        self._modules: dict[str, Any] = {}
-        self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
+        self._pipelines: WeakValueDictionary[_Key, Pipeline] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._pipelines)
 
     def clear(self) -> None:
         """Forgets all pipelines, so that they are compiled again; programs keep those that they have."""
-        self._modules.clear()
         self._pipelines.clear()
 
     def get(self, call: KernelCall) -> Pipeline:
-        """The pipeline of a call, compiled on first use; ShaderError if it does not compile."""
-        # With types, as 1, 1.0 and True are equal but make different preludes. A False flag is an absent one.
-        given = ((name, type(value), value) for name, value in call.constants.items() if value is not False)
-        constants = tuple(sorted(given))
-        params = tuple((name, type(value)) for name, value in call.params.items())
-        access = tuple(binding.access == "read" for binding in call.bindings)
-        key = (call.source, call.entry_point, call.dtype, constants, params, access)
-        if key not in self._pipelines:
-            self._pipelines[key] = self._compile(call, access)
-        return self._pipelines[key]
+        """The pipeline of a call; ShaderError if it does not compile."""
+        return self.get_all([call])[0]
 
-    def _compile(self, call: KernelCall, access: tuple[bool, ...]) -> Pipeline:
+    def get_all(self, calls: Iterable[KernelCall]) -> list[Pipeline]:
+        """The pipelines of calls; those not there yet are compiled, several at once. ShaderError if one does not."""
+        keys = [(_key(call), call) for call in calls]
+        found = {key: self._pipelines.get(key) for key, _ in keys}
+        missing = {key: call for key, call in keys if found[key] is None}
+        if len(missing) > 1:
+            with ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as compilers:
+                compiled = list(compilers.map(self._compile, missing.values()))
+        else:
+            compiled = [self._compile(call) for call in missing.values()]
+        for key, pipeline in zip(missing, compiled, strict=True):
+            self._pipelines[key] = found[key] = pipeline
+        return [pipeline for key, _ in keys if (pipeline := found[key])]
+
+    def _compile(self, call: KernelCall) -> Pipeline:
         source = compose(call)
-        module = self._modules.get(source.code)
-        if module is None:
-            module = create_module(self._device, source, call.source, trusted=self._trusted)
-            self._modules[source.code] = module
-        types = (["uniform"] if call.params else []) + ["read-only-storage" if only else "storage" for only in access]
+        module = create_module(self._device, source, call.source, trusted=self._trusted)
+        access = ("read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings)
+        types = (["uniform"] if call.params else []) + [*access]
         first = 0 if call.params else 1
         name = f"{call.source} ({call.entry_point})"
         with gpu_errors(name, lambda message: ShaderError(source.map_lines(message))):
@@ -70,3 +86,11 @@ class PipelineCache:
                 compute={"module": module, "entry_point": call.entry_point},
             )
         return Pipeline(handle, layout)
+
+
+def _key(call: KernelCall) -> _Key:
+    # With types, as 1, 1.0 and True are equal but make different preludes. A False flag is an absent one.
+    given = ((name, type(value), value) for name, value in call.constants.items() if value is not False)
+    params = tuple((name, type(value)) for name, value in call.params.items())
+    access = tuple(binding.access == "read" for binding in call.bindings)
+    return (call.source, call.entry_point, call.dtype, tuple(sorted(given)), params, access)

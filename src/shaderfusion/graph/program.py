@@ -1,28 +1,38 @@
 """Graph + memory plan + device -> pipelines and bind groups, recorded once and replayed each step."""
 
 import struct
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import wgpu
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.gpu.buffers import allocate, download, upload
+from shaderfusion.gpu.buffers import allocate, download_all, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.failures import gpu_errors
+from shaderfusion.gpu.pipelines import Pipeline
 from shaderfusion.gpu.timing import Timestamps
+from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["Buffers", "Program"]
+__all__ = ["Buffers", "Program", "divide"]
 
 Buffers = dict[TensorSpec, Any]
-"""GPU buffers of the tensors that outlive a run: weights, inputs, outputs. Programs may share them."""
+"""GPU buffers of weights, inputs and outputs."""
 
 _PARAMS_ALIGNMENT_BYTES = 256  # WebGPU's largest min-uniform-buffer-offset-alignment
+
+
+_PIECE_MS = 50.0
+"""What one submission takes at most where it holds several calls: Windows ends one that takes 2 s, and a device may
+slow down after it was measured."""
+_FIRST_PIECE_CALLS = 16
+"""A run's first submission is short, so that the GPU starts early; the others are encoded while it works."""
 
 
 class _Dispatch(NamedTuple):
@@ -35,21 +45,33 @@ class _Dispatch(NamedTuple):
 class Program:
     """A graph, ready to run on one device.
 
-    `external` holds the buffers of weights, inputs and outputs; inputs and outputs that it lacks are allocated
-    into it. The intermediate tensors live in buffers of `memory`, a list that programs which never run at the
-    same time can share: it grows to what the largest of them needs.
+    `weights` holds the buffers of weights; those of inputs and outputs are the program's own. The intermediate tensors
+    live in an arena, which programs that never run at the same time can share.
     """
 
-    def __init__(self, device: Device, graph: Graph, external: Buffers, memory: list[Any] | None = None) -> None:
+    def __init__(self, device: Device, graph: Graph, weights: Buffers, arena: Arena | None = None) -> None:
         self.device = device
         self.graph = graph
-        calls = graph.calls
-        self.plan = plan_memory(calls)
-        self._external = external
-        self._memory = _grow([] if memory is None else memory, device, self.plan.buffer_sizes_bytes, self._largest())
-        params, offsets = _pack_params(calls)
+        self.plan = plan_memory(graph.calls)
+        self._pipelines = device.pipelines.get_all(graph.calls)
+        self._weights = weights
+        self._external: Buffers = {}
+        self._arena = Arena(device) if arena is None else arena
+        self._arena.join(self, list(zip(self.plan.buffer_sizes_bytes, self._largest(), strict=True)))
+        for tensor in (graph.inputs | graph.outputs).values():
+            self._external[tensor] = allocate(device, tensor.size_bytes, tensor.name)
+        params, self._params_offsets = _pack_params(graph.calls)
         self._params = device.handle.create_buffer_with_data(data=params, usage=wgpu.BufferUsage.UNIFORM)
-        self._dispatches = [self._bind(call, offset) for call, offset in zip(calls, offsets, strict=True)]
+        self._bound_version = -1
+        self._bound: list[_Dispatch] = []
+        self._pieces: list[range] | None = None
+
+    def close(self) -> None:
+        """Frees the memory of inputs and outputs, and leaves the arena. The program cannot run any more."""
+        self._arena.leave(self)
+        for buffer in (*self._external.values(), self._params):
+            buffer.destroy()
+        self._external, self._weights, self._bound, self._bound_version = {}, {}, [], -1
 
     def _largest(self) -> list[str]:
         """By shared buffer, the name of the largest tensor in it, for errors."""
@@ -61,13 +83,19 @@ class Program:
     def _buffer(self, tensor: TensorSpec) -> Any:
         storage = tensor.storage
         if storage.role == "intermediate":
-            return self._memory[self.plan.place_of[storage].buffer]
-        if storage not in self._external:
-            self._external[storage] = allocate(self.device, storage.size_bytes, storage.name)
-        return self._external[storage]
+            return self._arena.buffers[self.plan.place_of[storage].buffer]
+        return self._weights[storage] if storage.role == "weight" else self._external[storage]
 
-    def _bind(self, call: KernelCall, params_offset: int) -> _Dispatch:
-        pipeline = self.device.pipelines.get(call)
+    @property
+    def _dispatches(self) -> list[_Dispatch]:
+        """The calls with their bind groups, made anew where the arena's buffers have changed."""
+        if self._bound_version != self._arena.version:
+            calls = zip(self.graph.calls, self._pipelines, self._params_offsets, strict=True)
+            self._bound = [self._bind(*call) for call in calls]
+            self._bound_version = self._arena.version
+        return self._bound
+
+    def _bind(self, call: KernelCall, pipeline: Pipeline, params_offset: int) -> _Dispatch:
         entries: list[Any] = []
         if call.params:
             resource = {"buffer": self._params, "offset": params_offset, "size": 4 * len(call.params)}
@@ -89,8 +117,13 @@ class Program:
 
     def read(self, name: str) -> np.ndarray:
         """Waits for the runs so far and reads an input or output."""
-        tensor = self._external_tensor(name)
-        return download(self.device, self._buffer(tensor), tensor)
+        return self.read_all([name])[name]
+
+    def read_all(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Waits for the runs so far and reads some inputs or outputs, in one transfer."""
+        tensors = [self._external_tensor(name) for name in names]
+        arrays = download_all(self.device, [(self._buffer(tensor), tensor) for tensor in tensors])
+        return dict(zip(names, arrays, strict=True))
 
     def _external_tensor(self, name: str) -> TensorSpec:
         tensors = self.graph.inputs | self.graph.outputs
@@ -99,46 +132,78 @@ class Program:
         return tensors[name]
 
     def run(self) -> None:
-        """Submits every call, in order, without waiting for the GPU."""
-        self._submit([self._dispatches], None)
+        """Submits every call, in order: in pieces, of which each is encoded while the GPU works on those before.
+
+        The first run waits for each piece, to learn how long they take; the others do not wait for the GPU.
+        """
+        if self._pieces is None:
+            self._pieces = self._measure_pieces()
+            return
+        for piece in self._pieces:
+            self._submit([piece])
+
+    def _measure_pieces(self) -> list[range]:
+        """Runs once, by pieces of ever more calls as long as they are quick, and divides the calls by their times."""
+        times_ms: list[float] = []  # by call, its share of its piece
+        count = 1
+        while len(times_ms) < len(self.graph.calls):
+            piece = range(len(times_ms), min(len(times_ms) + count, len(self.graph.calls)))
+            started = time.perf_counter()
+            self._submit([piece])
+            self.device.wait()
+            ms = 1e3 * (time.perf_counter() - started)
+            times_ms += [ms / len(piece)] * len(piece)
+            # The next calls may each take several times as long, where a network changes its resolution.
+            count = 2 * count if ms < _PIECE_MS / 8 else max(1, count // 2) if ms > _PIECE_MS else count
+        return divide(times_ms)
 
     def time_ms(self) -> float:
         """Runs once and waits: milliseconds on the GPU's clock. DeviceError without timestamps."""
-        timestamps = Timestamps(self.device, 1)
-        self._submit([self._dispatches], timestamps)
-        return float(timestamps.read_ms()[0])
+        return float(self._time(lambda piece: [piece]).sum())
 
     def profile_ms(self) -> list[tuple[str, float]]:
         """Runs once with a timestamp around each call: (label, ms) in order. DeviceError without timestamps."""
-        timestamps = Timestamps(self.device, len(self._dispatches))
-        self._submit([[dispatch] for dispatch in self._dispatches], timestamps)
-        times_ms = timestamps.read_ms()
-        return [(dispatch.label, float(ms)) for dispatch, ms in zip(self._dispatches, times_ms, strict=True)]
+        times_ms = self._time(lambda piece: [range(index, index + 1) for index in piece])
+        return [(call.label, float(ms)) for call, ms in zip(self.graph.calls, times_ms, strict=True)]
 
-    def _submit(self, passes: Sequence[Sequence[_Dispatch]], timestamps: Timestamps | None) -> None:
+    def _time(self, passes_of: Callable[[range], list[range]]) -> np.ndarray:
+        """Milliseconds of each pass, of which each piece has those that `passes_of` says."""
+        if self._pieces is None:
+            self.run()
+        submissions = [passes_of(piece) for piece in self._pieces or ()]
+        timestamps = Timestamps(self.device, sum(map(len, submissions)))
+        for passes in submissions:
+            self._submit(passes, timestamps)
+        return timestamps.read_ms()
+
+    def _submit(self, passes: Sequence[range], timestamps: Timestamps | None = None) -> None:
+        dispatches = self._dispatches
         with gpu_errors(f"running {self.graph.name}"):
             encoder = self.device.handle.create_command_encoder()
-            for index, dispatches in enumerate(passes):
-                writes = timestamps.writes(index) if timestamps else None
+            for calls in passes:
+                writes = timestamps.next_writes() if timestamps else None
                 compute_pass = encoder.begin_compute_pass(timestamp_writes=writes)
-                for dispatch in dispatches:
+                for dispatch in dispatches[calls.start : calls.stop]:
                     compute_pass.set_pipeline(dispatch.pipeline)
                     compute_pass.set_bind_group(0, dispatch.bind_group)
                     compute_pass.dispatch_workgroups(*dispatch.workgroups)
                 compute_pass.end()
-            if timestamps:
-                timestamps.resolve(encoder)
             self.device.handle.queue.submit([encoder.finish()])
 
 
-def _grow(memory: list[Any], device: Device, sizes_bytes: tuple[int, ...], names: list[str]) -> list[Any]:
-    """Makes the i-th largest shared buffer at least the i-th size. Programs bound before keep the buffers they had."""
-    for index, (size, name) in enumerate(zip(sizes_bytes, names, strict=True)):
-        if index == len(memory):
-            memory.append(allocate(device, size, name))
-        elif memory[index].size < size:
-            memory[index] = allocate(device, size, name)
-    return memory
+def divide(times_ms: Sequence[float], first_calls: int = _FIRST_PIECE_CALLS, most_ms: float = _PIECE_MS) -> list[range]:
+    """Calls, by the time that each takes, as pieces of at most `most_ms`, or of one call.
+
+    The first has at most `first_calls`, each other at most as many as all before it.
+    """
+    pieces: list[range] = []
+    start, ms = 0, 0.0
+    for index, call_ms in enumerate(times_ms):
+        if index > start and (ms + call_ms > most_ms or index - start >= max(first_calls, start)):
+            pieces.append(range(start, index))
+            start, ms = index, 0.0
+        ms += call_ms
+    return [*pieces, range(start, len(times_ms))]
 
 
 def _pack_params(calls: Sequence[KernelCall]) -> tuple[bytes, list[int]]:

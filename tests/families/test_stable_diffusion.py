@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import shutil
+import time
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.errors import InputError, ModelError
+from shaderfusion.errors import DeviceLimitError, InputError, ModelError
+from shaderfusion.families import find_model, open_model
+from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.stable_diffusion import COMPONENTS, ModelConfig, build_graphs, find_model
+
+COMPONENTS = ("text_encoder", "unet", "vae")
 
 
 @pytest.fixture
@@ -55,14 +59,14 @@ def test_a_file_is_no_model(folder: Path) -> None:
 
 def test_a_folder_without_an_index(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model_index.json"):
-        find_model(tmp_path)
+        open_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", None])
 def test_another_pipeline(folder: Path, name: str | None) -> None:
     change(folder, "model_index.json", _class_name=name)
     with pytest.raises(ModelError, match=rf"its pipeline \(={name!r}\) must be StableDiffusionPipeline"):
-        find_model(folder)
+        open_model(folder)
 
 
 # ---- ModelConfig
@@ -101,30 +105,29 @@ def test_latent_channels(folder: Path, file: str, key: str) -> None:
 
 
 @pytest.fixture
-def config(folder: Path) -> ModelConfig:
-    """Of the embedded model: 4 pixels a latent cell, halved three times by the UNet."""
-    return ModelConfig.from_folder(folder)
+def model(folder: Path) -> StableDiffusion:
+    """The embedded model: 4 pixels a latent cell."""
+    return StableDiffusion.from_folder(folder)
 
 
-def test_sizes(config: ModelConfig) -> None:
-    assert (config.size_multiple_px, config.default_size_px) == (32, 128)
-    assert config.require_size("width", None) == 128
-    assert [config.require_size("width", px) for px in (32, 96, 128, 1024)] == [32, 96, 128, 1024]
+def test_sizes(model: StableDiffusion) -> None:
+    assert (model.scale_factor, model.default_size_px) == (4, 128)
+    assert model.require_side("width", None) == 128
+    assert [model.require_side("width", px) for px in (4, 36, 128, 1024)] == [4, 36, 128, 1024]
 
 
-@pytest.mark.parametrize("px", [0, -32, 1, 33, 100, 64.0, "64", True])
-def test_bad_size(config: ModelConfig, px: object) -> None:
+@pytest.mark.parametrize("px", [0, -32, 1, 33, 102, 64.0, "64", True])
+def test_bad_size(model: StableDiffusion, px: object) -> None:
     with pytest.raises(InputError) as caught:
-        config.require_size("height", px)  # type: ignore[arg-type]
-    assert str(caught.value) == (f"height (={px!r}) must be a positive multiple of 32 px, as the model's layers need")
+        model.require_side("height", px)  # type: ignore[arg-type]
+    assert str(caught.value) == f"height (={px!r}) must be a positive multiple of 4 px, one latent cell of the model"
 
 
-def test_default_size_follows_the_same_rule(config: ModelConfig) -> None:
-    odd = dataclasses.replace(config, unet=dataclasses.replace(config.unet, sample_size=33))
-    with pytest.raises(InputError, match=r"width \(=132\) must be a positive multiple of 32 px"):
-        odd.require_size("width", None)
-    unknown = dataclasses.replace(config, unet=dataclasses.replace(config.unet, sample_size=None))
-    assert unknown.require_size("width", None) == 256
+def test_default_size(model: StableDiffusion) -> None:
+    for sample_size, px in ((33, 132), (None, 256)):
+        unet = dataclasses.replace(model.config.unet, sample_size=sample_size)
+        changed = StableDiffusion(model.folder, dataclasses.replace(model.config, unet=unet))
+        assert changed.require_side("width", None) == px
 
 
 # ---- graphs
@@ -132,8 +135,9 @@ def test_default_size_follows_the_same_rule(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("guidance", [False, True])
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (96, 64)])
-def test_graphs(config: ModelConfig, width: int, height: int, guidance: bool) -> None:
-    graphs = build_graphs(config, Kernels("f16"), batch=2, height_px=height, width_px=width, guidance=guidance)
+def test_graphs(model: StableDiffusion, width: int, height: int, guidance: bool) -> None:
+    size = model.run_size(batch=2, width=width, height=height, guidance=guidance)
+    graphs = model.record(Kernels("f16"), size)
     assert tuple(graphs) == COMPONENTS
     rows, H, W = 4 if guidance else 2, height // 4, width // 4
     unet = graphs["unet"]
@@ -147,10 +151,8 @@ def test_graphs(config: ModelConfig, width: int, height: int, guidance: bool) ->
         assert all(call.label.startswith(f"{graph.name}") for call in graph.calls)
 
 
-def test_weights_do_not_depend_on_the_size(config: ModelConfig) -> None:
-    small, large = (
-        build_graphs(config, Kernels("f32"), batch=1, height_px=px, width_px=px, guidance=False) for px in (32, 96)
-    )
+def test_weights_do_not_depend_on_the_size(model: StableDiffusion) -> None:
+    small, large = (model.record(Kernels("f32"), model.run_size(width=px, height=px)) for px in (32, 96))
     for name in COMPONENTS:
         shapes = [
             {path: (w.source_shape, w.tensor.name) for path, w in graphs[name].weights.items()}
@@ -160,9 +162,8 @@ def test_weights_do_not_depend_on_the_size(config: ModelConfig) -> None:
 
 
 def test_memory_of_sd_14() -> None:
-    kernels = Kernels("f16", DESKTOP_GPU)
-    config = ModelConfig.from_folder(SD14_FOLDER)
-    graphs = build_graphs(config, kernels, batch=1, height_px=512, width_px=512, guidance=True)
+    model = StableDiffusion.from_folder(SD14_FOLDER)
+    graphs = model.record(Kernels("f16", DESKTOP_GPU), model.run_size())
     weights_mb = {name: graph.weights_bytes / 1e6 for name, graph in graphs.items()}
     plans = [plan_memory(graph.calls) for graph in graphs.values()]
     tensors_mb = dict(zip(graphs, (plan.total_bytes / 1e6 for plan in plans), strict=True))
@@ -172,6 +173,28 @@ def test_memory_of_sd_14() -> None:
     assert all(weights_mb[name] < bound for name, bound in {"text_encoder": 171, "unet": 1720, "vae": 106}.items())
     assert all(tensors_mb[name] < bound for name, bound in {"text_encoder": 10, "unet": 120, "vae": 300}.items())
     assert sum(weights_mb.values()) + shared_bytes / 1e6 < 2300
+
+
+def test_largest_tensors_are_as_estimated() -> None:
+    """The estimate, made without graphs, is never above what the layers make, and not far below."""
+    model = StableDiffusion.from_folder(SD14_FOLDER)
+    for options in ({}, {"width": 768, "height": 512, "batch": 3}, {"guidance": False}):
+        size = model.run_size(**options)
+        graphs = model.record(Kernels("f16", DESKTOP_GPU), size)
+        for name, values in model.largest_tensors(size).items():
+            bound = (b.tensor for call in graphs[name].calls for b in call.bindings if b.tensor.role == "intermediate")
+            made = [tensor.size for tensor in bound if tensor.name.endswith(".out")]  # none of Winograd's own
+            assert max(made) / 2 <= values <= max(made)
+
+
+@pytest.mark.parametrize(("px", "batch"), [(8192, 1), (131072, 1), (512, 10**9)])
+def test_sizes_that_cannot_work_are_refused_before_anything_is_recorded(px: int, batch: int) -> None:
+    model = StableDiffusion.from_folder(SD14_FOLDER)
+    size = model.run_size(width=px, height=px, batch=batch)
+    started = time.perf_counter()
+    with pytest.raises(DeviceLimitError, match=rf"width x height \(={px}x{px}\) with a batch \(={batch}\) needs a"):
+        model.require_fits(size, DESKTOP_GPU, "f16")
+    assert time.perf_counter() - started < 0.5
 
 
 def test_pickle_files_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> None:

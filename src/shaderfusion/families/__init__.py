@@ -1,0 +1,48 @@
+"""Model families: one module an architecture, and the way from a model's name to the family that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, load_json
+from shaderfusion.errors import ModelError
+from shaderfusion.families.family import Family
+from shaderfusion.families.stable_diffusion import StableDiffusion
+
+__all__ = ["FAMILIES", "find_model", "open_model"]
+
+FAMILIES: Mapping[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion}
+"""By the pipeline that a diffusers folder names in its model_index.json."""
+
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
+
+
+def open_model(model: str | Path) -> Family:
+    """An embedded model by its name, or one by its path: its configurations, checked. No weights are read.
+
+    ModelError where it is not a model, or has an option that is not implemented.
+    """
+    folder = find_model(model)
+    name = load_json(folder / "model_index.json").get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ModelError(f"{folder}: its pipeline (={name!r}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)")
+    return FAMILIES[name].from_folder(folder)
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of an embedded model's name, or of a path; ModelError where there is none."""
+    embedded = {path.name: path for path in EMBEDDED_FOLDER.iterdir() if path.is_dir()}
+    folder = embedded.get(str(model), Path(model))
+    try:
+        if folder.suffix in PICKLE_SUFFIXES and folder.is_file():
+            raise ModelError(f"{folder}: {CONVERT_PICKLE}")
+        is_folder = folder.is_dir()
+    except (OSError, ValueError):  # such as a name that is too long
+        is_folder = False
+    if not str(model) or not is_folder:
+        names = ", ".join(embedded)
+        raise ModelError(
+            f"model (={str(model)!r}) must be an embedded model ({names}) or a folder in diffusers' format"
+        )
+    return folder

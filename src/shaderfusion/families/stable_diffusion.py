@@ -1,0 +1,177 @@
+"""Stable Diffusion 1.x and 2.x: CLIP, a UNet and the decoder of an autoencoder. Rombach et al. 2022, 2112.10752."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from shaderfusion.config import ClipTextConfig, SchedulerConfig, UNetConfig, VaeConfig
+from shaderfusion.errors import ModelError
+from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
+from shaderfusion.models.unet import unet_graph
+from shaderfusion.models.vae import decoder_graph
+from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
+
+__all__ = ["ModelConfig", "StableDiffusion"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The configurations of the networks, which must fit each other."""
+
+    text_encoder: ClipTextConfig
+    unet: UNetConfig
+    vae: VaeConfig
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelConfig:
+        """Reads each component's config.json; ModelError where one is missing, unsupported, or does not fit."""
+        text_encoder = ClipTextConfig.from_json(folder / "text_encoder")
+        unet = UNetConfig.from_json(folder / "unet")
+        vae = VaeConfig.from_json(folder / "vae")
+        if text_encoder.hidden_size != unet.cross_attention_dim:
+            raise ModelError(
+                f"{folder}: text_encoder's hidden_size (={text_encoder.hidden_size}) must equal unet's "
+                f"cross_attention_dim (={unet.cross_attention_dim}); the components are of different models"
+            )
+        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+            raise ModelError(
+                f"{folder}: unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
+                f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
+            )
+        return cls(text_encoder, unet, vae)
+
+
+class StableDiffusion(Family):
+    """One model. The tokenizer, the scheduler's configuration and the weights' files are opened when asked for."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """A model folder in diffusers' format; ModelError where it cannot be used."""
+        return cls(folder, ModelConfig.from_folder(folder))
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
+        return {
+            "text_encoder": Network(
+                "text_encoder", lambda kernels, _: text_encoder_graph(self.config.text_encoder, kernels), lambda _: ()
+            ),
+            "unet": Network("unet", self._denoising_step, lambda size: size),
+            "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
+        }
+
+    @property
+    def wide_networks(self) -> frozenset[str]:
+        """The decoder where its configuration has force_upcast."""
+        return frozenset({"vae"} if self.config.vae.force_upcast else ())
+
+    @cached_property
+    def sources(self) -> Mapping[str, TensorSource]:
+        """A folder for each component."""
+        return {network.source: Checkpoint(self.folder / network.source) for network in self.networks.values()}
+
+    @cached_property
+    def scheduler_config(self) -> SchedulerConfig:
+        """From scheduler/scheduler_config.json."""
+        return SchedulerConfig.from_json(self.folder / "scheduler")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """From tokenizer/; ModelError unless its prompts are as long as the text encoder reads."""
+        tokenizer = Tokenizer.from_folder(self.folder / "tokenizer")
+        L, _ = self.embedding_shape
+        if tokenizer.max_length != L:
+            raise ModelError(
+                f"{self.folder}: the tokenizer's model_max_length (={tokenizer.max_length}) must equal text_encoder's "
+                f"max_position_embeddings (={L})"
+            )
+        return tokenizer
+
+    @property
+    def scale_factor(self) -> int:
+        """Of the autoencoder."""
+        return self.config.vae.scale_factor
+
+    @property
+    def latent_channels(self) -> int:
+        """Of the autoencoder."""
+        return self.config.vae.latent_channels
+
+    @property
+    def default_size_px(self) -> int:
+        """Sides of the pictures that the model was trained on."""
+        cells = self.config.unet.sample_size
+        return (64 if cells is None else cells) * self.scale_factor
+
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """(L, C) of CLIP."""
+        return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Of CLIP."""
+        return self.config.text_encoder.vocab_size
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids (B, L)."""
+        return self.tokenizer(texts)
+
+    def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
+        """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks.
+
+        Equal prompts are read once.
+        """
+        for token in tokens[(tokens < 0) | (tokens >= self.vocab_size)]:
+            raise ModelError(
+                f"token id (={token}) must be from 0 to text_encoder's vocab_size (={self.vocab_size}) less 1; "
+                "take the tokenizer and the text encoder of one model"
+            )
+        distinct, index = np.unique(tokens, axis=0, return_inverse=True)
+        rows = [run("text_encoder", {TOKEN_TABLE: row[None]}, ["embedding"])["embedding"] for row in distinct]
+        return {"embedding": np.concatenate(rows)[index.reshape(-1)]}
+
+    def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
+        """The UNet's is 4 C wide, in a feed-forward layer; the decoder's is the first of its last level, upsampled from
+        the level below with that one's channels."""
+        _, H, W, _ = self.latents_shape(size)
+        unet = max((H >> level) * (W >> level) * 4 * C for level, C in enumerate(self.config.unet.block_out_channels))
+        channels = self.config.vae.block_out_channels[::-1]
+        vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
+        return {"unet": size.rows * unet, "vae": vae}
+
+    def _denoising_step(self, kernels: Kernels, size: RunSize) -> Graph:
+        """The UNet, guidance and the scheduler's update. Its inputs are also the tensors of `denoise_step`."""
+        B, H, W, C = self.latents_shape(size)
+        g = unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
+        g.add(
+            denoise_step(
+                g.outputs["model_output"],
+                g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
+                g.input("x_t", B, H, W, C, dtype="f32"),
+                g.input("x_saved", B, H, W, C, dtype="f32"),
+                g.input("history", 3, B, H, W, C, dtype="f32"),
+                g.inputs["latents"],
+                guidance=size.guidance,
+            )
+        )
+        return g
+
+    def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
+        _, H, W, _ = self.latents_shape(size)
+        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)

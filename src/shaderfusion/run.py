@@ -1,0 +1,230 @@
+"""One call of a pipeline: its checked arguments, and the run that makes the pictures step by step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from shaderfusion.engine import DenoisingState, Engine
+from shaderfusion.errors import InputError
+from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.random import randn, require_seed
+from shaderfusion.schedulers import Schedule, make_schedule
+
+__all__ = ["Progress", "Request", "Run", "make_request"]
+
+Prompts = np.ndarray | Conditioning
+"""Rows of token ids, or what the denoiser is given for each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What to make, checked: nothing in it is refused later but what only running it can show."""
+
+    size: RunSize
+    schedule: Schedule
+    guidance_scale: float
+    seed: int
+    prompts: tuple[Prompts, ...] = field(repr=False)
+    """With guidance the negative ones, then the others; a row for each prompt."""
+    latents: np.ndarray | None = field(repr=False)
+    """The noise to begin with, (B, H, W, C), or None for that of the seed."""
+
+    @property
+    def num_steps(self) -> int:
+        """Calls of the denoiser."""
+        return len(self.schedule.updates)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After denoising step `step` of `num_steps`, counted from 1; the last one carries the images."""
+
+    step: int
+    num_steps: int
+    seed: int
+    latents: np.ndarray = field(repr=False)
+    """Of this step, (B, H, W, C) f32, on the host."""
+    preview: Callable[[], list[Image.Image]] = field(repr=False)
+    """Decodes the latents of this step: takes as long as a final image."""
+    images: list[Image.Image] | None = None
+
+
+class Run(Iterator[Progress]):
+    """The pictures of one request, as an iterator over its denoising steps.
+
+    Everything that changes from step to step is here: runs of one pipeline may be advanced in any order, from any
+    thread. Between two steps a run holds no memory of the device. As a context manager it closes itself.
+    """
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.request = request
+        self._engine = engine
+        self._state: DenoisingState | None = None
+        self._step = 0
+        self._is_closed = False
+
+    def __next__(self) -> Progress:
+        request = self.request
+        with self._engine.device.turn:
+            if self._is_closed or self._step == request.num_steps:
+                raise StopIteration
+            if self._state is None:
+                self._state = self._begin()
+            schedule, scales = request.schedule, (*request.schedule.input_scales, 1.0)
+            self._engine.denoise(
+                self._state,
+                schedule.timesteps[self._step],
+                schedule.updates[self._step],
+                guidance_scale=request.guidance_scale,
+                next_input_scale=scales[self._step + 1],
+            )
+            self._step += 1
+            latents = self._state.x_t
+            preview = partial(_decode, self._engine, latents, request.size)
+            images = preview() if self._step == request.num_steps else None
+        return Progress(self._step, request.num_steps, request.seed, latents, preview, images)
+
+    def _begin(self) -> DenoisingState:
+        """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
+        request, size = self.request, self.request.size
+        self._engine.load(size)
+        rows: list[Conditioning] = []
+        for prompts in request.prompts:
+            given = prompts if isinstance(prompts, dict) else self._engine.condition(prompts, size)
+            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()})
+        conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        noise = request.latents
+        if noise is None:
+            B, H, W, C = self._engine.model.latents_shape(size)
+            noise = randn((B, C, H, W), request.seed).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
+        return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
+
+    def close(self) -> None:
+        """Ends the run after the current step."""
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _decode(engine: Engine, latents: np.ndarray, size: RunSize) -> list[Image.Image]:
+    pixels = engine.decode(latents, size)
+    levels = np.clip(np.round(pixels * 127.5 + 127.5), 0, 255).astype(np.uint8)
+    return [Image.fromarray(image) for image in levels]
+
+
+def make_request(
+    model: Family,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    width: int | None = None,
+    height: int | None = None,
+    num_images_per_prompt: int = 1,
+    seed: int | None = None,
+    latents: Any = None,
+    prompt_embeds: Any = None,
+    negative_prompt_embeds: Any = None,
+    scheduler: str | None = None,
+) -> Request:
+    """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
+
+    InputError for one that is outside its rule, ModelError for a scheduler that the model lacks.
+    """
+    num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
+    size = model.run_size(width=width, height=height)
+    scale = _require_scale(guidance_scale)
+    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
+    guided = scale > 1
+
+    positive = _read_prompts(model, "prompt", prompt, prompt_embeds)
+    num_prompts = len(_first(positive))
+    prompts = (positive,)
+    if guided:
+        if negative_prompt is None and negative_prompt_embeds is None:
+            negative_prompt = ""
+        negative = _read_prompts(model, "negative_prompt", negative_prompt, negative_prompt_embeds)
+        if len(_first(negative)) not in (1, num_prompts):
+            raise InputError(
+                f"negative_prompt (of {len(_first(negative))}) must be one, or one for each of {num_prompts} prompts"
+            )
+        prompts = (negative, positive)
+    lengths = {_first(rows).shape[1] for rows in prompts}
+    if len(lengths) > 1:
+        raise InputError(
+            f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {sorted(lengths)}"
+        )
+    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=lengths.pop())
+    noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
+    seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
+    return Request(size, schedule, scale, seed, prompts, noise)
+
+
+def _read_prompts(model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any) -> Prompts:
+    """Tokens of texts, or embeddings as they are given."""
+    if (texts is None) == (embeds is None):
+        raise InputError(f"{name} and {name}_embeds must not both be {'left out' if texts is None else 'given'}")
+    if embeds is None:
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{name} (={texts!r}) must be a text or a list of at least one text")
+        return model.tokenize(texts)
+    L, C = model.embedding_shape
+    array = _to_array(f"{name}_embeds", embeds)
+    if array.ndim != 3 or array.shape[2] != C or 0 in array.shape:
+        raise InputError(f"{name}_embeds of shape {array.shape} must be (prompts, tokens, {C}), such as (1, {L}, {C})")
+    return {"embedding": array}
+
+
+def _first(prompts: Prompts) -> np.ndarray:
+    """One array of rows: it tells how many there are, of how many tokens."""
+    return next(iter(prompts.values())) if isinstance(prompts, dict) else prompts
+
+
+def _read_latents(latents: Any, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Noise in diffusers' order of dimensions, channels last."""
+    array = _to_array("latents", latents)
+    B, H, W, C = shape
+    if array.shape != (B, C, H, W):
+        raise InputError(f"latents of shape {array.shape} must be {(B, C, H, W)}, as width, height and batch say")
+    return array.transpose(0, 2, 3, 1)
+
+
+def _to_array(name: str, values: Any) -> np.ndarray:
+    """A finite f32 array of anything like one, a torch tensor on the CPU among them."""
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be an array of numbers on the host ({error})") from None
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, and has NaN or infinite values")
+    return array
+
+
+def _require_count(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} (={value!r}) must be a whole number of at least 1")
+    return value
+
+
+def _require_scale(value: float) -> float:
+    largest = float(np.finfo(np.float32).max)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= largest:
+        raise InputError(
+            f"guidance_scale (={value!r}) must be a number from 0 to {largest:.1e}; 1 or less turns guidance off"
+        )
+    return float(value)

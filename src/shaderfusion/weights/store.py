@@ -1,0 +1,62 @@
+"""Weights on a device: each tensor of a source once in each layout and dtype, as long as a graph needs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph, Weight
+from shaderfusion.graph.program import Buffers
+from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.prepare import load_weights, prepare
+
+__all__ = ["WeightStore"]
+
+
+class WeightStore:
+    """Buffers by source, path, layout and dtype, whatever the graphs that share them."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._loaded: dict[tuple[Any, ...], Any] = {}
+        self._users: dict[Graph, set[tuple[Any, ...]]] = {}
+
+    def load(self, graph: Graph, source: TensorSource) -> Buffers:
+        """Buffers of the graph's weights, kept until it is released. Those not there yet are read from the source.
+
+        WeightsError, before any is read, where the source lacks one of them or a table of the graph.
+        """
+        for table in graph.tables.values():
+            source.find(table.path, table.source_shape)
+        keys = {weight: _key(source, weight) for weight in graph.weights.values()}
+        missing = [weight for weight, key in keys.items() if key not in self._loaded]
+        buffers = load_weights(self._device, missing, source)
+        self._loaded |= {keys[weight]: buffers[weight.tensor] for weight in missing}
+        self._users[graph] = set(keys.values())
+        return {weight.tensor: self._loaded[key] for weight, key in keys.items()}
+
+    def release(self, graph: Graph) -> None:
+        """Frees those of the graph's weights that no other graph needs."""
+        unused = self._users.pop(graph).difference(*self._users.values())
+        for key in unused:
+            self._loaded.pop(key).destroy()
+
+    def close(self) -> None:
+        """Frees all buffers."""
+        for graph in list(self._users):
+            self.release(graph)
+
+    def read_rows(self, graph: Graph, source: TensorSource, path: str, rows: np.ndarray) -> np.ndarray:
+        """For the graph's input `path`: those rows of the table, read from its source.
+
+        WeightsError where they hold NaN, or values over the range of the input's dtype.
+        """
+        table = graph.tables[path]
+        return prepare(source.read_rows(table.path, table.source_shape, rows), table)
+
+
+def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:
+    spec = weight.tensor
+    return (source, weight.path, weight.layout, spec.dtype, spec.shape, weight.in_parts, weight.out_parts)

@@ -1,0 +1,273 @@
+"""Runs that share a pipeline or a device: in turn, from threads, closed, kept, and out of f16's range."""
+
+import gc
+import json
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden.models import golden, load, model_folder
+from safetensors.numpy import load_file, save_file
+from wgpu.backends.wgpu_native import _helpers as native
+
+from shaderfusion.engine import DenoisingState, PrecisionWarning
+from shaderfusion.errors import DeviceError, NotFiniteError
+from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.turn import Turn
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.run import Run
+from shaderfusion.schedulers import Update
+
+OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "width": 16, "height": 8}
+CALLS: list[dict[str, Any]] = [
+    {"prompt": "a fox", "seed": 1},
+    {"prompt": "a dog", "seed": 2, "guidance_scale": 3.0},
+    {"prompt": "a cat", "seed": 3, "width": 8, "num_images_per_prompt": 2},
+    {"prompt": "a bird", "seed": 4, "height": 24, "guidance_scale": 1.0},
+]
+
+
+def open_pipeline(device: Device, folder: Path, dtype: Any = "f32", scheduler: str | None = None) -> Any:
+    """A pipeline of its own."""
+    return StableDiffusionPipeline(
+        device, StableDiffusion.from_folder(folder), Kernels(dtype, device.capabilities), scheduler
+    )
+
+
+@pytest.fixture
+def pipe(device: Device) -> Iterator[StableDiffusionPipeline]:
+    """A tiny model whose scheduler, PNDM, has a history."""
+    with open_pipeline(device, model_folder("sd2"), scheduler="pndm") as opened:
+        yield opened
+
+
+def start(pipe: StableDiffusionPipeline, call: dict[str, Any]) -> Run:
+    """A run of one of CALLS."""
+    return pipe.generate(**{**OPTIONS, **call})
+
+
+def finish(run: Run) -> list[bytes]:
+    """The images' bytes."""
+    *_, last = run
+    return [image.tobytes() for image in last.images or []]
+
+
+@pytest.fixture
+def alone(pipe: StableDiffusionPipeline) -> list[list[bytes]]:
+    """The images of each of CALLS by itself."""
+    return [finish(start(pipe, call)) for call in CALLS]
+
+
+def test_runs_in_turn_are_as_alone(pipe: StableDiffusionPipeline, alone: list[list[bytes]]) -> None:
+    runs = [start(pipe, call) for call in CALLS]
+    found: list[list[bytes]] = [[] for _ in runs]
+    for steps in zip(*runs, strict=True):
+        for index, progress in enumerate(steps):
+            progress.preview()
+            found[index] = [image.tobytes() for image in progress.images or []]
+    assert found == alone
+
+
+def test_a_finished_run_keeps_its_picture(pipe: StableDiffusionPipeline, alone: list[list[bytes]]) -> None:
+    kept = [list(start(pipe, call)) for call in CALLS]
+    for progresses, images in zip(kept, alone, strict=True):
+        assert [image.tobytes() for image in progresses[-1].preview()] == images
+        assert [image.tobytes() for image in progresses[0].preview()] != images
+
+
+def test_runs_from_threads(pipe: StableDiffusionPipeline, alone: list[list[bytes]]) -> None:
+    found: dict[int, list[bytes]] = {}
+
+    def work(index: int) -> None:
+        found[index] = finish(start(pipe, CALLS[index % len(CALLS)]))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[index] for index in range(6)] == [alone[index % len(CALLS)] for index in range(6)]
+
+
+def test_turns_are_served_in_the_order_of_asking() -> None:
+    turn, served = Turn(), []
+    waiting: list[threading.Thread] = []
+
+    def work(name: int) -> None:
+        with turn, turn:  # again by the same thread
+            served.append(name)
+
+    with turn:
+        for name in range(5):
+            waiting.append(threading.Thread(target=work, args=(name,)))
+            waiting[-1].start()
+            while len(turn._waiting) < name + 2:
+                pass
+    for thread in waiting:
+        thread.join()
+    assert served == list(range(5))
+
+
+def num_buffers() -> int:
+    """Buffers of all devices, by the implementation's own report."""
+    gc.collect()
+    return native.generate_report()["hub"]["buffers"]["allocated"]
+
+
+def test_closing_frees_the_device(device: Device) -> None:
+    before = num_buffers()
+    pipe = open_pipeline(device, model_folder("sd2"))
+    run = start(pipe, CALLS[0])
+    progress = next(run)
+    assert num_buffers() > before
+    pipe.close()
+    assert num_buffers() == before
+    for use in (lambda: next(run), progress.preview, lambda: start(pipe, CALLS[1])):
+        with pytest.raises(DeviceError, match="this pipeline is closed; open the model again with from_pretrained"):
+            use()
+    pipe.close()  # again does nothing
+
+
+def test_closed_runs_end(pipe: StableDiffusionPipeline) -> None:
+    with start(pipe, CALLS[0]) as run:
+        assert next(run).step == 1
+    assert list(run) == []
+
+
+def test_what_is_kept_of_a_run_holds_no_memory(pipe: StableDiffusionPipeline) -> None:
+    """30 sizes leave as many buffers and pipelines as the last ones need, whoever keeps their progress."""
+    pipelines = pipe.device.pipelines
+
+    def leave(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+        kept = [next(pipe.generate("a fox", num_inference_steps=2, width=w, height=h, seed=1)) for w, h in sizes]
+        counted = num_buffers(), len(pipelines)
+        assert len(kept) == len(sizes)
+        return counted
+
+    last = [(40, 8), (8, 40)]
+    few = leave(last)
+    many = leave([(8 * (1 + index % 6), 8 * (1 + index // 6)) for index in range(28)] + last)
+    assert many == few
+
+
+def test_many_prompts(pipe: StableDiffusionPipeline) -> None:
+    """One call is as several with the same noise."""
+    prompts, negatives = ["a fox", "a dog"], ["rain", "snow"]
+    noise = np.random.default_rng(0).standard_normal((4, 4, 4, 8)).astype(np.float32)
+    options = {**OPTIONS, "num_images_per_prompt": 2}
+    together = finish(pipe.generate(prompts, negative_prompt=negatives, latents=noise, **options))
+    apart = [
+        finish(pipe.generate(prompt, negative_prompt=negative, latents=noise[2 * k : 2 * k + 2], **options))
+        for k, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True))
+    ]
+    assert together == apart[0] + apart[1]
+    shared = finish(pipe.generate(prompts, negative_prompt="rain", latents=noise, **options))
+    assert shared[:2] == together[:2]
+    assert shared[2:] != together[2:]
+
+
+def test_latents_are_the_noise_to_begin_with(device: Device) -> None:
+    pipe, run = load(device, "sd1", "f32"), golden("sd1").runs[0]
+    noise = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
+    options = {**OPTIONS, "width": 8 * pipe.model.scale_factor, "height": 4 * pipe.model.scale_factor}
+    first = finish(pipe.generate("a fox", latents=noise, seed=1, **options))
+    assert first == finish(pipe.generate("a fox", latents=noise, seed=2, **options))
+    assert first != finish(pipe.generate("a fox", latents=-noise, **options))
+    assert run.images.size
+
+
+def test_embeddings_take_the_place_of_prompts(pipe: StableDiffusionPipeline) -> None:
+    size = pipe.model.run_size()
+    rows = pipe._engine.condition(pipe.model.tokenize(["a fox", ""]), size)["embedding"]
+    text = finish(pipe.generate("a fox", seed=1, **OPTIONS))
+    assert finish(pipe.generate(prompt_embeds=rows[:1], seed=1, **OPTIONS)) == text
+    assert finish(pipe.generate(prompt_embeds=rows[:1], negative_prompt_embeds=rows[1:], seed=1, **OPTIONS)) == text
+    longer = np.concatenate([rows, -rows], axis=1)  # as of a prompt in two chunks
+    long = pipe.generate(prompt_embeds=longer[:1], negative_prompt_embeds=longer[1:], seed=1, **OPTIONS)
+    assert finish(long) != text
+
+
+# ---------------------------------------------------------------------------------------------- overflow
+
+
+def changed_model(folder: Path, component: str, tensor: str, factor: float, *, force_upcast: bool = False) -> Path:
+    """The model with one tensor scaled, in f32, and that option of the decoder."""
+    shutil.copytree(model_folder("sd2"), folder)
+    file = next((folder / component).glob("*.safetensors"))
+    tensors = {name: array.astype(np.float32) for name, array in load_file(file).items()}
+    (name,) = (name for name in tensors if name.endswith(tensor))
+    tensors[name] *= np.float32(factor)
+    save_file(tensors, file)
+    path = folder / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": force_upcast}))
+    return folder
+
+
+OVERFLOWING = {
+    "text_encoder": ("layers.0.mlp.fc2.weight", 1e5),
+    "unet": ("down_blocks.0.resnets.0.conv2.weight", 3e4),
+    "vae": ("decoder.conv_in.weight", 1e5),
+}
+
+
+@pytest.mark.parametrize("network", OVERFLOWING)
+def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path, network: str) -> None:
+    if not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    folder = changed_model(tmp_path / "model", network, *OVERFLOWING[network])
+    with open_pipeline(device, folder, "f32") as wide:
+        expected = np.stack([np.asarray(image) for image in list(start(wide, CALLS[0]))[-1].images or []])
+    with open_pipeline(device, folder, "f16") as pipe:
+        with pytest.warns(
+            PrecisionWarning, match=f"^{network}: its values are over the range of f16, so it runs in f32"
+        ):
+            images = list(start(pipe, CALLS[0]))[-1].images
+        assert {name: pipe._engine.dtype_of(name) for name in OVERFLOWING} == {
+            name: "f32" if name == network else "f16" for name in OVERFLOWING
+        }
+        found = np.stack([np.asarray(image) for image in images or []])
+        assert np.abs(found.astype(int) - expected).mean() < 8
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            finish(start(pipe, CALLS[1]))
+
+
+@pytest.mark.parametrize(("network", "factor"), [("text_encoder", 1e38), ("unet", 1e38), ("vae", 1e38)])
+def test_values_that_are_not_finite_in_f32_either(device: Device, tmp_path: Path, network: str, factor: float) -> None:
+    folder = changed_model(tmp_path / "model", network, OVERFLOWING[network][0], factor)
+    with (
+        open_pipeline(device, folder) as pipe,
+        pytest.raises(NotFiniteError, match=f"^{network}: its values are not finite"),
+    ):
+        finish(start(pipe, CALLS[0]))
+
+
+def test_guidance_out_of_range(pipe: StableDiffusionPipeline, alone: list[list[bytes]]) -> None:
+    with pytest.raises(NotFiniteError, match=r"guidance_scale"):
+        finish(pipe.generate("a fox", guidance_scale=3e38, seed=1, **OPTIONS))
+    assert finish(start(pipe, CALLS[0])) == alone[0]
+
+
+def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline) -> None:
+    size = pipe.model.run_size(width=8, height=8)
+    x_t = np.full(pipe.model.latents_shape(size), 1e30, np.float32)
+    state = DenoisingState(size, {"embedding": np.ones((2, 17, 24), np.float32)}, x_t, 0.0)
+    message = r"^guidance_scale \(=3e\+38\) takes the latents out of the range of f32"
+    with pytest.raises(NotFiniteError, match=message):
+        pipe._engine.denoise(state, 1.0, Update(c_x=1e30), guidance_scale=3e38, next_input_scale=1.0)
+    assert np.array_equal(state.x_t, x_t)
+
+
+def test_force_upcast(device: Device, tmp_path: Path) -> None:
+    for force in (True, False):
+        folder = changed_model(tmp_path / str(force), "vae", "decoder.conv_in.weight", 1.0, force_upcast=force)
+        with open_pipeline(device, folder, "f16") as pipe:
+            assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
+            assert pipe._engine.dtype_of("unet") == "f16"
