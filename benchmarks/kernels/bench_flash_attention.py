@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.kernels.cases import Case, main
 from benchmarks.shapes import ATTENTION
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.optimized.flash_attention import flash_attention
+from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import TensorSpec
 
@@ -28,7 +28,8 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         out = TensorSpec("out", q.shape, kernels.dtype, "output")
         expect = partial(attend, num_heads=num_heads)
         flop = 4 * B * num_heads * N * M * D
-        flash = [flash_attention(q, k, v, out, num_heads=num_heads)]
+        tile = choose_flash_tile(D, kernels.dtype, kernels.capabilities)
+        flash = [flash_attention(q, k, v, out, num_heads=num_heads, tile=tile)]
         yield Case(f"flash {name}", flash, expect, ROWS, flop)
         yield Case(f"unfused {name}", plain.attention(q, k, v, out, num_heads=num_heads), expect, ROWS, flop)
 

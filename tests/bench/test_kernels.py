@@ -10,7 +10,6 @@ from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.work import work_of
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.optimized.flash_attention import flash_attention
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import TensorSpec
 
@@ -48,7 +47,7 @@ def test_work_of_products() -> None:
 
 def test_work_of_attention() -> None:
     q, k = spec("q", 2, 4096, 320), spec("k", 2, 77, 320)
-    work = work_of(flash_attention(q, k, k, spec("out", 2, 4096, 320), num_heads=8))
+    work = work_of(Kernels("f16").attention(q, k, k, spec("out", 2, 4096, 320), num_heads=8)[0])
     assert work.shape == "16 of 4096 x 77, D = 40"
     assert work.flop == 4 * 16 * 4096 * 77 * 40
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,7 +15,6 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels import select
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.kernels.optimized.winograd_conv import winograd_conv
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
@@ -191,7 +189,7 @@ def test_decoder_with_the_kernels_of_large_layers(device: Device, monkeypatch: p
     """Filters transformed in the run, in slices, and group norms folded into the convolutions."""
     monkeypatch.setattr(select, "_MAX_LOADED_FILTERS_BYTES", 0)
     monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 0)
-    monkeypatch.setattr(select, "winograd_conv", partial(winograd_conv, max_filters_bytes=1 << 18))
+    monkeypatch.setattr(select, "_MAX_FILTERS_BYTES", 1 << 18)
     run = golden("emoji").runs[0]
     assert run.pixels is not None
     pipe = load.__wrapped__(device, "emoji", "f32", Kernels("f32"))  # not kept: no other test uses it

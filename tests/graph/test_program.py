@@ -11,6 +11,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program, divide
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import add, multiply
 from shaderfusion.kernels.select import Kernels
@@ -18,7 +19,7 @@ from shaderfusion.kernels.select import Kernels
 
 def make_graph(size: int) -> Graph:
     """out = (x + x) * x + x, by way of two intermediate tensors."""
-    g = Graph(f"test{size}", Kernels("f32"))
+    g = Graph(f"test{size}", Kernels("f32", Capabilities(max_binding_bytes=1 << 40)))
     x, out = g.input("x", size), g.output("out", size)
     twice, square = g.tensor("twice", size), g.tensor("square", size)
     with g.scope("first"):

@@ -8,9 +8,9 @@ from kernel_runner import tensor_out
 
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
 
@@ -103,7 +103,7 @@ def test_upsampled_convolution_counts_the_tiles_of_its_output() -> None:
 
 def test_a_weight_of_another_layout_is_refused() -> None:
     x, weight = tensor_out("x", 1, 8, 8, 32, dtype="f16"), tensor_out("w", 36, 32, 32, dtype="f16")
-    with pytest.raises(ShapeError, match=r"conv2d: x.* must be \(B, H, W, C_in\) and w.* \(k, k, C_in, C_out\)"):
+    with pytest.raises(ShapeError, match=r"conv2d: x.* must be \(B, H, W, C_in\), w.* \(k, k, C_in, C_out\)"):
         GPU.conv2d(x, weight, tensor_out("out", 1, 8, 8, 32, dtype="f16"), Epilogue())  # 4 tiles: direct
 
 

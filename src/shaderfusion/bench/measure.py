@@ -102,8 +102,9 @@ def isolate(calls: Sequence[KernelCall]) -> list[KernelCall]:
         if storage not in copies:
             role = "intermediate" if binding.access == "write" else "input"
             copies[storage] = TensorSpec(f"{len(copies)}: {storage.name}", storage.shape, storage.dtype, role)
-        copied = copies[storage]
-        return replace(binding, tensor=copied if binding.tensor is storage else copied.reshape(*binding.tensor.shape))
+        copied, tensor = copies[storage], binding.tensor
+        view = replace(tensor, name=copied.name, role=copied.role, base=copied)
+        return replace(binding, tensor=copied if tensor is storage else view)
 
     return [replace(call, bindings=tuple(copy(binding) for binding in call.bindings)) for call in calls]
 

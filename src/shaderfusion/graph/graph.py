@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shaderfusion.errors import ShapeError
+from shaderfusion.errors import DeviceLimitError, ShapeError
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, Role, TensorSpec
@@ -132,9 +132,17 @@ class Graph:
         return self.inputs[path]
 
     def add(self, *calls: KernelCall) -> None:
-        """Appends calls, labelled `graph.scope/kernel`."""
-        label = self._label()
-        self.calls.extend(replace(call, label=f"{label}/{call.name}") for call in calls)
+        """Appends calls, labelled `graph.scope/kernel`; DeviceLimitError for one that binds more than a device can."""
+        most = self.kernels.capabilities.max_binding_bytes
+        for call in calls:
+            labelled = replace(call, label=f"{self._label()}/{call.name}")
+            for tensor in (binding.tensor for binding in call.bindings):
+                if tensor.size_bytes > most:
+                    raise DeviceLimitError(
+                        f"{labelled.label}: {tensor}, {tensor.size_bytes / 1e6:.1f} MB, is over what the device can "
+                        f"bind ({most / 1e6:.1f} MB); use a smaller size or batch, or another device or dtype"
+                    )
+            self.calls.append(labelled)
 
     def _label(self, *names: str) -> str:
         return ".".join((self.name, *self._scope, *names))

@@ -8,7 +8,17 @@ from typing import Literal
 from shaderfusion.errors import ShapeError
 from shaderfusion.tensor import DType, TensorSpec
 
-__all__ = ["KERNELS_FOLDER", "Access", "Binding", "KernelCall", "ceil_div", "read", "spread_workgroups", "write"]
+__all__ = [
+    "KERNELS_FOLDER",
+    "Access",
+    "Binding",
+    "InputRows",
+    "KernelCall",
+    "ceil_div",
+    "read",
+    "spread_workgroups",
+    "write",
+]
 
 KERNELS_FOLDER = Path(__file__).parent
 
@@ -62,6 +72,16 @@ class KernelCall:
         """The kernel's name: its file's stem, and the pass where the two differ."""
         stem = Path(self.source).stem
         return stem if stem == self.entry_point else f"{stem}.{self.entry_point}"
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """Which rows of its input a convolution has, if not all, that makes some rows of its output."""
+
+    first: int
+    """Row y of out is centred on row stride * y + first of what it has, upsampled."""
+    count: int
+    """It has so many rows, upsampled. What lies beyond is outside of the image."""
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -106,6 +106,7 @@ def conv2d_direct(
     stride: int = 1,
     padding: int = 1,
     upsample: int = 1,
+    size: tuple[int, int] | None = None,
     scale: float = 1.0,
     bias: Array | None = None,
     image_bias: Array | None = None,
@@ -113,9 +114,9 @@ def conv2d_direct(
 ) -> Array:
     """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
 
-    u[b, y, x] = x[b, y // upsample, x // upsample].
+    u[b, y, x] = x[b, y // upsample, x // upsample], of that `size` (H, W), or as large as x gives.
     """
-    x = _upsample(x, upsample)
+    x = _upsample(x, upsample, size)
     kernel_size = weight.shape[0]
     padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
@@ -123,8 +124,9 @@ def conv2d_direct(
     return _epilogue(sums, scale, bias, image_bias, residual)
 
 
-def _upsample(x: Array, factor: int) -> Array:
-    return x.repeat(factor, axis=1).repeat(factor, axis=2)
+def _upsample(x: Array, factor: int, size: tuple[int, int] | None) -> Array:
+    H, W = size or (factor * x.shape[1], factor * x.shape[2])
+    return x.repeat(factor, axis=1).repeat(factor, axis=2)[:, :H, :W]
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
@@ -248,6 +250,7 @@ def winograd_conv(
     *,
     m: int,
     upsample: int = 1,
+    size: tuple[int, int] | None = None,
     scale: float = 1.0,
     bias: Array | None = None,
     image_bias: Array | None = None,
@@ -258,7 +261,7 @@ def winograd_conv(
     d is of x upsampled as in conv2d_direct.
     """
     AT, _, BT = (np.array(matrix, np.float64) for matrix in winograd_matrices(m))
-    x = _upsample(x, upsample)
+    x = _upsample(x, upsample, size)
     B, H, W, _ = x.shape
     padded = np.pad(x, [(0, 0), (1, 1 - H % -m), (1, 1 - W % -m), (0, 0)])
     tiles = np.lib.stride_tricks.sliding_window_view(padded, (m + 2, m + 2), axis=(1, 2))[:, ::m, ::m]

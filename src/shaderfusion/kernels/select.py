@@ -1,23 +1,28 @@
 """Which kernels serve an operation, by shape and device. The only place where that is decided."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import ClassVar, Literal
 
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_unfused
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common.elementwise import Activation
+from shaderfusion.kernels.common.concat_channels import concat_channels
+from shaderfusion.kernels.common.elementwise import Activation, activate
+from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, attention_scores, attention_values, matmul
-from shaderfusion.kernels.optimized.flash_attention import flash_attention
+from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.kernels.optimized.winograd_conv import winograd_conv
+from shaderfusion.kernels.strips import convolution_strips, linear_strips, query_strips, row_strips
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 __all__ = ["Kernels", "Optimizations"]
@@ -32,6 +37,10 @@ _FEW_TILES_WINOGRAD_M = 2
 """m of F(m x m, 3x3) on 32 to 127 tiles of 4x4, where the filters, larger with m = 4, weigh as much as the tiles."""
 _MAX_LOADED_FILTERS_BYTES = 4 << 20
 """Transformed filters that take no more are made when weights are loaded, larger ones in the run, in shared memory."""
+_MAX_FILTERS_BYTES = 64 << 20
+"""Of transformed filters, made in the run, that a Winograd convolution holds at a time."""
+_MAX_TEMPORARY_BYTES = 48 << 20
+"""Of transformed tiles and their products."""
 _FOLDED_GROUP_SIZE = 1 << 18
 """A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
 the decoder. 0 folds it wherever Winograd is used."""
@@ -78,7 +87,8 @@ class Kernels:
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
-        return matmul(x, weight, out, epilogue, tile=self._tile)
+        strips = linear_strips(self._max_bytes, x, out, epilogue)
+        return _join(matmul(rows, weight, part, added, tile=self._tile) for rows, part, added in strips)
 
     def conv2d(
         self,
@@ -100,7 +110,12 @@ class Kernels:
             return self.winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm)
         if norm:
             raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
-        return conv2d_direct(x, weight, out, epilogue, stride=stride, upsample=upsample, tile=self._tile)
+        sampling = {"stride": stride, "upsample": upsample}
+        strips = convolution_strips(self._max_bytes, x, out, epilogue, **sampling)
+        return _join(
+            conv2d_direct(strip.x, weight, strip.out, strip.epilogue, rows=strip.rows, tile=self._tile, **sampling)
+            for strip in strips
+        )
 
     def winograd_conv(
         self,
@@ -114,7 +129,22 @@ class Kernels:
         norm: FoldedGroupNorm | None = None,
     ) -> Calls:
         """The 3x3 convolution by F(m x m, 3x3), with this device's kind of products."""
-        return winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm, tile=self._tile)
+        return _join(
+            winograd_conv(
+                strip.x,
+                weight,
+                strip.out,
+                strip.epilogue,
+                m=m,
+                upsample=upsample,
+                norm=norm and replace(norm, first_image=strip.first_image),
+                rows=strip.rows,
+                tile=self._tile,
+                max_filters_bytes=min(_MAX_FILTERS_BYTES, self._max_bytes),
+                max_temporary_bytes=min(_MAX_TEMPORARY_BYTES, self._max_bytes),
+            )
+            for strip in convolution_strips(self._max_bytes, x, out, epilogue, stride=1, upsample=upsample)
+        )
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
         """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
@@ -130,7 +160,7 @@ class Kernels:
         if m is None:
             return "conv2d"
         filters_bytes = (m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
-        loaded = filters_bytes <= (self.capabilities.max_binding_bytes if self._lanes else _MAX_LOADED_FILTERS_BYTES)
+        loaded = filters_bytes <= min(self._max_bytes, self._max_bytes if self._lanes else _MAX_LOADED_FILTERS_BYTES)
         return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
 
     def _winograd_m(self, x: TensorSpec, out: TensorSpec, stride: int) -> int | None:
@@ -145,7 +175,11 @@ class Kernels:
         tiles = _num_tiles(out, 4)
         if tiles < 32:
             return None
-        return _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
+        m = _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
+        # A row of tiles, and a vector of filters for each input channel, are the least that it holds at a time.
+        most = max(ceil_div(out.shape[2], m) * max(x.shape[-1], out.shape[-1]), 4 * x.shape[-1])
+        fits = (m + 2) ** 2 * most * dtype_size_bytes(self.dtype) <= self._max_bytes
+        return m if fits else None
 
     def group_norm(
         self,
@@ -162,6 +196,7 @@ class Kernels:
         # On an H200 a group of 262,144 values takes 60 us, and 67 us unfused; one of 524,288 takes 241 and 109 us.
         workgroups = self.group_norm_workgroups(x, num_groups)
         fits = x.shape[-1] // num_groups <= workgroups["workgroup_size"]  # a lane or more for each channel of a group
+        fits = fits and max(x.size_bytes, out.size_bytes) <= self._max_bytes and not x.padding
         if self.optimizations.group_norm and fits and _group_size(x, num_groups) <= 1 << 18:
             fused = group_norm(
                 x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation, **workgroups
@@ -176,6 +211,7 @@ class Kernels:
             eps=eps,
             activation=activation,
             fold_activation=self.optimizations.group_norm,
+            max_binding_bytes=self._max_bytes,
         )
 
     def group_norm_workgroups(self, x: TensorSpec, num_groups: int) -> dict[str, int]:
@@ -191,42 +227,70 @@ class Kernels:
             "shares": 2 if group_size <= 1 << 16 else 1,
         }
 
+    def group_norm_statistics(self, x: TensorSpec, means: TensorSpec, variances: TensorSpec) -> Calls:
+        """Mean and variance of each group of x (B, ..., C), (B, G)."""
+        return group_norm_statistics(x, means, variances, max_binding_bytes=self._max_bytes)
+
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
-        return (layer_norm(x, weight, bias, out, eps=eps, row_lanes=self._row_lanes),)
+        strips = row_strips(self._max_bytes, x, out)
+        return tuple(layer_norm(rows, weight, bias, part, eps=eps, row_lanes=self._row_lanes) for rows, part in strips)
+
+    def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation) -> Calls:
+        """out = activation(x), of any shape."""
+        strips = row_strips(self._max_bytes, x, out)
+        return tuple(activate(rows, part, activation=activation) for rows, part in strips)
+
+    def concat_channels(self, a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Calls:
+        """out = [a, b] along the last dimension."""
+        return tuple(concat_channels(*parts) for parts in row_strips(self._max_bytes, a, b, out))
 
     def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
         if self.optimizations.geglu and not self._lanes and out.size >= _FUSED_GEGLU_SIZE:
-            return (geglu_linear(x, weight, bias, out),)
+            return tuple(geglu_linear(rows, weight, bias, part) for rows, part in row_strips(self._max_bytes, x, out))
         wide = TensorSpec(f"{out.name}.wide", (*out.shape[:-1], weight.shape[-1]), self.dtype)
-        gate = (geglu(wide, out),) if self.optimizations.geglu else geglu_unfused(wide, out)
-        return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *gate
+        gates = (
+            (geglu(rows, part),) if self.optimizations.geglu else geglu_unfused(rows, part)
+            for rows, part in row_strips(self._max_bytes, wide, out)
+        )
+        return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *_join(gates)
 
     def attention(
         self, q: TensorSpec, k: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, causal: bool = False
     ) -> Calls:
-        """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D)."""
+        """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D).
+
+        Without FlashAttention in strips of queries, where the scores of all are too large to bind.
+        """
         B, N, C = q.shape
         M = k.shape[1]
-        # On an H200 with D = 40, N = M = 4096: 1.2 ms, and about 1.9 unfused; D = 80, 1024: 0.23 ms without a tensor of
-        # 34 MB; but D = 160, 256: 0.10 ms, and 0.04 in three dispatches, as a thread can't hold enough rows of so many
-        # channels.
         D = C // num_heads
+        # A thread cannot hold enough rows of more channels.
         if self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0:
-            return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal),)
-        scores = TensorSpec(f"{out.name}.scores", (B, num_heads, N, ceil_div(M, 4) * 4), self.dtype)
-        scale = D**-0.5
-        tile = self._tile
-        product = attention_scores(q, k, scores, num_heads=num_heads, scale=scale, tile=tile)
-        if self.optimizations.partially_fused_softmax:
-            fused = partially_fused_softmax(
-                scores, v, out, num_heads=num_heads, causal=causal, tile=tile, row_lanes=self._row_lanes
-            )
-            return (*product, *fused)
-        probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
-        softmax = softmax_unfused(scores, probs, num_columns=M, causal=causal, row_lanes=self._row_lanes)
-        return (*product, softmax, *attention_values(probs, v, out, num_heads=num_heads, tile=tile))
+            flash_tile = choose_flash_tile(D, q.dtype, self.capabilities)
+            return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal, tile=flash_tile),)
+        tile, row_lanes = self._tile, self._row_lanes
+        columns = ceil_div(M, 4) * 4
+        query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
+        calls: list[KernelCall] = []
+        for first_query, count in query_strips(self._max_bytes, N, query_bytes, out.name):
+            scores = TensorSpec(f"{out.name}.scores", (B, num_heads, count, columns), self.dtype)
+            strip = {"num_heads": num_heads, "first_query": first_query, "tile": tile}
+            calls += attention_scores(q, k, scores, scale=D**-0.5, **strip)
+            if self.optimizations.partially_fused_softmax:
+                calls += partially_fused_softmax(scores, v, out, causal=causal, row_lanes=row_lanes, **strip)
+                continue
+            probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
+            rows = {"num_columns": M, "causal": causal, "first_query": first_query, "row_lanes": row_lanes}
+            calls.append(softmax_unfused(scores, probs, **rows))
+            calls += attention_values(probs, v, out, **strip)
+        return tuple(calls)
+
+    @property
+    def _max_bytes(self) -> int:
+        """The largest tensor, or view of one, that a call binds."""
+        return self.capabilities.max_binding_bytes
 
     @property
     def _lanes(self) -> bool:
@@ -244,6 +308,11 @@ class Kernels:
         On llvmpipe a softmax of 8192x1024 takes 16 ms, and 111 with 256 lanes, all of which pass each barrier.
         """
         return 8 if self._lanes else None
+
+
+def _join(calls: Iterable[Calls]) -> Calls:
+    """Those of each part, one after the other."""
+    return tuple(chain.from_iterable(calls))
 
 
 def _group_size(x: TensorSpec, num_groups: int) -> int:

@@ -6,10 +6,9 @@
 from functools import partial
 
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.call import ceil_div
-from shaderfusion.kernels.common.concat_channels import concat_channels
-from shaderfusion.kernels.common.elementwise import Activation, activate
+from shaderfusion.kernels.common.elementwise import Activation
+from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.tensor import TensorSpec
 
@@ -104,7 +103,7 @@ def norm_conv2d(
         with g.scope(norm_name):
             means = g.tensor("mean", B, num_groups, dtype="f32")
             variances = g.tensor("variance", B, num_groups, dtype="f32")
-            g.add(*group_norm_statistics(x, means, variances))
+            g.add(*g.kernels.group_norm_statistics(x, means, variances))
             folded = FoldedGroupNorm(means, variances, g.weight("weight", C), g.weight("bias", C), eps, "silu")
     else:
         x = group_norm(g, norm_name, x, num_groups=num_groups, eps=eps, activation="silu")
@@ -135,7 +134,7 @@ def layer_norm(g: Graph, name: str, x: TensorSpec, *, eps: float = 1e-5, out: Te
 def activation(g: Graph, x: TensorSpec, kind: Activation) -> TensorSpec:
     """An elementwise nonlinearity."""
     out = g.tensor(kind, *x.shape)
-    g.add(activate(x, out, activation=kind))
+    g.add(*g.kernels.activate(x, out, activation=kind))
     return out
 
 
@@ -143,7 +142,7 @@ def concat(g: Graph, name: str, a: TensorSpec, b: TensorSpec) -> TensorSpec:
     """[a, b] along the channels."""
     with g.scope(name):
         out = g.tensor("concat", *a.shape[:-1], a.shape[-1] + b.shape[-1])
-        g.add(concat_channels(a, b, out))
+        g.add(*g.kernels.concat_channels(a, b, out))
     return out
 
 

@@ -62,6 +62,12 @@ def test_upsample(any_device: Device, dtype: DType, upsample: int, stride: int) 
     assert error < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("size", [(9, 13), (10, 13), (9, 14)], ids=str)
+def test_upsample_to_an_odd_size(any_device: Device, small: Tile | LaneTile, size: tuple[int, int]) -> None:
+    # As torch's nearest interpolation to a skip connection's size; the second image starts inside a tile.
+    assert _error(any_device, (2, 5, 7, 12), 20, "f32", tile=small, upsample=2, size=size) < BOUNDS["f32"]
+
+
 def test_upsample_by_lanes(any_device: Device) -> None:
     if not any_device.has("subgroup"):
         pytest.skip("LaneTile needs subgroups, which this device lacks")
@@ -128,6 +134,7 @@ def _error(
     num_splits: int = 1,
     num_images: int = 2,
     upsample: int = 1,
+    size: tuple[int, int] | None = None,
     offset: float = 0.0,
 ) -> float:
     rng = np.random.default_rng(0)
@@ -135,8 +142,8 @@ def _error(
     padding = kernel_size // 2
     x = rng.standard_normal(x_shape) + offset
     weight = rng.standard_normal((kernel_size, kernel_size, C_in, out_channels)) + offset
-    size = (-(-upsample * side // stride) for side in (H, W))
-    out = tensor_out("out", B, *size, out_channels, dtype=dtype)
+    out_size = size or (-(-upsample * side // stride) for side in (H, W))
+    out = tensor_out("out", B, *out_size, out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", weight, dtype)
@@ -144,14 +151,14 @@ def _error(
     scale = 0.75 if names else 1.0
     splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
     options = {"stride": stride, "padding": padding, "upsample": upsample}
-    calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), tile=tile, **options, **splits)
+    calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), rows=None, tile=tile, **options, **splits)
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
     terms = {name: rounded(array, dtype) for name, array in arrays.items()}
     arguments = (rounded(x, dtype), rounded(weight, dtype))
     expected = reference.conv2d_direct(
-        *arguments, stride=stride, padding=padding, upsample=upsample, scale=scale, **terms
+        *arguments, stride=stride, padding=padding, upsample=upsample, size=size, scale=scale, **terms
     )
     return relative_error(actual, expected)
 
@@ -179,6 +186,9 @@ def test_shape_errors() -> None:
         conv2d_direct(x, weight, out, padding=0)
     with pytest.raises(ShapeError, match=r"upsample \(=2\) must give out\[2, 6, 4, 12\]:f32"):
         conv2d_direct(x, weight, out, upsample=2)
+    for size in ((10, 8), (13, 8), (12, 6), (12, 9)):  # of x, 11 or 12 rows and 7 or 8 columns
+        with pytest.raises(ShapeError, match=rf"upsample \(=2\) must give out\[2, {size[0]}, {size[1]}, 12\]:f32"):
+            conv2d_direct(x, weight, tensor_out("out", 2, *size, 12), upsample=2)
     with pytest.raises(ShapeError, match=r"with weight\[3, 1, 8, 12\]:f32"):
         conv2d_direct(x, tensor_out("weight", 3, 1, 8, 12), out)
     with pytest.raises(ShapeError, match=r"with weight\[3, 3, 4, 12\]:f32"):
@@ -187,7 +197,7 @@ def test_shape_errors() -> None:
         conv2d_direct(tensor_out("x", 2, 6, 4, 6), tensor_out("weight", 3, 3, 6, 12), out)
     with pytest.raises(ShapeError, match=r"conv2d: out_channels \(=3\) must be a multiple of 4; pad"):
         conv2d_direct(x, tensor_out("weight", 3, 3, 8, 3), tensor_out("out", 2, 6, 4, 3))
-    with pytest.raises(ShapeError, match=r"conv2d: x\[6, 4, 8\]:f32 must be \(B, H, W, C_in\) and weight"):
+    with pytest.raises(ShapeError, match=r"conv2d: x\[6, 4, 8\]:f32 must be \(B, H, W, C_in\), weight"):
         conv2d_direct(tensor_out("x", 6, 4, 8), weight, out)
     residual: TensorSpec = tensor_out("residual", 2, 6, 4, 8)
     with pytest.raises(ShapeError, match=r"conv2d_direct: residual .* must have shape \(2, 6, 4, 12\)"):

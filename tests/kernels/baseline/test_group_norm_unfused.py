@@ -1,6 +1,7 @@
 """Unfused group norm against its reference."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_statistics, group_norm_unfused
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.tensor import DType
@@ -42,23 +43,12 @@ def test_mean_far_from_zero(any_device: Device) -> None:
     assert _error(any_device, x, 8, None, "f32") < 3e-4
 
 
-@pytest.mark.parametrize(("shape", "num_groups"), [((3, 5, 7, 9), 3), ((2, 3, 3, 12), 6)], ids=str)
-def test_statistics(any_device: Device, shape: tuple[int, ...], num_groups: int) -> None:
-    x = np.random.default_rng(5).standard_normal(shape) + 2
-    tx = tensor_in("x", x)
-    means, variances = tensor_out("mean", shape[0], num_groups), tensor_out("variance", shape[0], num_groups)
-    actual = run_calls(any_device, group_norm_statistics(tx, means, variances), {tx: x}, means, variances)
-    expected = reference.group_norm_statistics(x, num_groups=num_groups)
-    for values, expected_values in zip(actual, expected, strict=True):
-        assert relative_error(values, expected_values) < BOUNDS["f32"]
-
-
 def test_folded_activation(any_device: Device) -> None:
     x, weight, bias = (np.random.default_rng(4).standard_normal(shape) for shape in ((2, 9, 24), 24, 24))
     tx, tweight, tbias = tensor_in("x", x), tensor_in("weight", weight), tensor_in("bias", bias)
     out = tensor_out("out", *x.shape)
     calls = group_norm_unfused(tx, tweight, tbias, out, num_groups=3, eps=EPS, activation="silu", fold_activation=True)
-    assert [call.entry_point for call in calls][-1] == "normalize_channels"
+    assert [call.name for call in calls][-1] == "group_norm_unfused"
     (actual,) = run_calls(any_device, calls, {tx: x, tweight: weight, tbias: bias}, out)
     expected = reference.group_norm_unfused(x, weight, bias, num_groups=3, eps=EPS, activation="silu")
     assert relative_error(actual, expected) < BOUNDS["f32"]
@@ -87,20 +77,49 @@ def _error(device: Device, x: np.ndarray, num_groups: int, activation: Activatio
     return relative_error(actual, expected)
 
 
-def test_large_groups_are_cut_into_slices() -> None:
-    x, weight, out = tensor_out("x", 1, 512, 512, 128), tensor_out("weight", 128), tensor_out("out", 1, 512, 512, 128)
-    sums, *_ = group_norm_unfused(x, weight, weight, out, num_groups=32, eps=EPS)
-    assert sums.workgroups == (512, 1, 1)
+def run(device: Device, x: np.ndarray, padding: int, **options: Any) -> tuple[np.ndarray, int]:
+    """What the kernel makes of x (B, ..., C) with so many channels of zeros after its own, and the number of calls."""
+    weight, bias = np.random.default_rng(2).standard_normal((2, x.shape[-1]))
+    wide, wide_weight, wide_bias = (np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, padding)]) for a in (x, weight, bias))
+    tx = replace(tensor_in("x", wide), padding=padding)
+    tweight, tbias = tensor_in("weight", wide_weight), tensor_in("bias", wide_bias)
+    out = tensor_out("out", *wide.shape)
+    calls = group_norm_unfused(tx, tweight, tbias, out, num_groups=3, eps=EPS, activation="silu", **options)
+    (actual,) = run_calls(device, calls, {tx: wide, tweight: wide_weight, tbias: wide_bias}, out)
+    expected = reference.group_norm_unfused(x, weight, bias, num_groups=3, eps=EPS, activation="silu")
+    assert (actual[..., x.shape[-1] :] == 0).all()
+    assert relative_error(actual[..., : x.shape[-1]], expected) < BOUNDS["f32"]
+    return actual, len(calls)
 
 
-def test_shape_errors_of_statistics() -> None:
-    x, means = tensor_out("x", 2, 9, 320), tensor_out("mean", 2, 32)
-    for wrong in (tensor_out("v", 1, 32), tensor_out("v", 2, 16), tensor_out("v", 2, 32, dtype="f16")):
-        for pair in ((means, wrong), (wrong, means)):
-            with pytest.raises(ShapeError, match=r"group_norm: .* and .* must be \(B, G\) f32 for x\[2, 9, 320\]:f32"):
-                group_norm_statistics(x, *pair)
-    with pytest.raises(ShapeError, match=r"with C a multiple of G"):
-        group_norm_statistics(x, tensor_out("mean", 2, 33), tensor_out("variance", 2, 33))
+@pytest.mark.parametrize("channels", [6, 9, 15])
+def test_padding_channels(any_device: Device, channels: int) -> None:
+    # 2, 3 and 5 channels a group; a vector of 4 may hold channels of two groups and padding, or padding alone.
+    x = np.random.default_rng(6).standard_normal((2, 5, 3, channels)) + 2
+    for padding in (-channels % 4, -channels % 4 + 4):
+        run(any_device, x, padding)
+
+
+@pytest.mark.parametrize("fold_activation", [False, True], ids=["apart", "folded"])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_strips(any_device: Device, padding: int, fold_activation: bool) -> None:
+    # 2 images of 64 pixels of 12 or 16 channels: 3 or 4 KiB each, in ragged strips of at most 1 KiB.
+    x = np.random.default_rng(7).standard_normal((2, 8, 8, 12)) + 2
+    options = {"fold_activation": fold_activation}
+    whole, num_calls = run(any_device, x, padding, **options)
+    strips, num_strip_calls = run(any_device, x, padding, max_binding_bytes=1 << 10, **options)
+    assert num_strip_calls > 3 * num_calls
+    np.testing.assert_allclose(strips, whole, atol=1e-5)
+
+
+def test_strips_bind_no_more_than_the_limit() -> None:
+    x, weight, out = tensor_out("x", 1, 512, 512, 256), tensor_out("weight", 256), tensor_out("out", 1, 512, 512, 256)
+    options = {"num_groups": 32, "eps": EPS, "activation": "silu"}
+    for limit in (1 << 27, 1 << 22):
+        calls = group_norm_unfused(x, weight, weight, out, max_binding_bytes=limit, **options)
+        sizes = {binding.tensor.size_bytes for call in calls for binding in call.bindings}
+        assert max(sizes) <= limit
+    assert len(group_norm_unfused(x, weight, weight, out, max_binding_bytes=1 << 28, **options)) == 6
 
 
 def test_shape_errors() -> None:

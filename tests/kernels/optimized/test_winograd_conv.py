@@ -10,8 +10,8 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.call import read, write
+from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
@@ -114,6 +114,14 @@ def test_upsample(any_device: Device, dtype: DType, m: int, upsample: int) -> No
     x = np.random.default_rng(0).standard_normal((2, 5, 3, 12))
     actual, expected = _run(any_device, x, 20, dtype, m, upsample=upsample, names=("residual",), max_temporary_bytes=1)
     assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("size", [(9, 5), (10, 5), (9, 6)], ids=str)
+def test_upsample_to_an_odd_size(any_device: Device, m: int, size: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 3, 12))
+    actual, expected = _run(any_device, x, 20, "f32", m, upsample=2, size=size, names=("residual",))
+    assert relative_error(actual, expected) < BOUNDS["f32"][m]
 
 
 NORM_CASES = [  # dtype, m, (B, H, W, C_in), groups
@@ -252,6 +260,9 @@ def test_reference(m: int) -> None:
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m), expected, atol=1e-11)
     expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0), upsample=2)
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m, upsample=2), expected, atol=1e-11)
+    odd = {"upsample": 2, "size": (17, 13)}
+    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0), **odd)
+    np.testing.assert_allclose(reference.winograd_conv(x, U, m=m, **odd), expected, atol=1e-11)
 
 
 def test_shape_errors() -> None:
@@ -315,6 +326,7 @@ def _run(
     num_images: int = 2,
     transformed: bool = True,
     upsample: int = 1,
+    size: tuple[int, int] | None = None,
     max_filters_bytes: int = 2**20,
     max_temporary_bytes: int = 2**20,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -324,7 +336,7 @@ def _run(
         weight = rng.standard_normal((out_channels, x.shape[-1], 3, 3))
     weight = rounded(weight, dtype)
     B, H, W, _ = x.shape
-    out = tensor_out("out", B, upsample * H, upsample * W, out_channels, dtype=dtype)
+    out = tensor_out("out", B, *(size or (upsample * H, upsample * W)), out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     taps = weight.transpose(2, 3, 1, 0)
@@ -348,7 +360,6 @@ def _run(
     bias, image_bias, residual = (
         rounded(arrays[name], dtype) if name in arrays else None for name in ("bias", "image_bias", "residual")
     )
-    expected = reference.conv2d_direct(
-        rounded(x, dtype), taps, upsample=upsample, scale=scale, bias=bias, image_bias=image_bias, residual=residual
-    )
+    terms = {"scale": scale, "bias": bias, "image_bias": image_bias, "residual": residual}
+    expected = reference.conv2d_direct(rounded(x, dtype), taps, upsample=upsample, size=size, **terms)
     return actual, expected

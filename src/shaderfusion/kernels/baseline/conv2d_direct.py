@@ -1,7 +1,7 @@
 """2D convolution as one tiled product over the patches, none of which is stored."""
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.call import InputRows, KernelCall, ceil_div
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, product_calls, require_multiples_of_4
 from shaderfusion.tensor import TensorSpec
 
@@ -17,25 +17,38 @@ def conv2d_direct(
     stride: int = 1,
     padding: int = 1,
     upsample: int = 1,
+    rows: InputRows | None = None,
     tile: Tile | LaneTile | None = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border.
 
-    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken.
+    With `upsample` pixel (y, x) of what is convolved, (B, H, W, C_in), is that at (y // upsample, x // upsample) of
+    x (B, ceil(H / upsample), ceil(W / upsample), C_in): out's size says whether x's last row and column count in full.
+    With `rows` x and out are some rows of one image each.
     """
-    if not len(x.shape) == len(weight.shape) == 4:
-        raise ShapeError(f"conv2d: {x} must be (B, H, W, C_in) and {weight} (k, k, C_in, C_out)")
-    B, H, W, C_in = x.shape
-    H, W = upsample * H, upsample * W
+    if not len(x.shape) == len(weight.shape) == len(out.shape) == 4:
+        raise ShapeError(f"conv2d: {x} must be (B, H, W, C_in), {weight} (k, k, C_in, C_out), {out} (B, H', W', C_out)")
     kernel_size, _, _, C_out = weight.shape
-    expected = (B, *((size + 2 * padding - kernel_size) // stride + 1 for size in (H, W)), C_out)
-    if weight.shape[:3] != (kernel_size, kernel_size, C_in) or out.shape != expected:
+    B, H_in, W_in, C_in = x.shape
+    _, H_out, W_out, _ = out.shape
+
+    def size(in_size: int, out_size: int) -> int | None:
+        """Of a side of what is convolved: the largest that gives out_size; None where there is none."""
+        largest = min(upsample * in_size, stride * out_size + kernel_size - 1 - 2 * padding)
+        fits = (largest + 2 * padding - kernel_size) // stride + 1 == out_size
+        return largest if fits and ceil_div(largest, upsample) == in_size else None
+
+    H, W = size(H_in, H_out), size(W_in, W_out)
+    if rows:
+        centred = stride * (H_out - 1) + rows.first < rows.count and B == 1
+        H = rows.count if centred and ceil_div(rows.count, upsample) == H_in else None
+    if weight.shape[:3] != (kernel_size, kernel_size, C_in) or out.shape[::3] != (B, C_out) or H is None or W is None:
         options = f"stride (={stride}), padding (={padding}), upsample (={upsample})"
         raise ShapeError(f"conv2d: {x} with {weight}, {options} must give {out}")
     require_multiples_of_4("conv2d", in_channels=C_in, out_channels=C_out)
-    _, H_out, W_out, _ = out.shape
     params = {"in_height": H, "in_width": W, "in_channels": C_in, "out_width": W_out, "out_pixels": H_out * W_out}
+    params |= {"first_input_row": rows.first if rows else 0}
     params |= {"out_row": C_out // 4, "out_outer": 0, "out_inner": 0}
     return product_calls(
         "baseline/conv2d_direct.wgsl",

@@ -1,19 +1,20 @@
 // 2D convolution, channels last, as one product over K = KERNEL_SIZE^2 C_in without storing the patches:
 //   out[b, y, x, o] = sum_{i, j, c} u[b, STRIDE y + i - PADDING, STRIDE x + j - PADDING, c] weight[i, j, c, o]
-// where u[b, y, x] = x[b, y / UPSAMPLE, x / UPSAMPLE], in integers, and 0 outside; then the epilogue. A's row is an
-// output pixel, B is the filter. One workgroup computes TILE_M pixels x TILE_N channels; see fragments/product for what
+// where u[b, y, x] = x[b, y / UPSAMPLE, x / UPSAMPLE], in integers, for y < in_height and x < in_width, and 0 outside;
+// then the epilogue. A's row is an output pixel, B is the filter. One workgroup computes TILE_M pixels x TILE_N channels; see fragments/product for what
 // it reads and writes.
+#import fragments/indexing
 #import fragments/product
 
 #ifdef SUM_SPLITS
 #else
 #ifdef LANES
 alias LoadA = vec2<Elem>;
-@group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 2)
+@group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, in_rows, in_columns, C_in / 2)
 @group(0) @binding(2) var<storage, read> weight: array<Pair>;       // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 2)
 #else
 alias LoadA = vec4<Elem>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 4)
+@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, in_rows, in_columns, C_in / 4)
 @group(0) @binding(2) var<storage, read> weight: array<vec4<Elem>>; // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 4)
 #endif
 
@@ -21,7 +22,8 @@ struct RowA { image: u32, y: i32, x: i32 } // of the patch's top left corner
 
 fn row_a(batch: u32, row: u32) -> RowA {
     let pixel = row % params.out_pixels;
-    return RowA(row / params.out_pixels, i32(STRIDE * (pixel / params.out_width)) - PADDING,
+    let y = STRIDE * (pixel / params.out_width) + params.first_input_row;
+    return RowA(row / params.out_pixels, i32(y) - PADDING,
                 i32(STRIDE * (pixel % params.out_width)) - PADDING);
 }
 
@@ -33,8 +35,8 @@ fn load_a(row: RowA, k: u32) -> LoadA {
     if (k >= params.depth || y < 0 || column < 0 || y >= i32(params.in_height) || column >= i32(params.in_width)) {
         return LoadA();
     }
-    let x_row = row.image * (params.in_height / UPSAMPLE) + u32(y) / UPSAMPLE;
-    let pixel = x_row * (params.in_width / UPSAMPLE) + u32(column) / UPSAMPLE;
+    let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + u32(y) / UPSAMPLE;
+    let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + u32(column) / UPSAMPLE;
 #ifdef LANES
     return unpack(x[(pixel * params.in_channels + channel) / 2]);
 #else

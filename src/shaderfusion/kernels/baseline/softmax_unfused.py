@@ -11,19 +11,24 @@ _SHORT_ROW = 512
 
 
 def softmax_unfused(
-    x: TensorSpec, out: TensorSpec, *, num_columns: int, causal: bool = False, row_lanes: int | None = None
+    x: TensorSpec,
+    out: TensorSpec,
+    *,
+    num_columns: int,
+    causal: bool = False,
+    first_query: int = 0,
+    row_lanes: int | None = None,
 ) -> KernelCall:
     """out_ij = exp(x_ij - max_j x_ij) / sum_j exp(x_ij - max_j x_ij); x, out: (..., N, M).
 
-    Columns from `num_columns` on are padding: not read as numbers, written as 0. `causal` masks j > i too.
-    `row_lanes` share a row, by default as many as its length asks for.
+    Columns from `num_columns` on are padding: not read as numbers, written as 0. `causal` masks j > i too, where the
+    first of the N rows is of query `first_query`. `row_lanes` share a row, by default as many as its length asks for.
     """
     if len(x.shape) < 2 or out.shape != x.shape or out.dtype != x.dtype:
         raise ShapeError(f"softmax: {x} and {out} must have one dtype and one shape (..., N, M)")
     source = "baseline/softmax_unfused.wgsl"
-    return softmax_rows_call(
-        source, "softmax_unfused", x, write(out), num_columns=num_columns, causal=causal, row_lanes=row_lanes
-    )
+    options = {"num_columns": num_columns, "causal": causal, "first_query": first_query, "row_lanes": row_lanes}
+    return softmax_rows_call(source, "softmax_unfused", x, write(out), **options)
 
 
 def softmax_rows_call(
@@ -34,6 +39,7 @@ def softmax_rows_call(
     *,
     num_columns: int,
     causal: bool,
+    first_query: int,
     row_lanes: int | None,
 ) -> KernelCall:
     """A call of a kernel built on fragments/softmax_rows, which reads the rows of x (..., N, M)."""
@@ -50,6 +56,6 @@ def softmax_rows_call(
         dtype=x.dtype,
         bindings=read(x) + out,
         constants={"WORKGROUP_SIZE": workgroup_size, "ROW_LANES": row_lanes, "VEC4": M % 4 == 0, "CAUSAL": causal},
-        params={"rows": rows, "queries": N, "row_stride": M, "num_columns": num_columns},
+        params={"rows": rows, "queries": N, "row_stride": M, "num_columns": num_columns, "first_query": first_query},
         workgroups=spread_workgroups(ceil_div(rows, workgroup_size // row_lanes)),
     )

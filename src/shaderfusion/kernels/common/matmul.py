@@ -141,7 +141,16 @@ def matmul(
     if a.shape[-1] != K or out.shape != (*a.shape[:-1], N):
         raise ShapeError(f"matmul: {a} times {b} must give {out}")
     require_multiples_of_4("matmul", K=K, N=N)
-    params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "b_row": N // 4, "b_outer": 0, "b_inner": 0, "b_columns": N}
+    params = {
+        "a_row": K // 4,
+        "a_outer": 0,
+        "a_inner": 0,
+        "a_first": 0,
+        "b_row": N // 4,
+        "b_outer": 0,
+        "b_inner": 0,
+        "b_columns": N,
+    }
     params |= {"out_row": N // 4, "out_outer": 0, "out_inner": 0}
     return product_calls(
         "common/matmul.wgsl", a, b, out, (1, 1, M, N, K), params, epilogue, tile=tile, num_splits=num_splits
@@ -149,21 +158,34 @@ def matmul(
 
 
 def attention_scores(
-    q: TensorSpec, k: TensorSpec, out: TensorSpec, *, num_heads: int, scale: float, tile: Tile | LaneTile | None = None
+    q: TensorSpec,
+    k: TensorSpec,
+    out: TensorSpec,
+    *,
+    num_heads: int,
+    scale: float,
+    first_query: int = 0,
+    tile: Tile | LaneTile | None = None,
 ) -> tuple[KernelCall, ...]:
-    """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, N, M rounded up to 4)."""
+    """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, n, M rounded up to 4).
+
+    Its n rows are for the queries from `first_query` on, all N or some of them.
+    """
     _require_heads("attention_scores", q, k, num_heads)
     B, N, C = q.shape
     M = k.shape[1]
     D = C // num_heads
     padded = ceil_div(M, 4) * 4
-    if k.shape != (B, M, C) or C % num_heads or out.shape != (B, num_heads, N, padded):
+    _require_queries("attention_scores", q, out, first_query)
+    num_rows = out.shape[2]
+    if k.shape != (B, M, C) or C % num_heads or out.shape != (B, num_heads, num_rows, padded):
         raise ShapeError(f"attention_scores: {q} times {k} with num_heads (={num_heads}) must give {out}")
     require_multiples_of_4("attention_scores", D=D)
-    params = {"a_row": C // 4, "a_outer": N * C // 4, "a_inner": D // 4}
+    params = {"a_row": C // 4, "a_outer": N * C // 4, "a_inner": D // 4, "a_first": first_query * C // 4}
     params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": M}
-    params |= {"out_row": padded // 4, "out_outer": num_heads * N * padded // 4, "out_inner": N * padded // 4}
-    sizes = (B, num_heads, N, padded, D)
+    params |= {"out_row": padded // 4, "out_inner": num_rows * padded // 4}
+    params |= {"out_outer": num_heads * num_rows * padded // 4}
+    sizes = (B, num_heads, num_rows, padded, D)
     constants = {"TRANSPOSE_B": True}
     # Logits may be large and cancel: f16 would round them by more than softmax forgives.
     return product_calls(
@@ -179,26 +201,31 @@ def attention_values(
     num_heads: int,
     statistics: TensorSpec | None = None,
     causal: bool = False,
+    first_query: int = 0,
     tile: Tile | LaneTile | None = None,
 ) -> tuple[KernelCall, ...]:
-    """out_h = probs[b, h] v_h; probs: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D).
+    """out_h = probs[b, h] v_h; probs: (B, heads, n, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D).
 
-    With `statistics`, (L, S) as (B, heads, N, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h.
+    The n rows are of the queries from `first_query` on, all N or some of them. With `statistics`, (L, S) as
+    (B, heads, n, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h.
     """
     _require_heads("attention_values", out, v, num_heads)
     B, N, C = out.shape
     M = v.shape[1]
     D = C // num_heads
     padded = ceil_div(M, 4) * 4
-    if v.shape != (B, M, C) or C % num_heads or probs.shape != (B, num_heads, N, padded):
+    _require_queries("attention_values", out, probs, first_query)
+    num_rows = probs.shape[2]
+    if v.shape != (B, M, C) or C % num_heads or probs.shape != (B, num_heads, num_rows, padded):
         raise ShapeError(f"attention_values: {probs} times {v} with num_heads (={num_heads}) must give {out}")
     require_multiples_of_4("attention_values", D=D)
-    params = {"a_row": padded // 4, "a_outer": num_heads * N * padded // 4, "a_inner": N * padded // 4}
+    params = {"a_row": padded // 4, "a_first": 0, "a_inner": num_rows * padded // 4}
+    params |= {"a_outer": num_heads * num_rows * padded // 4, "first_query": first_query}
     params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": D}
-    params |= {"out_row": C // 4, "out_outer": N * C // 4, "out_inner": D // 4}
+    params |= {"out_row": C // 4, "out_outer": N * C // 4, "out_inner": D // 4, "out_first": first_query * C // 4}
     flags = {"SOFTMAX": statistics is not None, "CAUSAL": causal}
     rows = (statistics,) if statistics else ()
-    sizes = (B, num_heads, N, D, M)
+    sizes = (B, num_heads, num_rows, D, M)
     return product_calls("common/matmul.wgsl", probs, v, out, sizes, params, constants=flags, more=rows, tile=tile)
 
 
@@ -219,7 +246,8 @@ def product_calls(
 ) -> tuple[KernelCall, ...]:
     """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
-    `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, and the strides of out; `more`
+    `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, the strides of out, and
+    out_first, its first vector, if that is not 0; `more`
     tensors are read from binding 3 on. `f16_sums` allows short sums of products in f16 where the tensors are f16.
     """
     outer, num_inner, M, N, K = sizes
@@ -251,6 +279,7 @@ def product_calls(
         "num_splits": num_splits,
         "scale": float(epilogue.scale),
         "rows_per_image": M // image_bias.shape[0] if image_bias else M,
+        "out_first": 0,
         **params,
     }
     grid = (ceil_div(N, tile.n), ceil_div(M, tile.m), num_batches * num_splits)
@@ -308,6 +337,12 @@ def require_multiples_of_4(kernel: str, **sizes: int) -> None:
 def _require_heads(kernel: str, a: TensorSpec, b: TensorSpec, num_heads: int) -> None:
     if len(a.shape) != 3 or len(b.shape) != 3 or num_heads < 1:
         raise ShapeError(f"{kernel}: {a} and {b} must be (B, tokens, heads D), num_heads (={num_heads}) at least 1")
+
+
+def _require_queries(kernel: str, queries: TensorSpec, rows: TensorSpec, first_query: int) -> None:
+    """ShapeError unless rows (B, heads, n, M) are of queries (B, N, heads D) from the first one on."""
+    if len(rows.shape) != 4 or not 0 <= first_query <= first_query + rows.shape[2] <= queries.shape[1]:
+        raise ShapeError(f"{kernel}: {rows} must be (B, heads, n, M) for queries of {queries} from {first_query} on")
 
 
 def _require_shape(kernel: str, name: str, tensor: TensorSpec | None, shape: tuple[int, ...]) -> None:

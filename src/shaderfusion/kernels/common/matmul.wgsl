@@ -26,7 +26,7 @@ struct RowA { start: u32, row: u32, LS: vec2<f32> }
 
 fn row_a(batch: u32, row: u32) -> RowA {
     let start = (batch / params.num_inner) * params.a_outer + (batch % params.num_inner) * params.a_inner
-        + row * params.a_row;
+        + row * params.a_row + params.a_first;
 #ifdef SOFTMAX
     return RowA(start, row, statistics[batch * params.num_rows + row]);
 #else
@@ -53,7 +53,7 @@ fn load_a(row: RowA, k: u32) -> LoadA {
 fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
     var end = params.depth;
 #ifdef CAUSAL
-    end = min(end, row.row + 1);
+    end = min(end, params.first_query + row.row + 1);
 #endif
     var probabilities = LoadA();
     for (var i = 0u; i < LOAD_A_SIZE; i++) {

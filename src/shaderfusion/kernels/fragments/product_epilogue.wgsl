@@ -24,7 +24,7 @@ fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     parts[((batch * params.num_rows + row) * params.num_columns + column) / 4] = sums;
 #else
     let index = (batch / params.num_inner) * params.out_outer + (batch % params.num_inner) * params.out_inner
-        + row * params.out_row + column / 4;
+        + row * params.out_row + params.out_first + column / 4;
     var value = params.scale * sums;
 #ifdef BIAS
     value += vec4<f32>(bias[column / 4]);

@@ -1,5 +1,6 @@
 // L = max_j x_j and S = sum_j exp(x_j - L) of rows of logits, by ROW_LANES lanes a row. The importing file binds
-// `x: array<Chunk>` (..., N, M) and has params rows, queries (N), row_stride (M), num_columns.
+// `x: array<Chunk>` (..., N, M) and has params rows, queries (N), row_stride (M), num_columns and, with
+// CAUSAL, first_query, of which the first of N rows is.
 #import fragments/chunk
 #import fragments/indexing
 #import fragments/reduce
@@ -13,7 +14,7 @@ fn row_of(workgroup: u32, lane: u32) -> Row {
     let row = workgroup * (WORKGROUP_SIZE / ROW_LANES) + lane / ROW_LANES;
     let first = min(row, params.rows - 1) * (params.row_stride / CHUNK);
 #ifdef CAUSAL
-    return Row(row, first, min(params.num_columns, row % params.queries + 1));
+    return Row(row, first, min(params.num_columns, params.first_query + row % params.queries + 1));
 #else
     return Row(row, first, params.num_columns);
 #endif

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 __all__ = ["FlashTile", "choose_flash_tile", "flash_attention"]
 
 MAX_HEAD_DIM = 160
 
-MAX_SHARED_BYTES = 32768
-"""Workgroup memory that GPUs grant nearly everywhere; WebGPU's minimum is 16384."""
+_ENOUGH_WORKGROUP_BYTES = 32768
+"""A tile takes no more workgroup memory, even where there is more, so that a GPU can hold several workgroups."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,12 @@ class FlashTile:
         q, k = (head_dim * (count + 1) * sizes[name] for name, count in (("q", self.queries), ("k", self.keys)))
         return q + k + self.keys * head_dim * sizes["v"] + self.keys * (self.queries + 1) * sizes["p"] + rows
 
+    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
+        """Whether a workgroup of these limits can hold it."""
+        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
+
     def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
-        """The kernel's constants; ShapeError where the tile does not divide evenly among threads, or fit."""
+        """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
         threads_k = self.keys // self.thread_keys
         if self.queries % self.thread_queries or self.keys % self.thread_keys or self.thread_keys % 4 or threads_k % 4:
             raise ShapeError(
@@ -58,31 +63,27 @@ class FlashTile:
             raise ShapeError(f"{self}: interleaved threads need an even queries / thread_queries")
         if set(self.widened) - set("qk"):
             raise ShapeError(f"{self}: widened must name some of q and k")
-        if self.shared_bytes(head_dim, dtype) > MAX_SHARED_BYTES:
-            raise ShapeError(
-                f"{self}: its {self.shared_bytes(head_dim, dtype)} bytes of workgroup memory for head dim {head_dim} "
-                f"in {dtype} must be at most {MAX_SHARED_BYTES}; take fewer queries or keys, or widen less"
-            )
         sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim}
         threads = {"THREAD_QUERIES": self.thread_queries, "THREAD_KEYS": self.thread_keys}
         wide = {f"WIDE_{name.upper()}": name in self.widened and dtype != "f32" for name in "qk"}
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
-def choose_flash_tile(head_dim: int, dtype: DType) -> FlashTile:
-    """The first of some tiles that fits: many queries, then many keys, then operands in f32.
+def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
+    """The first of some tiles that fits a workgroup: many queries, then many keys, then operands in f32.
 
-    A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output and 4 rows: on an
-    H200 4096 queries and keys with D = 40 take 1.2 ms with 4 rows a thread, and 2.1 ms with 8, which spill.
+    A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output and 4 rows: more
+    do not fit its registers. ShapeError where no tile fits.
     """
+    max_bytes = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
         for widened in ("qk", "k", ""):
             tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
-            if tile.shared_bytes(head_dim, dtype) <= MAX_SHARED_BYTES:
+            if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size):
                 return tile
-    raise ShapeError(f"flash_attention: no tile fits head dim {head_dim} in {dtype}")
+    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {max_bytes} bytes")
 
 
 def flash_attention(
@@ -92,8 +93,8 @@ def flash_attention(
     out: TensorSpec,
     *,
     num_heads: int,
+    tile: FlashTile,
     causal: bool = False,
-    tile: FlashTile | None = None,
 ) -> KernelCall:
     """out_h = softmax(q_h k_h^T / sqrt(D)) v_h; q, out: (B, N, heads D), k, v: (B, M, heads D), one dtype.
 
@@ -110,7 +111,6 @@ def flash_attention(
     D = C // num_heads
     if D % 8 or D > MAX_HEAD_DIM:
         raise ShapeError(f"flash_attention: head dim (={D}) must be a multiple of 8 up to {MAX_HEAD_DIM}")
-    tile = tile or choose_flash_tile(D, q.dtype)
     return KernelCall(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",

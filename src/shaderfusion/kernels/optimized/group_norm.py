@@ -1,9 +1,9 @@
 """Group normalization, with the activation that follows, in one dispatch."""
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.baseline.group_norm_unfused import require_group_norm_shapes
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
 from shaderfusion.kernels.common.elementwise import Activation
+from shaderfusion.kernels.common.group_norm_statistics import require_group_norm_shapes
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["group_norm"]
@@ -29,6 +29,8 @@ def group_norm(
     `shares` workgroups read each group, and each writes its share, to occupy a GPU that has more room than groups.
     """
     require_group_norm_shapes(x, weight, bias, out, num_groups=num_groups)
+    if x.padding:
+        raise ShapeError(f"group_norm: {x} must have no padding channels (={x.padding}); take group_norm_unfused")
     B, C = x.shape[0], x.shape[-1]
     group_channels = C // num_groups
     width = 4 if group_channels % 4 == 0 else 2 if group_channels % 2 == 0 else 1

@@ -16,13 +16,14 @@ def partially_fused_softmax(
     *,
     num_heads: int,
     causal: bool = False,
+    first_query: int = 0,
     tile: Tile | LaneTile | None = None,
     row_lanes: int | None = None,
 ) -> tuple[KernelCall, ...]:
-    """out_h = softmax(scores[b, h]) v_h; scores: (B, heads, N, M rounded up to 4), v: (B, M, heads D), out as q.
+    """out_h = softmax(scores[b, h]) v_h; scores: (B, heads, n, M rounded up to 4), v: (B, M, heads D), out as q.
 
-    Between the two dispatches only (L, S) is stored, (B, heads, N, 2) f32. `causal` masks keys j > i. tile and
-    row_lanes are those of the product and of the reduction.
+    The n rows are of the queries from `first_query` on. Between the two dispatches only (L, S) is stored,
+    (B, heads, n, 2) f32. `causal` masks keys j > i. tile and row_lanes are those of the product and of the reduction.
     """
     if len(scores.shape) != 4:
         raise ShapeError(f"partially_fused_softmax: {scores} must be (B, heads, N, M)")
@@ -34,8 +35,16 @@ def partially_fused_softmax(
         write(statistics),
         num_columns=v.shape[1],
         causal=causal,
+        first_query=first_query,
         row_lanes=row_lanes,
     )
     return reduce_rows, *attention_values(
-        scores, v, out, num_heads=num_heads, statistics=statistics, causal=causal, tile=tile
+        scores,
+        v,
+        out,
+        num_heads=num_heads,
+        statistics=statistics,
+        causal=causal,
+        first_query=first_query,
+        tile=tile,
     )

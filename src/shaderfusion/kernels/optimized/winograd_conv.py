@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.baseline.group_norm_unfused import FoldedGroupNorm
-from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.call import Binding, InputRows, KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
     LaneTile,
@@ -165,14 +165,16 @@ def winograd_conv(
     m: int,
     upsample: int = 1,
     norm: FoldedGroupNorm | None = None,
+    rows: InputRows | None = None,
     tile: Tile | LaneTile | None = None,
     max_filters_bytes: int = 64 * 2**20,
     max_temporary_bytes: int = 48 * 2**20,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (3, 3, C_in, C_out) or winograd_filters of it, out: (B, H, W, C_out), zero padding.
 
-    With `upsample` x is (B, H / upsample, W / upsample, C_in), and its nearest pixels are taken. With `norm` x is
-    normalized as it is loaded, before it is padded.
+    With `upsample` x is (B, ceil(H / upsample), ceil(W / upsample), C_in), and pixel (y, x) of what is convolved is x's
+    at (y // upsample, x // upsample). With `norm` x is normalized as it is loaded, before it is padded. With `rows` x
+    and out are some rows of one image each.
 
     Plain filters are transformed first: transform_filters to U ((m + 2)^2, C_in, C_out). Per strip of tile rows:
     transform_input to V ((m + 2)^2, P, C_in), the products V U = M ((m + 2)^2, P, C_out) with `tile`, and
@@ -181,7 +183,7 @@ def winograd_conv(
     a slice of the output channels is transformed, multiplied and written at a time, in every strip.
     """
     epilogue = epilogue or Epilogue()
-    _require_shapes(x, weight, out, epilogue, m, upsample)
+    _require_shapes(x, weight, out, epilogue, m, upsample, rows)
     B, H, W, C_out = out.shape
     C_in = x.shape[-1]
     num_products = (m + 2) ** 2
@@ -200,20 +202,21 @@ def winograd_conv(
     M = TensorSpec(f"{out.name}.M", (num_products, max_tiles, slice_channels), x.dtype)
     geometry = {"height": H, "width": W, "tiles_y": tiles_y, "tiles_x": tiles_x, "max_tiles": max_tiles}
     geometry |= {"in_channels": C_in, "num_columns": C_out}
+    geometry |= {"in_height": rows.count if rows else H, "first_input_row": rows.first if rows else 0}
     slices = [
         {"first_channel": first, "slice_channels": min(slice_channels, C_out - first)}
         for first in range(0, C_out, slice_channels)
     ]
 
     calls: list[KernelCall] = []
-    for first_row in range(0, tile_rows, strip_rows):
-        num_tiles = min(strip_rows, tile_rows - first_row) * tiles_x
-        strip = {**geometry, "num_tiles": num_tiles, "first_row": first_row}
+    for first_tile_row in range(0, tile_rows, strip_rows):
+        num_tiles = min(strip_rows, tile_rows - first_tile_row) * tiles_x
+        strip = {**geometry, "num_tiles": num_tiles, "first_tile_row": first_tile_row}
         load = _transform("input", m, read(x) + write(V), strip, num_tiles * C_in // 4, {"UPSAMPLE": upsample})
         calls.append(norm.into(load, x) if norm else load)
         for part in slices:
             num_channels = part["slice_channels"]
-            if plain and (first_row == 0 or len(slices) > 1):
+            if plain and (first_tile_row == 0 or len(slices) > 1):
                 calls.append(_transform("filters", m, read(weight) + write(U), strip | part, C_in * num_channels // 4))
             calls += _products(V, U, M, num_tiles, num_channels, tile)
             calls.append(_transform_output(M, out, epilogue, m, strip | part))
@@ -255,7 +258,7 @@ def _products(
     rounding: in f16 pairs SD 1.4's decoder would be 5 ms faster on an H200, but its error 9.8e-3 instead of 5e-3.
     """
     batches, max_tiles, C_in = V.shape
-    params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4}
+    params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
     params |= {"b_row": num_channels // 4, "b_outer": 0, "b_inner": C_in * num_channels // 4, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
@@ -273,6 +276,7 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
         "num_inner": 1,
         "out_outer": 0,
         "out_inner": 0,
+        "out_first": 0,
         "out_row": C_out // 4,
     }
     call = _transform("output", m, read(M), params, part["num_tiles"] * part["slice_channels"] // 4)
@@ -280,7 +284,13 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
 
 
 def _require_shapes(
-    x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, upsample: int
+    x: TensorSpec,
+    weight: TensorSpec,
+    out: TensorSpec,
+    epilogue: Epilogue,
+    m: int,
+    upsample: int,
+    rows: InputRows | None,
 ) -> None:
     winograd_matrices(m)  # refuses another m
     C_in, C_out = x.shape[-1], weight.shape[-1]
@@ -289,8 +299,10 @@ def _require_shapes(
             f"winograd_conv: {x} must be (B, H, W, C_in) and {weight} (3, 3, C_in, C_out), or, transformed for "
             f"m (={m}), ({(m + 2) ** 2}, C_in, C_out)"
         )
-    B, H, W, _ = x.shape
-    if out.shape != (B, upsample * H, upsample * W, C_out):
+    B, H, W = out.shape[:3]
+    in_height, centred = (rows.count, B == 1 and H - 1 + rows.first < rows.count) if rows else (H, True)
+    size = (B, ceil_div(in_height, upsample), ceil_div(W, upsample))
+    if out.shape[3:] != (C_out,) or x.shape[:3] != size or not centred:
         raise ShapeError(f"winograd_conv: {x} with {weight}, upsample (={upsample}) must give {out}")
     require_multiples_of_4("winograd_conv", in_channels=C_in, out_channels=C_out)
     for name, tensor, shape in (("bias", epilogue.bias, (C_out,)), ("residual", epilogue.residual, out.shape)):

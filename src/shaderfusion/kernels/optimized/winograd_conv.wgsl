@@ -8,7 +8,8 @@
 //   transform_output   out = scale A^T M A + bias + image_bias + residual; reads M once
 // A workgroup takes LANES vectors of 4 channels, consecutive ones of a tile, with N threads for each: thread n takes
 // column n, then, by way of workgroup memory, row n; of filters one thread takes a vector. f32 arithmetic; U, V and M
-// are stored as Elem. Tile rows count through all images.
+// are stored as Elem. Tile rows count through all images; of in_height rows of x, upsampled, first_input_row is the one
+// below the first row of out.
 #import fragments/indexing
 
 const N = M + 2;
@@ -163,7 +164,7 @@ fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroup
 @group(0) @binding(5) var<storage, read> weight: array<vec4<Elem>>;  // (C_in / 4), of the group norm
 @group(0) @binding(6) var<storage, read> bias: array<vec4<Elem>>;    // (C_in / 4), of the group norm
 #endif
-@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, H / UPSAMPLE, W / UPSAMPLE, C_in / 4)
+@group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;       // (B, ceil(in_height / UPSAMPLE), ceil(W / UPSAMPLE), C_in / 4)
 @group(0) @binding(2) var<storage, read_write> V: array<vec4<Elem>>; // (N^2, max_tiles, C_in / 4)
 
 var<workgroup> sh_t: array<vec4<f32>, N * N * LANES>; // (B^T d)[row][column][lane]
@@ -185,20 +186,20 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     let tile = item / channels4; // in the strip
     let c = item % channels4;
     if (tile < params.num_tiles) {
-        let tile_row = params.first_row + tile / params.tiles_x;
+        let tile_row = params.first_tile_row + tile / params.tiles_x;
         let image = tile_row / params.tiles_y;
-        let y_0 = i32(M * (tile_row % params.tiles_y)) - 1;
+        let y_0 = i32(M * (tile_row % params.tiles_y) + params.first_input_row) - 1;
         let column = i32(M * (tile % params.tiles_x) + n) - 1;
 #ifdef NORM
-        let norm = norm_of(image, c);
+        let norm = norm_of(params.first_image + image, c);
 #endif
         var d: Line;
         for (var k = 0u; k < N; k++) { // with UPSAMPLE > 1 the nearest pixels of x, so many times smaller on each side
             let y = y_0 + i32(k);
             d[k] = vec4<f32>();
-            if (y >= 0 && y < i32(params.height) && column >= 0 && column < i32(params.width)) {
-                let row = image * (params.height / UPSAMPLE) + u32(y) / UPSAMPLE;
-                let pixel = row * (params.width / UPSAMPLE) + u32(column) / UPSAMPLE;
+            if (y >= 0 && y < i32(params.in_height) && column >= 0 && column < i32(params.width)) {
+                let row = image * ceil_div(params.in_height, UPSAMPLE) + u32(y) / UPSAMPLE;
+                let pixel = row * ceil_div(params.width, UPSAMPLE) + u32(column) / UPSAMPLE;
                 d[k] = vec4<f32>(x[pixel * channels4 + c]);
 #ifdef NORM
                 d[k] = apply_norm(norm, d[k]);
@@ -249,7 +250,7 @@ fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
         for (var i = 0u; i < M; i++) { sh_t[(i * N + n) * LANES + lane] = at_dot(i, &d); }
     }
     workgroupBarrier();
-    let tile_row = params.first_row + tile / params.tiles_x;
+    let tile_row = params.first_tile_row + tile / params.tiles_x;
     let image = tile_row / params.tiles_y;
     let y = M * (tile_row % params.tiles_y) + n;
     if (tile < params.num_tiles && n < M && y < params.height) {
