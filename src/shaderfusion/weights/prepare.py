@@ -44,7 +44,12 @@ def prepare(array: np.ndarray, weight: Weight) -> np.ndarray:
     out = np.zeros(tensor.shape, dtype)
     with np.errstate(over="ignore"):
         view = _to_layout(array, weight.layout, dtype)
-        out[..., : view.shape[-1]] = view
+        for axis, parts in ((-2, weight.in_parts), (-1, weight.out_parts)):
+            if view.ndim >= -axis and view.shape[axis] != tensor.shape[axis]:
+                pad = [(0, 0)] * view.ndim
+                pad[axis] = (0, (tensor.shape[axis] - view.shape[axis]) // parts)
+                view = np.concatenate([np.pad(part, pad) for part in np.split(view, parts, axis)], axis)
+        out[...] = view
     if not np.isfinite(out).all():
         if np.isfinite(array.astype(np.float32, copy=False)).all():
             raise WeightsError(f"{tensor.name}: has values over the range of {tensor.dtype}; use dtype f32")

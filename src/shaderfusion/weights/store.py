@@ -54,7 +54,7 @@ class WeightStore:
         WeightsError where they hold NaN, or values over the range of the input's dtype.
         """
         table = graph.tables[path]
-        return prepare(source.read_rows(table.path, table.source_shape, rows), table)
+        return prepare(source.read_rows(table.path, table.source_shape, rows), table)[..., : table.tensor.channels]
 
 
 def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:
