@@ -50,6 +50,7 @@ def linear(
     residual: TensorSpec | None = None,
     from_heads: Heads | None = None,
     to_heads: Heads | None = None,
+    out: TensorSpec | None = None,
 ) -> TensorSpec:
     """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
 
@@ -59,8 +60,7 @@ def linear(
     with g.scope(name):
         if to_heads:
             out = g.tensor("out", *x.shape[:-1], to_heads.count * to_heads.padded_dim)
-        else:
-            out = g.tensor("out", *x.shape[:-1], channels=channels)
+        out = out or g.tensor("out", *x.shape[:-1], channels=channels)
         padded = {"padded_to": out.shape[-1], "out_parts": to_heads.count if to_heads else 1}
         in_padded = {"in_padded_to": x.shape[-1], "in_parts": in_parts}
         weight = g.weight("weight", channels, in_channels, layout="linear", **padded, **in_padded)
