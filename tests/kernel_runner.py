@@ -1,6 +1,7 @@
 """Runs kernel calls on arrays, and compares with a float64 reference."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,11 +28,14 @@ def tensor_out(name: str, *shape: int, dtype: DType = "f32") -> TensorSpec:
 def run_calls(
     device: Device, calls: KernelCall | Sequence[KernelCall], inputs: dict[TensorSpec, np.ndarray], *outputs: TensorSpec
 ) -> list[np.ndarray]:
-    """Fills every output with NaN, runs the calls once and returns the outputs as float64."""
+    """Fills every output with NaN, runs the calls once and returns the outputs as float64.
+
+    Arrays have padding channels as all others, so that what kernels leave there is seen.
+    """
     graph = Graph("test", Kernels("f32"))
     graph.calls = [calls] if isinstance(calls, KernelCall) else list(calls)
-    graph.inputs = {tensor.name: tensor for tensor in inputs}
-    graph.outputs = {out.name: out for out in outputs}
+    graph.inputs = {tensor.name: replace(tensor, padding=0, base=tensor.storage) for tensor in inputs}
+    graph.outputs = {out.name: replace(out, padding=0, base=out.storage) for out in outputs}
     program = Program(device, graph, {})
     for out in outputs:
         program.write(out.name, np.full(out.shape, np.nan))

@@ -94,6 +94,13 @@ Widths = Annotated[
 ]
 WidthPerBlock = Annotated[int | tuple[int, ...], _per_block(_WIDTH)]
 DepthPerBlock = Annotated[int | tuple[int, ...], _per_block(_DEPTH)]
+PerSide = Annotated[
+    int | tuple[int, int],
+    _Rule(
+        lambda v: _WIDTH.accepts(v) or (_is_tuple(v, _WIDTH.accepts) and len(v) == 2),
+        f"{_WIDTH.words}, or a list of two: height and width",
+    ),
+]
 _BUILT_IN = {
     bool: _Rule(lambda v: isinstance(v, bool), "true or false"),
     str: _Rule(lambda v: isinstance(v, str), "a string"),
@@ -205,6 +212,8 @@ class ClipTextConfig(_Config):
     max_position_embeddings: Width = 77  # L, tokens of a prompt
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
     layer_norm_eps: Positive = 1e-5
+    projection_dim: Width = 512  # channels of the pooled output where it is projected
+    eos_token_id: Offset = 49407  # end of text
 
     def _check_relations(self) -> None:
         self._require_divisible("hidden_size", "num_attention_heads")
@@ -253,7 +262,7 @@ class UNetConfig(_Config):
         "timestep_post_act": (None,),
     }
 
-    sample_size: Width | None = None  # latent cells of the side of the image the model was trained on
+    sample_size: PerSide | None = None  # latent cells of the image the model was trained on
     in_channels: Width = 4
     out_channels: Width = 4
     down_block_types: tuple[DownBlockType, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
@@ -285,6 +294,16 @@ class UNetConfig(_Config):
             has_attention = i == num_blocks - 1 or types_at_i & {"CrossAttnDownBlock2D", "CrossAttnUpBlock2D"}
             fits = not has_attention or C % num_heads == 0
             self._require(fits, "attention_head_dim", f"divide block_out_channels (={self.block_out_channels})")
+        C = self.block_out_channels[0]
+        self._require(C > 1, "block_out_channels", "begin with at least 2, a sine and a cosine of the time step")
+        rule = f"be less than half of the first of block_out_channels (={C})"
+        self._require(self.freq_shift < C // 2, "freq_shift", rule)
+
+    @property
+    def sample_sides(self) -> tuple[int, int]:
+        """Height and width of `sample_size`, by default 64."""
+        cells = 64 if self.sample_size is None else self.sample_size
+        return (cells, cells) if isinstance(cells, int) else cells
 
     @property
     def num_heads_per_block(self) -> tuple[int, ...]:

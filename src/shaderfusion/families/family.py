@@ -104,8 +104,8 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def default_size_px(self) -> int:
-        """Sides of the pictures that the model was trained on."""
+    def default_size_px(self) -> Mapping[str, int]:
+        """`height` and `width` of the pictures that the model was trained on."""
 
     @property
     @abstractmethod
@@ -135,8 +135,8 @@ class Family(ABC):
         return (size.batch, size.height_px // f, size.width_px // f, self.latent_channels)
 
     def require_side(self, name: str, px: int | None) -> int:
-        """The side `px` of a picture, by default the model's own; InputError unless it is whole latent cells."""
-        px = self.default_size_px if px is None else px
+        """The side `px`, "height" or "width", by default the model's own; InputError unless it is whole latent cells."""
+        px = self.default_size_px[name] if px is None else px
         if not isinstance(px, int) or isinstance(px, bool) or px < 1 or px % self.scale_factor:
             raise InputError(
                 f"{name} (={px!r}) must be a positive multiple of {self.scale_factor} px, one latent cell of the model"

@@ -49,6 +49,8 @@ class ModelConfig:
                 f"{folder}: unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
                 f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
             )
+        if vae.out_channels != 3:
+            raise ModelError(f"{folder}: vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
         return cls(text_encoder, unet, vae)
 
 
@@ -113,10 +115,10 @@ class StableDiffusion(Family):
         return self.config.vae.latent_channels
 
     @property
-    def default_size_px(self) -> int:
-        """Sides of the pictures that the model was trained on."""
-        cells = self.config.unet.sample_size
-        return (64 if cells is None else cells) * self.scale_factor
+    def default_size_px(self) -> Mapping[str, int]:
+        """Of the pictures that the model was trained on."""
+        height, width = self.config.unet.sample_sides
+        return {"height": height * self.scale_factor, "width": width * self.scale_factor}
 
     @property
     def embedding_shape(self) -> tuple[int, int]:
@@ -163,10 +165,10 @@ class StableDiffusion(Family):
             denoise_step(
                 g.outputs["model_output"],
                 g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
-                g.input("noise", B, H, W, C, dtype="f32"),
-                g.input("x_t", B, H, W, C, dtype="f32"),
-                g.input("x_saved", B, H, W, C, dtype="f32"),
-                g.input("history", 3, B, H, W, C, dtype="f32"),
+                g.input("noise", B, H, W, channels=C, dtype="f32"),
+                g.input("x_t", B, H, W, channels=C, dtype="f32"),
+                g.input("x_saved", B, H, W, channels=C, dtype="f32"),
+                g.input("history", 3, B, H, W, channels=C, dtype="f32"),
                 g.inputs["latents"],
                 guidance=size.guidance,
             )

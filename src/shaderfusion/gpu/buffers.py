@@ -32,10 +32,13 @@ def allocate(device: Device, size_bytes: int, name: str) -> Any:
 
 
 def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -> None:
-    """Writes an array of the tensor's shape, converted to its dtype."""
-    if tuple(array.shape) != tensor.shape:
-        raise ShapeError(f"{tensor.name}: got an array of shape {array.shape}, must be {tensor.shape}")
+    """Writes an array of the tensor's shape without its padding channels, converted to its dtype; these get zeros."""
+    shape = (*tensor.shape[:-1], tensor.channels)
+    if tuple(array.shape) != shape:
+        raise ShapeError(f"{tensor.name}: got an array of shape {array.shape}, must be {shape}")
     data = np.ascontiguousarray(array, NUMPY_DTYPES[tensor.dtype])
+    if tensor.padding:
+        data = np.pad(data, [*[(0, 0)] * (data.ndim - 1), (0, tensor.padding)])
     if data.nbytes % 4:  # WebGPU copies whole 4-byte words; allocations are rounded up to 16
         data = np.append(data.reshape(-1), np.zeros(1, data.dtype))
     with gpu_errors(f"writing {tensor.name}"):
@@ -43,12 +46,12 @@ def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -
 
 
 def download(device: Device, buffer: Any, tensor: TensorSpec) -> np.ndarray:
-    """Waits for the GPU and reads the tensor back, in its own shape and dtype."""
+    """Waits for the GPU and reads the tensor back, in its own shape, without padding channels, and dtype."""
     return download_all(device, [(buffer, tensor)])[0]
 
 
 def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> list[np.ndarray]:
-    """Waits for the GPU and reads tensors from their buffers back, each in its own shape and dtype, in one transfer."""
+    """Waits for the GPU and reads tensors from their buffers back, each as `download` does, in one transfer."""
     names = ", ".join(tensor.name for _, tensor in tensors)
     offsets = [0, *accumulate(tensor.size_bytes for _, tensor in tensors)]
     with gpu_errors(f"reading {names}"):
@@ -62,6 +65,8 @@ def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> l
         raw = staging.read_mapped()
         staging.destroy()
     return [
-        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)
+        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)[
+            ..., : tensor.channels
+        ]
         for (_, tensor), offset in zip(tensors, offsets, strict=False)
     ]

@@ -71,25 +71,41 @@ class Graph:
         """The dotted path of a name in the current scope."""
         return ".".join((*self._scope, *names))
 
-    def tensor(self, name: str, *shape: int, dtype: DType | None = None) -> TensorSpec:
-        """An intermediate tensor of the current scope."""
-        return TensorSpec(self._label(name), shape, dtype or self.dtype)
+    def tensor(self, name: str, *shape: int, channels: int | None = None, dtype: DType | None = None) -> TensorSpec:
+        """An intermediate tensor of the current scope.
 
-    def input(self, name: str, *shape: int, dtype: DType | None = None) -> TensorSpec:
-        """A tensor that the caller fills before a run."""
-        return self._external(self.inputs, "input", name, shape, dtype)
+        `channels`, where given, are its last dimension, which padding then rounds up to a multiple of 4.
+        """
+        return self._spec(self._label(name), shape, channels, dtype, "intermediate")
 
-    def output(self, name: str, *shape: int, dtype: DType | None = None) -> TensorSpec:
+    def input(self, name: str, *shape: int, channels: int | None = None, dtype: DType | None = None) -> TensorSpec:
+        """A tensor that the caller fills before a run; `channels` as in `tensor`."""
+        return self._external(self.inputs, "input", name, shape, channels, dtype)
+
+    def output(self, name: str, *shape: int, channels: int | None = None, dtype: DType | None = None) -> TensorSpec:
         """A tensor that the caller reads after a run; it may also be an input of the next run."""
-        return self._external(self.outputs, "output", name, shape, dtype)
+        return self._external(self.outputs, "output", name, shape, channels, dtype)
 
     def _external(
-        self, table: dict[str, TensorSpec], role: Role, name: str, shape: tuple[int, ...], dtype: DType | None
+        self,
+        table: dict[str, TensorSpec],
+        role: Role,
+        name: str,
+        shape: tuple[int, ...],
+        channels: int | None,
+        dtype: DType | None,
     ) -> TensorSpec:
         if name in table:
             raise ShapeError(f"{self.name}: {role} {name!r} is declared twice; give each a name of its own")
-        table[name] = TensorSpec(f"{self.name}.{name}", shape, dtype or self.dtype, role)
+        table[name] = self._spec(f"{self.name}.{name}", shape, channels, dtype, role)
         return table[name]
+
+    def _spec(
+        self, name: str, shape: tuple[int, ...], channels: int | None, dtype: DType | None, role: Role
+    ) -> TensorSpec:
+        if channels is None:
+            return TensorSpec(name, shape, dtype or self.dtype, role)
+        return TensorSpec(name, (*shape, channels + -channels % 4), dtype or self.dtype, role, padding=-channels % 4)
 
     def weight(
         self,
@@ -123,12 +139,13 @@ class Graph:
         return known.tensor
 
     def table_rows(self, name: str, *table_shape: int, rows: tuple[int, ...]) -> TensorSpec:
-        """An input (*rows, C), named as the checkpoint's table (V, C) of which the caller fills in some rows.
+        """An input (*rows, C), named as the checkpoint's table (V, C) of which the caller fills in some rows; padded.
 
         The table stays in its file: it counts among the parameters, but takes no memory of the device.
         """
         path = self.path(name)
-        self.tables[path] = Weight(path, table_shape, "as_is", self.input(path, *rows, *table_shape[1:]))
+        *inner, channels = table_shape[1:]
+        self.tables[path] = Weight(path, table_shape, "as_is", self.input(path, *rows, *inner, channels=channels))
         return self.inputs[path]
 
     def add(self, *calls: KernelCall) -> None:

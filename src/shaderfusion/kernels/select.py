@@ -256,20 +256,39 @@ class Kernels:
         )
         return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *_join(gates)
 
+    def padded_head_dim(self, head_dim: int) -> int:
+        """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take."""
+        flash_dim = ceil_div(head_dim, 8) * 8
+        return flash_dim if self._takes_flash(flash_dim) else ceil_div(head_dim, 4) * 4
+
+    def _takes_flash(self, D: int) -> bool:
+        # A thread cannot hold enough rows of more channels.
+        return self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0
+
     def attention(
-        self, q: TensorSpec, k: TensorSpec, v: TensorSpec, out: TensorSpec, *, num_heads: int, causal: bool = False
+        self,
+        q: TensorSpec,
+        k: TensorSpec,
+        v: TensorSpec,
+        out: TensorSpec,
+        *,
+        num_heads: int,
+        head_dim: int | None = None,
+        causal: bool = False,
     ) -> Calls:
         """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D).
 
-        Without FlashAttention in strips of queries, where the scores of all are too large to bind.
+        Where heads are padded, `head_dim` is the number of their channels that are not zeros, and of which the root is
+        taken. Without FlashAttention in strips of queries, where the scores of all are too large to bind.
         """
         B, N, C = q.shape
         M = k.shape[1]
         D = C // num_heads
-        # A thread cannot hold enough rows of more channels.
-        if self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0:
+        head_dim = D if head_dim is None else head_dim
+        if self._takes_flash(D):
             flash_tile = choose_flash_tile(D, q.dtype, self.capabilities)
-            return (flash_attention(q, k, v, out, num_heads=num_heads, causal=causal, tile=flash_tile),)
+            options = {"num_heads": num_heads, "head_dim": head_dim, "causal": causal}
+            return (flash_attention(q, k, v, out, tile=flash_tile, **options),)
         tile, row_lanes = self._tile, self._row_lanes
         columns = ceil_div(M, 4) * 4
         query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
@@ -277,7 +296,7 @@ class Kernels:
         for first_query, count in query_strips(self._max_bytes, N, query_bytes, out.name):
             scores = TensorSpec(f"{out.name}.scores", (B, num_heads, count, columns), self.dtype)
             strip = {"num_heads": num_heads, "first_query": first_query, "tile": tile}
-            calls += attention_scores(q, k, scores, scale=D**-0.5, **strip)
+            calls += attention_scores(q, k, scores, scale=head_dim**-0.5, **strip)
             if self.optimizations.partially_fused_softmax:
                 calls += partially_fused_softmax(scores, v, out, causal=causal, row_lanes=row_lanes, **strip)
                 continue

@@ -1,9 +1,11 @@
 """Layers and blocks that the models share. Each records calls into a graph and returns its output tensor.
 
-`name` is the layer's path in the checkpoint, relative to the graph's scope.
+`name` is the layer's path in the checkpoint, relative to the graph's scope. Channels are any number: the kernels want
+them in fours, so that tensors and weights are padded with zeros, and every layer leaves zeros in the padding.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.call import ceil_div
@@ -13,6 +15,7 @@ from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.tensor import TensorSpec
 
 __all__ = [
+    "AttentionNames",
     "activation",
     "attention",
     "concat",
@@ -28,6 +31,14 @@ __all__ = [
 ]
 
 
+class Heads(NamedTuple):
+    """The channels of attention's tensors: `num_heads` of `dim`, each padded with zeros to `padded_dim`."""
+
+    num_heads: int
+    dim: int
+    padded_dim: int
+
+
 def linear(
     g: Graph,
     name: str,
@@ -37,12 +48,34 @@ def linear(
     bias: bool = True,
     scale: float = 1.0,
     residual: TensorSpec | None = None,
+    from_heads: Heads | None = None,
+    to_heads: Heads | None = None,
+    out: TensorSpec | None = None,
 ) -> TensorSpec:
-    """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution."""
+    """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
+
+    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
+    """
+    in_channels, in_parts = (
+        (from_heads.num_heads * from_heads.dim, from_heads.num_heads) if from_heads else (x.channels, 1)
+    )
     with g.scope(name):
-        out = g.tensor("out", *x.shape[:-1], channels)
-        weight = g.weight("weight", channels, x.shape[-1], layout="linear")
-        epilogue = Epilogue(scale, g.weight("bias", channels) if bias else None, residual=residual)
+        if to_heads:
+            out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
+        out = out or g.tensor("out", *x.shape[:-1], channels=channels)
+        padded_to, out_parts = out.shape[-1], to_heads.num_heads if to_heads else 1
+        weight = g.weight(
+            "weight",
+            channels,
+            in_channels,
+            layout="linear",
+            padded_to=padded_to,
+            out_parts=out_parts,
+            in_padded_to=x.shape[-1],
+            in_parts=in_parts,
+        )
+        added = g.weight("bias", channels, padded_to=padded_to, out_parts=out_parts) if bias else None
+        epilogue = Epilogue(scale, added, residual=residual)
         g.add(*g.kernels.matmul(x, weight, out, epilogue))
     return out
 
@@ -55,6 +88,7 @@ def conv2d(
     *,
     stride: int = 1,
     upsample: int = 1,
+    size: tuple[int, int] | None = None,
     scale: float = 1.0,
     image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
@@ -64,15 +98,16 @@ def conv2d(
     """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H', W', channels).
 
     x is normalized by `norm`, then made `upsample` times larger on each side, by its nearest pixels; the convolution
-    takes every stride-th pixel. The kernels want channels in fours: the output ends with channels of zeros if it must.
+    takes every stride-th pixel. `size` says (H', W') where the last row or column of the larger x is left out.
     """
-    B, H, W, C = x.shape
-    padded = ceil_div(channels, 4) * 4
+    B, H, W, C_in = x.shape
     with g.scope(name):
-        out = out or g.tensor("out", B, ceil_div(upsample * H, stride), ceil_div(upsample * W, stride), padded)
+        height, width = size or (ceil_div(upsample * H, stride), ceil_div(upsample * W, stride))
+        out = out or g.tensor("out", B, height, width, channels=channels)
+        C_out = out.shape[-1]
         layout = g.kernels.conv2d_layout(x, out, stride=stride)
-        weight = g.weight("weight", channels, C, 3, 3, layout=layout, padded_to=padded)
-        bias = g.weight("bias", channels, padded_to=padded)
+        weight = g.weight("weight", channels, x.channels, 3, 3, layout=layout, padded_to=C_out, in_padded_to=C_in)
+        bias = g.weight("bias", channels, padded_to=C_out)
         epilogue = Epilogue(scale, bias, image_bias, residual)
         g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample, norm=norm))
     return out
@@ -95,16 +130,16 @@ def norm_conv2d(
 
     Where the convolution normalizes what it loads, only the groups' statistics are computed before.
     """
-    B, H, W, C = x.shape
+    B, H, W, _ = x.shape
     with g.scope(name):
-        out = out or g.tensor("out", B, H, W, ceil_div(channels, 4) * 4)
+        out = out or g.tensor("out", B, H, W, channels=channels)
     folded = None
     if g.kernels.folds_group_norm(x, out, num_groups=num_groups):
         with g.scope(norm_name):
             means = g.tensor("mean", B, num_groups, dtype="f32")
             variances = g.tensor("variance", B, num_groups, dtype="f32")
             g.add(*g.kernels.group_norm_statistics(x, means, variances))
-            folded = FoldedGroupNorm(means, variances, g.weight("weight", C), g.weight("bias", C), eps, "silu")
+            folded = FoldedGroupNorm(means, variances, *_weight_and_bias(g, x), eps, "silu")
     else:
         x = group_norm(g, norm_name, x, num_groups=num_groups, eps=eps, activation="silu")
     return conv2d(g, name, x, channels, image_bias=image_bias, residual=residual, norm=folded, out=out)
@@ -114,26 +149,30 @@ def group_norm(
     g: Graph, name: str, x: TensorSpec, *, num_groups: int, eps: float, activation: Activation | None = None
 ) -> TensorSpec:
     """Group normalization, then the activation; x: (B, ..., C)."""
-    C = x.shape[-1]
     with g.scope(name):
-        out = g.tensor("out", *x.shape)
-        weight, bias = g.weight("weight", C), g.weight("bias", C)
+        out = g.tensor("out", *x.shape[:-1], channels=x.channels)
+        weight, bias = _weight_and_bias(g, x)
         g.add(*g.kernels.group_norm(x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation))
     return out
 
 
 def layer_norm(g: Graph, name: str, x: TensorSpec, *, eps: float = 1e-5, out: TensorSpec | None = None) -> TensorSpec:
     """Layer normalization; x: (..., C)."""
-    C = x.shape[-1]
     with g.scope(name):
-        out = out or g.tensor("out", *x.shape)
-        g.add(*g.kernels.layer_norm(x, g.weight("weight", C), g.weight("bias", C), out, eps=eps))
+        out = out or g.tensor("out", *x.shape[:-1], channels=x.channels)
+        g.add(*g.kernels.layer_norm(x, *_weight_and_bias(g, x), out, eps=eps))
     return out
 
 
+def _weight_and_bias(g: Graph, x: TensorSpec) -> tuple[TensorSpec, TensorSpec]:
+    """Of a normalization of x (..., C) in the current scope: (C,) each."""
+    C = x.shape[-1]
+    return g.weight("weight", x.channels, padded_to=C), g.weight("bias", x.channels, padded_to=C)
+
+
 def activation(g: Graph, x: TensorSpec, kind: Activation) -> TensorSpec:
-    """An elementwise nonlinearity."""
-    out = g.tensor(kind, *x.shape)
+    """An elementwise nonlinearity that takes 0 to 0."""
+    out = g.tensor(kind, *x.shape[:-1], channels=x.channels)
     g.add(*g.kernels.activate(x, out, activation=kind))
     return out
 
@@ -141,21 +180,21 @@ def activation(g: Graph, x: TensorSpec, kind: Activation) -> TensorSpec:
 def concat(g: Graph, name: str, a: TensorSpec, b: TensorSpec) -> TensorSpec:
     """[a, b] along the channels."""
     with g.scope(name):
-        out = g.tensor("concat", *a.shape[:-1], a.shape[-1] + b.shape[-1])
+        out = g.tensor("concat", *a.shape[:-1], channels=a.channels + b.channels)
         g.add(*g.kernels.concat_channels(a, b, out))
     return out
 
 
-def upsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
-    """Nearest neighbour to twice the size, then a 3x3 convolution."""
+def upsample(g: Graph, name: str, x: TensorSpec, size: tuple[int, int] | None = None) -> TensorSpec:
+    """Nearest neighbour to twice the size, or that size (H', W'), a row or column less, then a 3x3 convolution."""
     with g.scope(name):
-        return conv2d(g, "conv", x, x.shape[-1], upsample=2)
+        return conv2d(g, "conv", x, x.channels, upsample=2, size=size)
 
 
 def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
-    """A 3x3 convolution of stride 2."""
+    """A 3x3 convolution of stride 2: half the size, rounded up."""
     with g.scope(name):
-        return conv2d(g, "conv", x, x.shape[-1], stride=2)
+        return conv2d(g, "conv", x, x.channels, stride=2)
 
 
 def resnet_block(
@@ -166,23 +205,49 @@ def resnet_block(
         layer = partial(norm_conv2d, g, channels=channels, num_groups=num_groups, eps=eps)
         time_bias = linear(g, "time_emb_proj", time, channels) if time else None
         h = layer("norm1", "conv1", x, image_bias=time_bias)
-        if x.shape[-1] != channels:
+        if x.channels != channels:
             x = linear(g, "conv_shortcut", x, channels)
         return layer("norm2", "conv2", h, residual=x)
 
 
+class AttentionNames(NamedTuple):
+    """What a checkpoint calls the linear layers of an attention."""
+
+    q: str
+    k: str
+    v: str
+    out: str
+
+
+DIFFUSERS_ATTENTION = AttentionNames("to_q", "to_k", "to_v", "to_out.0")
+
+
 def attention(
-    g: Graph, name: str, x: TensorSpec, context: TensorSpec, *, num_heads: int, bias: bool, residual: TensorSpec
+    g: Graph,
+    name: str,
+    x: TensorSpec,
+    context: TensorSpec,
+    *,
+    num_heads: int,
+    bias: bool,
+    residual: TensorSpec,
+    causal: bool = False,
+    names: AttentionNames = DIFFUSERS_ATTENTION,
 ) -> TensorSpec:
-    """residual + multi-head attention of x (B, N, C) to context (B, M, C_context), in diffusers' names."""
-    C = x.shape[-1]
+    """residual + multi-head attention of x (B, N, C) to context (B, M, C_context); `bias`: q, k and v have one.
+
+    With `causal` a token sees itself and those before it.
+    """
+    C = x.channels
+    D = C // num_heads
+    heads = Heads(num_heads, D, g.kernels.padded_head_dim(D))
     with g.scope(name):
-        q = linear(g, "to_q", x, C, bias=bias)
-        k = linear(g, "to_k", context, C, bias=bias)
-        v = linear(g, "to_v", context, C, bias=bias)
-        h = g.tensor("heads", *x.shape)
-        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads))
-        return linear(g, "to_out.0", h, C, residual=residual)
+        q = linear(g, names.q, x, C, bias=bias, to_heads=heads)
+        k = linear(g, names.k, context, C, bias=bias, to_heads=heads)
+        v = linear(g, names.v, context, C, bias=bias, to_heads=heads)
+        h = g.tensor("heads", *q.shape)
+        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=D, causal=causal))
+        return linear(g, names.out, h, C, residual=residual, from_heads=heads)
 
 
 def transformer(
@@ -193,10 +258,11 @@ def transformer(
     x: (B, H, W, C), context: (B, L, C_context). Its projections are 1x1 convolutions in SD 1.x and linear layers in
     2.x, which is the same product.
     """
-    B, H, W, C = x.shape
+    B, H, W, padded = x.shape
+    tokens = (B, H * W, padded)
     with g.scope(name):
-        h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6).reshape(B, H * W, C)
-        h = linear(g, "proj_in", h, C)
+        h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6).reshape(*tokens)
+        h = linear(g, "proj_in", h, x.channels)
         for layer in range(num_layers):
             with g.scope("transformer_blocks", layer):
                 n = layer_norm(g, "norm1", h)
@@ -205,15 +271,16 @@ def transformer(
                 h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm3", h)
                 h = _feed_forward(g, "ff.net", n, residual=h)
-        return linear(g, "proj_out", h, C, residual=x.reshape(B, H * W, C)).reshape(B, H, W, C)
+        return linear(g, "proj_out", h, x.channels, residual=x.reshape(*tokens)).reshape(*x.shape)
 
 
 def _feed_forward(g: Graph, name: str, x: TensorSpec, *, residual: TensorSpec) -> TensorSpec:
     """residual + W2 (a GELU(b)) with [a, b] = W1 x, four times as wide as x (B, N, C)."""
-    B, N, C = x.shape
+    B, N, padded = x.shape
+    C = x.channels
     with g.scope(name):
         with g.scope(0):
-            weight = g.weight("proj.weight", 8 * C, C, layout="linear")
+            weight = g.weight("proj.weight", 8 * C, C, layout="linear", in_padded_to=padded)
             gated = g.tensor("out", B, N, 4 * C)
             g.add(*g.kernels.geglu_linear(x, weight, g.weight("proj.bias", 8 * C), gated))
         return linear(g, "2", gated, C, residual=residual)

@@ -23,14 +23,14 @@ __all__ = ["unet_graph"]
 
 
 def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int, width: int, num_tokens: int) -> Graph:
-    """Height and width are in latent cells.
+    """Height and width are in latent cells, any number: each level has half the cells of the one above, rounded up.
 
     Inputs: latents (B, H, W, C_in), timestep (1,) f32, embedding (B, L, C). Outputs: model_output (B, H, W, C_out).
     """
     g = Graph("unet", kernels)
-    latents = g.input("latents", batch, height, width, config.in_channels)
+    latents = g.input("latents", batch, height, width, channels=config.in_channels)
     timestep = g.input("timestep", 1, dtype="f32")
-    text = g.input("embedding", batch, num_tokens, config.cross_attention_dim)
+    text = g.input("embedding", batch, num_tokens, channels=config.cross_attention_dim)
     time = _time_embedding(g, config, timestep)
 
     norm = {"num_groups": config.norm_num_groups, "eps": config.norm_eps}
@@ -76,9 +76,10 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
                 if config.up_block_types[up_block] == "CrossAttnUpBlock2D":
                     h = attend(f"attentions.{layer}", h, block)
             if up_block != last:
-                h = upsample(g, "upsamplers.0", h)
+                _, H, W, _ = skips[-1].shape
+                h = upsample(g, "upsamplers.0", h, (H, W))
 
-    out = g.output("model_output", batch, height, width, config.out_channels)
+    out = g.output("model_output", batch, height, width, channels=config.out_channels)
     norm_conv2d(g, "conv_norm_out", "conv_out", h, config.out_channels, out=out, **norm)
     return g
 
@@ -86,7 +87,7 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
 def _time_embedding(g: Graph, config: UNetConfig, timestep: TensorSpec) -> TensorSpec:
     """The timestep (1,) as sinusoids, then two layers: (1, C_t), after the SiLU that each residual block applies."""
     with g.scope("time_embedding"):
-        sinusoids = g.tensor("sinusoids", 1, config.block_out_channels[0])
+        sinusoids = g.tensor("sinusoids", 1, channels=config.block_out_channels[0])
         flip, shift = config.flip_sin_to_cos, config.freq_shift
         g.add(timestep_embedding(timestep, sinusoids, flip_sin_to_cos=flip, freq_shift=shift))
         h = linear(g, "linear_1", sinusoids, config.time_embed_dim)

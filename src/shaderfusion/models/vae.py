@@ -17,12 +17,12 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
     """Height and width are in latent cells, f is the model's scale factor.
 
     Inputs: latents (B, H, W, C), as the sampler leaves them: the first layer divides by the scaling factor.
-    Outputs: image (B, f H, f W, 4): red, green, blue in -1..1, and a padding channel.
+    Outputs: image (B, f H, f W, 3): red, green, blue in -1..1.
     """
     g = Graph("vae", kernels)
     num_groups = config.norm_num_groups
     resnet = partial(resnet_block, g, num_groups=num_groups, eps=_EPS)
-    h: TensorSpec = g.input("latents", batch, height, width, config.latent_channels)
+    h: TensorSpec = g.input("latents", batch, height, width, channels=config.latent_channels)
     scale = 1 / config.scaling_factor
     if config.use_post_quant_conv:
         h = linear(g, "post_quant_conv", h, config.latent_channels, scale=scale)
@@ -42,15 +42,16 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
                 if block != len(channels) - 1:
                     h = upsample(g, "upsamplers.0", h)
         f = config.scale_factor
-        out = g.output("image", batch, f * height, f * width, -(-config.out_channels // 4) * 4)
+        out = g.output("image", batch, f * height, f * width, channels=config.out_channels)
         norm_conv2d(g, "conv_norm_out", "conv_out", h, config.out_channels, num_groups=num_groups, eps=_EPS, out=out)
     return g
 
 
 def _attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpec:
     """x + attention among all pixels, one head over all channels; x: (B, H, W, C)."""
-    B, H, W, C = x.shape
+    B, H, W, padded = x.shape
+    tokens = (B, H * W, padded)
     with g.scope(name):
-        h = group_norm(g, "group_norm", x, num_groups=num_groups, eps=_EPS).reshape(B, H * W, C)
-    h = attention(g, name, h, h, num_heads=1, bias=True, residual=x.reshape(B, H * W, C))
-    return h.reshape(B, H, W, C)
+        h = group_norm(g, "group_norm", x, num_groups=num_groups, eps=_EPS).reshape(*tokens)
+    h = attention(g, name, h, h, num_heads=1, bias=True, residual=x.reshape(*tokens))
+    return h.reshape(*x.shape)

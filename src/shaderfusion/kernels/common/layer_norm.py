@@ -14,11 +14,12 @@ def layer_norm(
 ) -> KernelCall:
     """out = (x - mean) / sqrt(var + eps) * weight + bias; x, out: (..., C), weight, bias: (C).
 
-    `row_lanes`, a multiple of 8 that divides 128, by default 32, share a row.
+    Mean and variance are of the channels without x's padding, for which weight and bias hold zeros. `row_lanes`, a
+    multiple of 8 that divides 128, by default 32, share a row.
     """
     C = x.shape[-1]
-    if out.shape != x.shape:
-        raise ShapeError(f"layer_norm: {out} must have the shape of {x}")
+    if out.shape != x.shape or out.padding != x.padding:
+        raise ShapeError(f"layer_norm: {out} must have the shape of {x}, and its padding")
     for tensor in (weight, bias):
         if tensor.shape != (C,):
             raise ShapeError(f"layer_norm: {tensor} must have shape ({C},), the channels of {x}")
@@ -34,6 +35,6 @@ def layer_norm(
         dtype=x.dtype,
         bindings=read(x, weight, bias) + write(out),
         constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": row_lanes, "VEC4": C % 4 == 0},
-        params={"rows": rows, "channels": C, "eps": float(eps)},
+        params={"rows": rows, "channels": x.channels, "row_stride": C, "eps": float(eps)},
         workgroups=spread_workgroups(ceil_div(rows, _WORKGROUP_SIZE // row_lanes)),
     )

@@ -1,6 +1,7 @@
 // y = (x - mean) / sqrt(var + eps) * weight + bias over the channels of a row (Ba et al., arXiv 1607.06450).
 // A workgroup normalizes WORKGROUP_SIZE / ROW_LANES rows; per element it reads x three times, the last two from cache
-// (the variance is the mean of (x - mean)^2: no cancellation), and writes out once.
+// (the variance is the mean of (x - mean)^2: no cancellation), and writes out once. A row of C values may end with
+// padding: the mean and the variance are over the first params.channels.
 #import fragments/chunk
 #import fragments/indexing
 #import fragments/reduce
@@ -15,7 +16,7 @@ fn layer_norm(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid
               @builtin(local_invocation_index) lane: u32) {
     let row = flat_workgroup(group, grid) * (WORKGROUP_SIZE / ROW_LANES) + lane / ROW_LANES;
     let k = lane % ROW_LANES;
-    let chunks = params.channels / CHUNK;
+    let chunks = params.row_stride / CHUNK;
     let first = min(row, params.rows - 1) * chunks; // lanes past the last row repeat it, to reach every barrier
 
     var sums = ChunkF32();
@@ -24,7 +25,8 @@ fn layer_norm(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid
 
     var squares = ChunkF32();
     for (var c = k; c < chunks; c += ROW_LANES) {
-        let centered = ChunkF32(x[first + c]) - mean;
+        let is_channel = chunk_indices(c * CHUNK) < ChunkU32(params.channels);
+        let centered = select(ChunkF32(), ChunkF32(x[first + c]) - mean, is_channel);
         squares += centered * centered;
     }
     let variance = row_sum(chunk_sum(squares), lane) / f32(params.channels);

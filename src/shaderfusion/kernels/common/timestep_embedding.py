@@ -14,13 +14,13 @@ def timestep_embedding(
 ) -> KernelCall:
     """out = [sin(t f_i), cos(t f_i)], the cosines first if flipped; f_i = max_period^(-i / (C//2 - freq_shift)).
 
-    timestep: (1) f32, at least 0; out: (1, C). The last of an odd number of channels is 0.
+    timestep: (1) f32, at least 0; out: (1, C). The last of an odd number of channels is 0, and so is out's padding.
     """
     if timestep.shape != (1,) or timestep.dtype != "f32":
         raise ShapeError(f"timestep_embedding: {timestep} must be (1,) f32")
-    if len(out.shape) != 2 or out.shape[0] != 1 or out.shape[1] < 2:
+    if len(out.shape) != 2 or out.shape[0] != 1 or out.channels < 2:
         raise ShapeError(f"timestep_embedding: {out} must be (1, C), with C at least 2")
-    C = out.shape[1]
+    C = out.channels
     if freq_shift >= C // 2:
         raise ShapeError(
             f"timestep_embedding: freq_shift (={freq_shift}) must be less than half of the channels (={C}) of {out}"
@@ -34,6 +34,6 @@ def timestep_embedding(
         dtype=out.dtype,
         bindings=read(timestep) + write(out),
         constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "FLIP_SIN_TO_COS": flip_sin_to_cos},
-        params={"channels": C, "ratio": min(round(ratio * 2**32), 2**32 - 1)},
-        workgroups=spread_workgroups(ceil_div(ceil_div(C, 2), _WORKGROUP_SIZE)),
+        params={"channels": C, "row_stride": out.shape[1], "ratio": min(round(ratio * 2**32), 2**32 - 1)},
+        workgroups=spread_workgroups(ceil_div(out.shape[1] - C // 2, _WORKGROUP_SIZE)),
     )

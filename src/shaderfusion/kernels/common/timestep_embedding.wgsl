@@ -33,8 +33,10 @@ fn turns_per_timestep(i: u32) -> u32 {
 fn timestep_embedding(@builtin(global_invocation_id) id: vec3u) {
     let i = id.x;
     let half = params.channels / 2;
-    if (i == half && params.channels % 2 == 1) { out[params.channels - 1] = Elem(0.0); }
-    if (i >= half) { return; }
+    if (i >= half) { // the last of an odd number of channels, and padding
+        if (half + i < params.row_stride) { out[half + i] = Elem(0.0); }
+        return;
+    }
     let turns = turns_per_timestep(i);
     let t = timestep[0];
     let phase = u32(t) * turns + u32(fract(t) * f32(turns)); // of whole and fractional timesteps, mod 1 turn

@@ -94,11 +94,13 @@ def flash_attention(
     *,
     num_heads: int,
     tile: FlashTile,
+    head_dim: int | None = None,
     causal: bool = False,
 ) -> KernelCall:
     """out_h = softmax(q_h k_h^T / sqrt(D)) v_h; q, out: (B, N, heads D), k, v: (B, M, heads D), one dtype.
 
-    `causal`: row i sees only keys j <= i.
+    With `head_dim` the root is of that, and the other of a head's D channels are zeros. `causal`: row i sees only keys
+    j <= i.
     """
     if len(q.shape) != 3 or num_heads < 1 or q.shape[2] % num_heads:
         raise ShapeError(f"flash_attention: {q} must be (B, N, heads D) with num_heads (={num_heads})")
@@ -111,6 +113,8 @@ def flash_attention(
     D = C // num_heads
     if D % 8 or D > MAX_HEAD_DIM:
         raise ShapeError(f"flash_attention: head dim (={D}) must be a multiple of 8 up to {MAX_HEAD_DIM}")
+    if head_dim is not None and not 1 <= head_dim <= D:
+        raise ShapeError(f"flash_attention: head_dim (={head_dim}) must be from 1 to the {D} channels of a head")
     return KernelCall(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",
@@ -122,7 +126,7 @@ def flash_attention(
             "keys": M,
             "row_stride": C // 4,  # in vectors of 4
             "diagonal": 1 if causal else M,  # row 0 sees so many keys
-            "scale": math.log2(math.e) / math.sqrt(D),
+            "scale": math.log2(math.e) / math.sqrt(D if head_dim is None else head_dim),
         },
         workgroups=(ceil_div(N, tile.queries), num_heads, B),
     )
