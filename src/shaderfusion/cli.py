@@ -314,16 +314,16 @@ class _Schedulers:
         return iter(SCHEDULERS)
 
 
-def _whole_number(minimum: int, example: int, maximum: int | None = None) -> Callable[[str], int]:
-    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-
+def _whole_number(minimum: int, example: int, maximum: int = 1_000_000) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = minimum - 1
-        if number < minimum or (maximum is not None and number > maximum):
-            raise argparse.ArgumentTypeError(f"{shown(text)} must be a whole number {bounds}, such as {example}")
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)} must be a whole number from {minimum} to {maximum}, such as {example}"
+            )
         return number
 
     return parse

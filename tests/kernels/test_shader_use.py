@@ -14,13 +14,13 @@ from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
-from shaderfusion.kernels.capabilities import DESKTOP_GPU, Capabilities
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType
 
 DTYPES: tuple[DType, ...] = ("f16", "f32")
 DEVICES = (
-    Capabilities(),  # what WebGPU grants everywhere
+    WEBGPU_DEFAULTS,
     DESKTOP_GPU,
     Capabilities(is_cpu=True, has_subgroups=True),
     Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
