@@ -14,13 +14,13 @@ from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
-from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, Capabilities
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType
 
 DTYPES: tuple[DType, ...] = ("f16", "f32")
 DEVICES = (
-    WEBGPU_DEFAULTS,
+    Capabilities(),  # what WebGPU grants everywhere
     DESKTOP_GPU,
     Capabilities(is_cpu=True, has_subgroups=True),
     Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
@@ -148,9 +148,8 @@ def recorded_calls() -> Iterator[KernelCall]:
     seen: set[object] = set()
     variants = itertools.product(DTYPES, ("all", "none"), DEVICES, models(), (False, True))
     for dtype, optimizations, device, model, guidance in variants:
-        graphs = model.record(
-            Kernels(dtype, device, Optimizations.parse(optimizations)), model.run_size(guidance=guidance)
-        )
+        kernels = Kernels(dtype, device, Optimizations.parse(optimizations))
+        graphs = model.record(kernels, model.run_size(guidance=guidance))
         for call in itertools.chain.from_iterable(graph.calls for graph in graphs.values()):
             kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
             if kind not in seen:
