@@ -56,9 +56,7 @@ def linear(
 
     With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
     """
-    in_channels, in_parts = (
-        (from_heads.num_heads * from_heads.dim, from_heads.num_heads) if from_heads else (x.channels, 1)
-    )
+    in_channels = from_heads.num_heads * from_heads.dim if from_heads else x.channels
     with g.scope(name):
         if to_heads:
             out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
@@ -72,7 +70,7 @@ def linear(
             padded_to=padded_to,
             out_parts=out_parts,
             in_padded_to=x.shape[-1],
-            in_parts=in_parts,
+            in_parts=from_heads.num_heads if from_heads else 1,
         )
         added = g.weight("bias", channels, padded_to=padded_to, out_parts=out_parts) if bias else None
         epilogue = Epilogue(scale, added, residual=residual)
