@@ -8,6 +8,7 @@ import pytest
 
 import shaderfusion.kernels.optimized.winograd_conv as winograd
 from shaderfusion.errors import ShapeError
+from shaderfusion.kernels import reference
 from shaderfusion.kernels.optimized.winograd_conv import (
     TILE_SIZES,
     Matrix,
@@ -63,6 +64,13 @@ def wgsl_table(name: str, matrix: Matrix) -> str:
         assert [float(np.float32(text)) for text in row_texts] == list(values)
     rows = [", ".join(text if "." in text else f"{text}.0" for text in row) for row in texts]
     return f"{name} = array(\n" + "".join(f"    array({row}),\n" for row in rows) + ");\n"
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
+def test_reference_has_the_same(m: int) -> None:
+    # By another route: B^T solves the equation that makes it a convolution.
+    for matrix, specified in zip(winograd_matrices(m), reference._winograd_matrices(m), strict=True):
+        np.testing.assert_allclose(np.array(matrix, np.float64), specified, atol=1e-11)
 
 
 @pytest.mark.parametrize("m", TILE_SIZES)
