@@ -278,10 +278,11 @@ def product_calls(
         "num_inner": num_inner,
         "num_splits": num_splits,
         "scale": float(epilogue.scale),
-        "rows_per_image": M // image_bias.shape[0] if image_bias else M,
         "out_first": 0,
         **params,
     }
+    if image_bias:
+        shared["rows_per_image"] = M // image_bias.shape[0]
     grid = (ceil_div(N, tile.n), ceil_div(M, tile.m), num_batches * num_splits)
     product = KernelCall(
         source=source,
