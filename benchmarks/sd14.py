@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.config import load_json
 from shaderfusion.models.stable_diffusion import COMPONENTS
+
+from shaderfusion.bench.subject import SD14_FOLDER
+from shaderfusion.files import load_json
 
 __all__ = ["CONFIGS", "save_random_model"]
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from golden.models import model_folder
 from PIL import Image
 
 import shaderfusion
 from shaderfusion.cli import main
+from shaderfusion.schedulers import SCHEDULERS
 
 SOURCE = Path(__file__).parent.parent / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
@@ -39,19 +43,25 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("", "required: COMMAND"),
         ("paint x", "'paint'"),
         ("generate", "required: PROMPT"),
-        ("generate x --steps 0", "--steps: '0' must be a whole number of at least 1, such as 20"),
+        ("generate x --steps 0", "--steps: '0' must be a whole number from 1 to 1000000, such as 20"),
         ("generate x --steps -1", "--steps: '-1' must be a whole number"),
         ("generate x --steps 2.5", "--steps: '2.5' must be a whole number"),
         ("generate x --steps twenty", "--steps: 'twenty' must be a whole number"),
         (f"generate x --steps {'9' * 5000}", "must be a whole number"),
-        ("generate x --guidance-scale nan", "--guidance-scale: 'nan' must be a number of at least 0, such as 7.5"),
+        ("generate x --guidance-scale nan", "--guidance-scale: 'nan' must be a number from 0 to 3.4e+38, such as 7.5"),
         ("generate x --guidance-scale=-inf", "--guidance-scale: '-inf' must be a number"),
         ("generate x --guidance-scale inf", "--guidance-scale: 'inf' must be a number"),
         ("generate x --guidance-scale -1", "--guidance-scale: '-1' must be a number"),
-        ("generate x --seed -1", "--seed: '-1' must be a whole number of at least 0"),
+        ("generate x --guidance-scale 1e39", "--guidance-scale: '1e39' must be a number from 0 to 3.4e+38"),
+        ("generate x --seed -1", "--seed: '-1' must be a whole number from 0 to 18446744073709551615"),
+        (f"generate x --seed {2**64}", f"--seed: '{2**64}' must be a whole number from 0"),
+        ("generate \udcff", r"PROMPT: '\udcff' must be valid Unicode; check the terminal's encoding"),
+        ("generate x --negative-prompt \udcff", "--negative-prompt: "),
         ("generate x --width 0", "--width: '0' must be a whole number"),
+        (f"generate x --width {10**400}", "must be a whole number from 1 to 1000000"),
         ("generate x --height -64", "--height: '-64' must be a whole number"),
         ("generate x --num-images 0", "--num-images: '0' must be a whole number"),
+        (f"generate x --num-images {10**9}", f"--num-images: '{10**9}' must be a whole number from 1 to 1000"),
         ("generate x --dtype f8", "'f8' (choose from"),
         ("generate x --scheduler best", "'best' (choose from"),
         ("generate x --step 3", "unrecognized arguments: --step 3"),
@@ -62,6 +72,7 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("generate x --output a.jpg", "--output (=a.jpg) must end in .png, the only format that is written; try a.png"),
         ("generate x --output a", "--output (=a) must end in .png"),
         (f"generate x --output {'a' * 300}.png", "cannot be a file"),
+        (f"generate x --num-images 10 --output {'a' * 249}.png", "a-10.png) cannot be a file (File name too long)"),
     ],
 )
 def test_refuses_before_loading_anything(
@@ -80,6 +91,7 @@ def test_refuses_before_loading_anything(
     ("args", "sentence"),
     [
         ("generate x --model nowhere", "nowhere"),
+        (f"generate x --model {'a' * 300}", "must be an embedded model"),
         ("info nowhere", "nowhere"),
         ("generate x --width 101", "101"),
         ("generate x --device abacus", "'abacus'"),
@@ -211,6 +223,78 @@ def test_interrupt_leaves_nothing(folder: Path) -> None:
     assert process.returncode in (130, -signal.SIGINT)
     assert err == "shaderfusion: interrupted\n"
     assert not list(folder.iterdir())
+
+
+def test_numbered_output_that_is_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a-2.png").mkdir()
+    assert main(["generate", "x", "--num-images", "3", "--model", "nowhere", "--output", "a.png"]) == 2
+    assert "--output (=a-2.png) is a folder" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["a-2.png"]
+
+
+def test_longest_output_name(folder: Path) -> None:
+    name = f"{'a' * 251}.png"
+    assert main(["generate", "x", *SMALL, "--output", name]) == 0
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_model_folder_of_any_name(folder: Path) -> None:
+    shutil.copytree(model_folder("sd1"), folder / "\udcff")
+    assert main(["generate", "x", *SMALL, "--model", "\udcff", "--output", "a.png"]) == 0
+    with Image.open("a.png") as image:
+        assert image.info["model"] == r"\udcff"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other pipes")
+@pytest.mark.parametrize(
+    "args",
+    [
+        "info emoji --json",
+        "info emoji",
+        "devices",
+        "--help",
+        "--version",
+        "generate x --steps 1 --json --output a.png",
+        "bench profile --model emoji --width 32 --height 32",
+    ],
+)
+def test_closed_pipe(args: str) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, *args.split()], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert [line for line in err.splitlines() if not re.match(r"shaderfusion: \d+\. ", line)] == []
+
+
+def test_closed_stderr() -> None:
+    process = subprocess.Popen([*COMMAND, "info", "nowhere"], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+@pytest.mark.parametrize("args", ["info emoji --json", "--help"])
+def test_full_output(args: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *args.split()], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "shaderfusion: the output could not be written: No space left on device; send it to another place\n"
+    )
+
+
+def test_scheduler_names_are_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert f"one of {', '.join(SCHEDULERS)}; default" in " ".join(capsys.readouterr().out.split())
 
 
 def test_failed_write_keeps_the_old_file(

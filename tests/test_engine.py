@@ -1,4 +1,4 @@
-"""The text encoder's input: rows of a table that stays in its file."""
+"""The text encoder's input, rows of a table that stays in its file, and the noise of a step."""
 
 import shutil
 from collections.abc import Callable
@@ -10,9 +10,11 @@ import pytest
 from golden.models import golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
+from shaderfusion.engine import DenoisingState
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.gpu.device import Device
 from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 
 VOCABULARY_SIZE = 714
@@ -94,3 +96,16 @@ def test_the_table_is_checked_before_anything_is_uploaded(
     with pytest.raises(WeightsError, match=message):
         load_changed(device, tmp_path / "model", "f32", change)
     assert allocated == []
+
+
+def test_noise_of_an_update(device: Device) -> None:
+    pipe = load(device, "sd2", "f32")
+    size = pipe.model.run_size(width=16, height=16)
+    conditioning = {"embedding": encode(pipe, TOKENS)}
+    x_t, noise = np.random.default_rng(0).standard_normal((2, *pipe.model.latents_shape(size))).astype(np.float32)
+    state = DenoisingState(size, conditioning, x_t, 1.0)
+    step = {"guidance_scale": 2.0, "next_input_scale": 1.0}
+    pipe._engine.denoise(state, 1.0, Update(c_x=0.5, c_noise=0.25), **step, noise=noise)
+    np.testing.assert_allclose(state.x_t, 0.5 * x_t + 0.25 * noise, atol=1e-6)
+    pipe._engine.denoise(state, 1.0, Update(c_noise=0.25), **step, noise=2 * noise)
+    np.testing.assert_allclose(state.x_t, 0.5 * noise, atol=1e-6)

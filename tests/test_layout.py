@@ -13,6 +13,8 @@ KERNELS = SOURCE / "kernels"
 # A module imports from its own entry and from earlier ones, never from later ones.
 ORDER = [
     "errors",
+    "arguments",
+    "files",
     "output",
     "tensor",
     "config",

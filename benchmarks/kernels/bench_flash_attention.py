@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from benchmarks.kernels.cases import Case, main
-from benchmarks.shapes import ATTENTION
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
 from shaderfusion.kernels.select import Kernels, Optimizations
@@ -15,13 +14,24 @@ from shaderfusion.tensor import TensorSpec
 
 __all__ = ["cases"]
 
+# name: (B, N, M, heads, D) of SD 1.4 at 512x512 with guidance
+SHAPES: dict[str, tuple[int, int, int, int, int]] = {
+    "self 4096 d40": (2, 4096, 4096, 8, 40),
+    "self 1024 d80": (2, 1024, 1024, 8, 80),
+    "self 256 d160": (2, 256, 256, 8, 160),
+    "self 64 d160": (2, 64, 64, 8, 160),
+    "cross 4096 d40": (2, 4096, 77, 8, 40),
+    "cross 1024 d80": (2, 1024, 77, 8, 80),
+    "cross 256 d160": (2, 256, 77, 8, 160),
+    "cross 64 d160": (2, 64, 77, 8, 160),
+}
 ROWS = np.s_[:, -8:]  # of every image
 
 
 def cases(kernels: Kernels) -> Iterator[Case]:
     """Every shape, checked on its last rows."""
     plain = replace(kernels, optimizations=Optimizations.parse("none"))
-    for name, (B, N, M, num_heads, D) in ATTENTION.items():
+    for name, (B, N, M, num_heads, D) in SHAPES.items():
         q = TensorSpec("q", (B, N, num_heads * D), kernels.dtype, "input")
         k = TensorSpec("k", (B, M, num_heads * D), kernels.dtype, "input")
         v = TensorSpec("v", k.shape, kernels.dtype, "input")

@@ -4,21 +4,23 @@ Paths, tables and JSON go to stdout, everything else to stderr.
 """
 
 import argparse
+import io
 import json
-import math
 import re
 import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shaderfusion
+from shaderfusion.arguments import LARGEST_F32, LARGEST_SEED, require_guidance_scale
 from shaderfusion.errors import DeviceError, InputError, ShaderfusionError
-from shaderfusion.output import Table, require_writable, say, write_whole
+from shaderfusion.files import shown
+from shaderfusion.output import Table, discard, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,10 +37,24 @@ BENCHMARKS = {
 }
 DTYPE_OF_DEVICE = "f16 where the GPU has it, f32 on a CPU"
 CHARTED = ("ablation", "winograd")
+MAX_IMAGES = 1000
+"""Of one command: more than any device makes at once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, or 2 after an error of ours, or 130 after Ctrl-C."""
+    """Runs one command. Returns 0, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads the output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a file's name
+    try:
+        return _run(argv)
+    except BrokenPipeError:  # `| head` has seen enough: nobody is left to tell
+        for stream in (sys.stdout, sys.stderr):
+            discard(stream)
+        return 128 + 13  # of a process that SIGPIPE ends, as it ends other programs here
+
+
+def _run(argv: Sequence[str] | None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -121,12 +137,11 @@ def _generate(args: argparse.Namespace) -> None:
             "steps": args.steps,
             "seconds": {"load": loaded - started, "generate": generated - loaded, "save": saved - generated},
         }
-        print(json.dumps(report))
+        show(json.dumps(report))
         return
     if sys.stderr.isatty():
         print(f"seed {seed}, {generated - loaded:.1f} s on {info.name} in {pipe.dtype}", file=sys.stderr)
-    for path in paths:
-        print(path)
+    show("\n".join(map(str, paths)))
 
 
 def _devices(args: argparse.Namespace) -> None:
@@ -136,10 +151,10 @@ def _devices(args: argparse.Namespace) -> None:
     if not devices:
         raise DeviceError(INSTALL_HINT)
     if args.json:
-        print(json.dumps([device.as_dict() for device in devices]))
+        show(json.dumps([device.as_dict() for device in devices]))
         return
     rows = [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
-    print(Table(("index", "name", "kind", "backend", "driver", "dtype"), rows, "<<<<<<").text())
+    show(Table(("index", "name", "kind", "backend", "driver", "dtype"), rows, "<<<<<<").text())
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -155,14 +170,14 @@ def _info(args: argparse.Namespace) -> None:
         optimizations=Optimizations.parse(args.optimizations),
     )
     if args.json:
-        print(json.dumps(info.as_dict()))
+        show(json.dumps(info.as_dict()))
         return
-    print(f"{info.model}: {info.batch} of {info.width}x{info.height} px with guidance, in {info.dtype}")
+    show(f"{info.model}: {info.batch} of {info.width}x{info.height} px with guidance, in {info.dtype}")
     rows = []
     for c in info.components:
         weights, tensors = (f"{size / 1e6:.1f}" for size in (c.weights_bytes, c.tensors_bytes))
         rows.append((c.name, f"{c.parameters:,}", weights, tensors, str(c.dispatches)))
-    print(Table(("component", "parameters", "weights MB", "tensors MB", "dispatches"), rows, "<>>>>").text())
+    show(Table(("component", "parameters", "weights MB", "tensors MB", "dispatches"), rows, "<>>>>").text())
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -186,7 +201,10 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, through the same way out as every other error."""
+    """Says what is wrong in one sentence, and help, through the same way out as everything else."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        show(message.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (`{self.prog} --help` shows what there is)")
@@ -199,15 +217,18 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="make pictures from a prompt", allow_abbrev=False)
     generate.set_defaults(command=_generate)
-    generate.add_argument("prompt", metavar="PROMPT", help="what to show")
-    generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
+    generate.add_argument("prompt", type=_text, metavar="PROMPT", help="what to show")
+    generate.add_argument("--negative-prompt", type=_text, default="", metavar="TEXT", help="what to avoid")
     _add_model(generate, "--model", default=DEFAULT_MODEL)
     generate.add_argument("--steps", type=_whole_number(1, 20), default=20, metavar="N", help="default: 20")
     generate.add_argument("--guidance-scale", type=_guidance_scale, default=7.5, metavar="X", help="default: 7.5")
-    generate.add_argument("--seed", type=_whole_number(0, 42), metavar="N", help="default: random")
-    generate.add_argument("--scheduler", choices=("ddim", "pndm", "euler"), help="default: the model's own")
+    generate.add_argument("--seed", type=_whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
+    meaning = "one of %(choices)s; default: the model's own"
+    generate.add_argument("--scheduler", choices=_Schedulers(), metavar="NAME", help=meaning)
     _add_size(generate)
-    generate.add_argument("--num-images", type=_whole_number(1, 1), default=1, metavar="N", help="default: 1")
+    generate.add_argument(
+        "--num-images", type=_whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"
+    )
     generate.add_argument(
         "--output",
         metavar="FILE.png",
@@ -222,7 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     devices.set_defaults(command=_devices)
     _add_json(devices)
 
-    info = commands.add_parser("info", help="a model's size, memory and dispatches, without running it")
+    info = commands.add_parser(
+        "info", help="a model's size, memory and dispatches, without running it", allow_abbrev=False
+    )
     info.set_defaults(command=_info)
     _add_model(info, "model")
     _add_size(info)
@@ -282,15 +305,24 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _whole_number(minimum: int, example: int) -> Callable[[str], int]:
+class _Schedulers:
+    """The names of schedulers, looked up where they are needed: they import NumPy, which takes time."""
+
+    def __iter__(self) -> Iterator[str]:
+        from shaderfusion.schedulers import SCHEDULERS
+
+        return iter(SCHEDULERS)
+
+
+def _whole_number(minimum: int, example: int, maximum: int = 1_000_000) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = minimum - 1
-        if number < minimum:
+        if not minimum <= number <= maximum:
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be a whole number of at least {minimum}, such as {example}"
+                f"{shown(text)} must be a whole number from {minimum} to {maximum}, such as {example}"
             )
         return number
 
@@ -299,12 +331,21 @@ def _whole_number(minimum: int, example: int) -> Callable[[str], int]:
 
 def _guidance_scale(text: str) -> float:
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0, such as 7.5")
-    return number
+        return require_guidance_scale(float(text))
+    except ValueError:  # InputError is one
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} must be a number from 0 to {LARGEST_F32:.2g}, such as 7.5"
+        ) from None
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} must be valid Unicode; check the terminal's encoding"
+        ) from None
+    return text
 
 
 def _not_empty(text: str) -> str:
@@ -320,10 +361,12 @@ def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -
     """Where the images will go; InputError where they cannot."""
     default = f"{_slug(prompt)}-{seed}.png"
     path = Path(default if output is None else output)
-    require_writable("--output", path, ".png", default)
-    if num_images == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{index}") for index in range(1, num_images + 1)]
+    paths = [path]
+    if num_images > 1 and path.suffix:
+        paths = [path.with_stem(f"{path.stem}-{index}") for index in range(1, num_images + 1)]
+    for path in paths:
+        require_writable("--output", path, ".png", default)
+    return paths
 
 
 def _slug(prompt: str) -> str:
@@ -337,7 +380,7 @@ def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
 
     text = PngInfo()
     for key, value in settings.items():
-        text.add_text(key, str(value))
+        text.add_text(key, str(value).encode(errors="backslashreplace").decode())  # a folder's name may be no Unicode
     png = BytesIO()
     image.save(png, "png", pnginfo=text)
     write_whole("--output", path, png.getbuffer())

@@ -11,7 +11,6 @@ Everything that is refused raises a ModelError naming the file, the key, its val
 """
 
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from shaderfusion.errors import ModelError
+from shaderfusion.files import is_folder, load_json, shown
 
 __all__ = [
     "CONVERT_PICKLE",
@@ -28,7 +28,6 @@ __all__ = [
     "SchedulerConfig",
     "UNetConfig",
     "VaeConfig",
-    "load_json",
 ]
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
@@ -48,45 +47,60 @@ class _Rule:
     words: str
 
 
-def _is_int(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+def _is_int(value: object, minimum: int, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: object, minimum: float, maximum: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
 def _is_tuple(value: object, accepts: Callable[[Any], bool]) -> bool:
     return isinstance(value, tuple) and len(value) > 0 and all(accepts(item) for item in value)
 
 
-def _is_count(value: object) -> bool:
-    return _is_int(value, 1)
+def _whole(minimum: int, maximum: int) -> _Rule:
+    return _Rule(lambda v: _is_int(v, minimum, maximum), f"a whole number from {minimum} to {maximum}")
+
+
+def _per_block(item: _Rule) -> _Rule:
+    return _Rule(lambda v: item.accepts(v) or _is_tuple(v, item.accepts), f"{item.words}, or a list of them")
 
 
 def _is_fraction(value: Any) -> bool:
-    return _is_number(value) and 0 < value < 1
+    return _is_number(value, 0, 1) and 0 < value < 1
 
 
-Count = Annotated[int, _Rule(_is_count, "a whole number of at least 1")]
-Offset = Annotated[int, _Rule(lambda v: _is_int(v, 0), "a whole number of at least 0")]
-Positive = Annotated[float, _Rule(lambda v: _is_number(v) and v > 0, "a number above 0")]
+# The bounds are far beyond any model of these kinds; they keep absurd numbers from being recorded for hours.
+_WIDTH = _whole(1, 32768)
+_DEPTH = _whole(1, 64)
+_MAX_BLOCKS = 8
+
+Width = Annotated[int, _WIDTH]
+Depth = Annotated[int, _DEPTH]
+Count = Annotated[int, _whole(1, 1_000_000)]
+Offset = Annotated[int, _whole(0, 1_000_000)]
+Positive = Annotated[float, _Rule(lambda v: _is_number(v, 1e-30, 1e30), "a number from 1e-30 to 1e30")]  # finite in f32
 Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
 Fractions = Annotated[
     tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")
 ]
-Counts = Annotated[tuple[int, ...], _Rule(lambda v: _is_tuple(v, _is_count), "a list of whole numbers of at least 1")]
-PerBlock = Annotated[
-    int | tuple[int, ...],
-    _Rule(lambda v: _is_count(v) or _is_tuple(v, _is_count), "a whole number of at least 1, or a list of them"),
+Widths = Annotated[
+    tuple[int, ...],
+    _Rule(
+        lambda v: _is_tuple(v, _WIDTH.accepts) and len(v) <= _MAX_BLOCKS,
+        f"a list of 1 to {_MAX_BLOCKS}, each {_WIDTH.words}",
+    ),
 ]
 PerSide = Annotated[
     int | tuple[int, int],
     _Rule(
-        lambda v: _is_count(v) or (_is_tuple(v, _is_count) and len(v) == 2),
-        "a whole number of at least 1, or a list of two: height and width",
+        lambda v: _WIDTH.accepts(v) or (_is_tuple(v, _WIDTH.accepts) and len(v) == 2),
+        f"{_WIDTH.words}, or a list of two: height and width",
     ),
 ]
+WidthPerBlock = Annotated[int | tuple[int, ...], _per_block(_WIDTH)]
+DepthPerBlock = Annotated[int | tuple[int, ...], _per_block(_DEPTH)]
 _BUILT_IN = {
     bool: _Rule(lambda v: isinstance(v, bool), "true or false"),
     str: _Rule(lambda v: isinstance(v, str), "a string"),
@@ -131,14 +145,14 @@ class _Config:
         Raises ModelError: no such file, not JSON, an option that is not implemented, a value outside its rule.
         """
         file = Path(path)
-        if file.is_dir():
+        if is_folder(file):
             file = file / cls._FILE
         options = load_json(file)
         for key, supported in cls._FIXED.items():
             if key in options and _without_repeats(options[key]) not in supported:
                 choices = " or ".join(json.dumps(value) for value in supported)
                 raise ModelError(
-                    f"{file}: {key} (={json.dumps(options[key])}) is not supported: only {choices} is implemented; "
+                    f"{file}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
                     "choose another model"
                 )
         names = {field.name for field in fields(cls)}
@@ -153,7 +167,7 @@ class _Config:
         for field in fields(self):
             value, rule = getattr(self, field.name), _rule(hints[field.name])
             if not rule.accepts(value):
-                raise ModelError(f"{type(self).__name__}: {field.name} (={value!r}) must be {rule.words}")
+                raise ModelError(f"{type(self).__name__}: {field.name} (={shown(value)}) must be {rule.words}")
         self._check_relations()
 
     def _check_relations(self) -> None:
@@ -161,7 +175,7 @@ class _Config:
 
     def _require(self, holds: bool, key: str, rule: str) -> None:
         if not holds:
-            raise ModelError(f"{type(self).__name__}: {key} (={getattr(self, key)!r}) must {rule}")
+            raise ModelError(f"{type(self).__name__}: {key} (={shown(getattr(self, key))}) must {rule}")
 
     def _require_divisible(self, key: str, divisor: str) -> None:
         """Each number of field `key` is a multiple of field `divisor`."""
@@ -169,21 +183,6 @@ class _Config:
         numbers = getattr(self, key)
         numbers = numbers if isinstance(numbers, tuple) else (numbers,)
         self._require(all(n % number == 0 for n in numbers), key, f"be divisible by {divisor} (={number})")
-
-
-def load_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`. Raises ModelError: no such file, not JSON, not an object."""
-    try:
-        options = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; the model folder is incomplete, fetch it again") from None
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except ValueError as error:
-        raise ModelError(f"{file}: is not valid JSON ({error}); fetch the file again") from None
-    if not isinstance(options, dict):
-        raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; fetch the file again")
-    return options
 
 
 def _without_repeats(value: Any) -> Any:
@@ -206,14 +205,14 @@ class ClipTextConfig(_Config):
     _FIXED: ClassVar[Fixed] = {"model_type": ("clip_text_model",)}
 
     vocab_size: Count = 49408
-    hidden_size: Count = 512
-    intermediate_size: Count = 2048
-    num_hidden_layers: Count = 12
-    num_attention_heads: Count = 8
-    max_position_embeddings: Count = 77  # L, tokens of a prompt
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 8
+    max_position_embeddings: Width = 77  # L, tokens of a prompt
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
     layer_norm_eps: Positive = 1e-5
-    projection_dim: Count = 512  # channels of the pooled output where it is projected
+    projection_dim: Width = 512  # channels of the pooled output where it is projected
     eos_token_id: Offset = 49407  # end of text
 
     def _check_relations(self) -> None:
@@ -264,17 +263,17 @@ class UNetConfig(_Config):
     }
 
     sample_size: PerSide | None = None  # latent cells of the image the model was trained on
-    in_channels: Count = 4
-    out_channels: Count = 4
+    in_channels: Width = 4
+    out_channels: Width = 4
     down_block_types: tuple[DownBlockType, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[UpBlockType, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    block_out_channels: Counts = (320, 640, 1280, 1280)
-    layers_per_block: PerBlock = 2
-    transformer_layers_per_block: PerBlock = 1
-    attention_head_dim: PerBlock = 8  # in spite of its name the NUMBER of heads (diffusers issue 2011)
-    cross_attention_dim: Count = 1280  # channels of the prompt embedding
-    time_embedding_dim: Count | None = None
-    norm_num_groups: Count = 32
+    block_out_channels: Widths = (320, 640, 1280, 1280)
+    layers_per_block: DepthPerBlock = 2
+    transformer_layers_per_block: DepthPerBlock = 1
+    attention_head_dim: WidthPerBlock = 8  # in spite of its name the NUMBER of heads (diffusers issue 2011)
+    cross_attention_dim: Width = 1280  # channels of the prompt embedding
+    time_embedding_dim: Width | None = None
+    norm_num_groups: Width = 32
     norm_eps: Positive = 1e-5
     use_linear_projection: bool = False  # into and out of a transformer: a matmul (2.x) or a 1x1 convolution (1.x)
     flip_sin_to_cos: bool = True
@@ -345,12 +344,12 @@ class VaeConfig(_Config):
         "shift_factor": (None, 0),
     }
 
-    latent_channels: Count = 4
-    out_channels: Count = 3
+    latent_channels: Width = 4
+    out_channels: Width = 3
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",)
-    block_out_channels: Counts = (64,)
-    layers_per_block: Count = 1
-    norm_num_groups: Count = 32
+    block_out_channels: Widths = (64,)
+    layers_per_block: Depth = 1
+    norm_num_groups: Width = 32
     scaling_factor: Positive = 0.18215  # decode(latents / scaling_factor)
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True  # one head over all channels

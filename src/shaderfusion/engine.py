@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -16,8 +17,8 @@ from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
-from shaderfusion.graph.program import Program
-from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS
+from shaderfusion.graph.program import Buffers, Program
+from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
@@ -88,18 +89,25 @@ class Engine:
                 for name, network in self.model.networks.items()
                 if network.size_of(size) not in self._programs[name]
             }
-            with ThreadPoolExecutor(1) as beside:
+            for name in missing:
+                for key in list(self._programs[name])[: 1 - _MAX_SIZES]:
+                    self._drop(name, key)
+            with ThreadPoolExecutor(1) as beside, ExitStack() as undo:
                 calls = [call for graph in missing.values() for call in graph.calls]
                 compiled = beside.submit(self.device.pipelines.get_all, calls)
-                weights = {name: self._weights.load(graph, self._source(name)) for name, graph in missing.items()}
-                pipelines = compiled.result()  # held until the programs hold them
-            for name, graph in missing.items():
-                programs = self._programs[name]
-                while len(programs) >= _MAX_SIZES:
-                    self._drop(name, next(iter(programs)))
-                program = Program(self.device, graph, weights[name], self._arena)
-                programs[self.model.networks[name].size_of(size)] = program
-            del pipelines
+                programs: dict[str, Program] = {}
+                weights: dict[str, Buffers] = {}
+                for name, graph in missing.items():
+                    weights[name] = self._weights.load(graph, self._source(name))
+                    undo.callback(self._weights.release, graph)
+                pipelines = compiled.result()
+                for name, graph in missing.items():
+                    programs[name] = Program(self.device, graph, weights[name], self._arena)
+                    undo.callback(programs[name].close)
+                del pipelines  # the programs have them
+                undo.pop_all()
+            for name, program in programs.items():
+                self._programs[name][self.model.networks[name].size_of(size)] = program
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
@@ -194,24 +202,27 @@ class Engine:
         *,
         guidance_scale: float,
         next_input_scale: float,
+        noise: np.ndarray | None = None,
     ) -> None:
         """One step: the denoiser, guidance and the scheduler's update, which moves the state on.
 
+        An update with c_noise needs `noise`, (B, H, W, C).
         The state stays as it was where anything is raised: NotFiniteError, as in `run`, or where guidance takes the
         latents out of range.
         """
         name = self.model.denoiser
         values = {**vars(update), "guidance_scale": guidance_scale, "next_input_scale": next_input_scale}
-        coefficients = np.zeros(NUM_COEFFICIENTS)
-        coefficients[: len(COEFFICIENTS)] = [values[key] for key in COEFFICIENTS]
+        inputs = {
+            "coefficients": np.array([values[key] for key in COEFFICIENTS]),
+            "timestep": np.array([timestep]),
+            **({} if noise is None else {"noise": noise}),
+        }
 
         def attempt() -> dict[str, np.ndarray]:
             program = self.program(name, state.size)
-            if self._holders.pop(program, None) is not state:  # another run's, or half a step's
-                for key, array in state.inputs(program).items():
-                    program.write(key, array)
-            program.write("coefficients", coefficients)
-            program.write("timestep", np.array([timestep]))
+            is_there = self._holders.pop(program, None) is state  # and not another run's, or half a step's
+            for key, array in (inputs if is_there else state.inputs(program) | inputs).items():
+                program.write(key, array)
             program.run()
             left = program.read_all([*_CARRIED, "model_output"])
             self._holders[program] = state

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shaderfusion.errors import InputError
 
-__all__ = ["Table", "require_writable", "say", "write_whole"]
+__all__ = ["Table", "discard", "require_writable", "say", "show", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class Table:
 
 
 def require_writable(option: str, path: Path, suffix: str, example: str) -> None:
-    """InputError, naming the option, unless a file can be made or replaced at `path`; `example` is a name for it."""
+    """InputError, naming the option, unless `write_whole` could write a file at `path`; `example` is a name for it.
+
+    What write_whole will do is tried: a file is made and removed, of that name or, where one exists, beside it.
+    """
     rule = None
     try:
         if path.is_dir():
@@ -50,25 +57,64 @@ def require_writable(option: str, path: Path, suffix: str, example: str) -> None
             rule = f"must end in {suffix}, the only format that is written; try {path.with_suffix(suffix)}"
         elif not path.parent.is_dir():
             rule = f"must be in a folder that exists; make {path.parent} first"
-        elif not os.access(path.parent, os.W_OK):
-            rule = f"must be in a folder that you may write to; {path.parent} is not"
-    except (OSError, ValueError) as error:  # such as a name that is too long, or empty
+        elif _belongs_to_others(path):
+            rule = f"must be a file that you may replace; {path.parent} lets only its owner do that"
+        else:
+            probe = _part(path) if os.path.lexists(path) else path
+            probe.open("xb").close()
+            probe.unlink()
+    except PermissionError:
+        rule = f"must be in a folder that you may write to; {path.parent} is not"
+    except (OSError, ValueError) as error:  # such as a name that is too long, or has characters that cannot be
         reason = error.strerror if isinstance(error, OSError) else error
-        rule = f"cannot be a file ({reason}); choose another name"
+        rule = f"cannot be a file ({reason}); choose another"
     if rule:
         raise InputError(f"{option} (={path}) {rule}")
 
 
 def write_whole(option: str, path: Path, data: bytes | memoryview) -> None:
     """Writes a file that is always whole: the old one, the new one or none. InputError where it cannot."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = _part(path)
     try:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
         raise InputError(f"{option} (={path}) could not be written: {error.strerror}; choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _part(path: Path) -> Path:
+    """A new file's path beside `path`, whose name is shorter than any limit, whatever path's own is."""
+    return path.with_name(f".{secrets.token_hex(8)}.part")
+
+
+def _belongs_to_others(path: Path) -> bool:
+    """Whether a file exists in a folder such as /tmp, where only its owner, the folder's and root may replace it."""
+    if not hasattr(os, "geteuid") or not os.path.lexists(path):
+        return False
+    folder, file = path.parent.stat(), path.lstat()
+    return bool(folder.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, folder.st_uid, file.st_uid)
+
+
+def show(text: str) -> None:
+    """A result, on stdout. BrokenPipeError where whoever read it has gone, InputError where it cannot be written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard(sys.stdout)
+        raise InputError(f"the output could not be written: {error.strerror}; send it to another place") from error
+
+
+def discard(stream: Any) -> None:
+    """Lets what a stream still holds go nowhere, so that Python does not fail once more when it flushes it at exit."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed, or no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def say(text: str) -> None:

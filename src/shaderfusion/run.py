@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from shaderfusion.arguments import require_guidance_scale
 from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
@@ -147,7 +148,7 @@ def make_request(
     """
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height)
-    scale = _require_scale(guidance_scale)
+    scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
     guided = scale > 1
 
@@ -219,12 +220,3 @@ def _require_count(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} (={value!r}) must be a whole number of at least 1")
     return value
-
-
-def _require_scale(value: float) -> float:
-    largest = float(np.finfo(np.float32).max)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= largest:
-        raise InputError(
-            f"guidance_scale (={value!r}) must be a number from 0 to {largest:.1e}; 1 or less turns guidance off"
-        )
-    return float(value)

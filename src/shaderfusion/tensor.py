@@ -15,13 +15,14 @@ from shaderfusion.errors import ShapeError
 
 __all__ = ["VIEW_ALIGNMENT_BYTES", "DType", "Role", "TensorSpec", "dtype_size_bytes"]
 
-DType = Literal["f16", "f32"]
+DType = Literal["f16", "f32", "u32"]
+"""f16 or f32, in which a model is computed; u32 are the words of a file's bytes, and flags."""
 Role = Literal["intermediate", "weight", "input", "output"]
 
 VIEW_ALIGNMENT_BYTES = 256
 """WebGPU's largest min-storage-buffer-offset-alignment."""
 
-_SIZE_BYTES: dict[str, int] = {"f16": 2, "f32": 4}
+_SIZE_BYTES: dict[str, int] = {"f16": 2, "f32": 4, "u32": 4}
 
 
 def dtype_size_bytes(dtype: DType) -> int:

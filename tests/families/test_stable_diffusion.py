@@ -178,8 +178,7 @@ def test_memory_of_sd_14() -> None:
 def test_largest_tensors_are_as_estimated() -> None:
     """The estimate, made without graphs, is never above what the layers make, and not far below."""
     model = StableDiffusion.from_folder(SD14_FOLDER)
-    for options in ({}, {"width": 768, "height": 512, "batch": 3}, {"guidance": False}):
-        size = model.run_size(**options)
+    for size in (model.run_size(), model.run_size(width=768, height=512, batch=3), model.run_size(guidance=False)):
         graphs = model.record(Kernels("f16", DESKTOP_GPU), size)
         for name, values in model.largest_tensors(size).items():
             bound = (b.tensor for call in graphs[name].calls for b in call.bindings if b.tensor.role == "intermediate")

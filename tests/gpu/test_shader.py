@@ -96,6 +96,34 @@ def test_nested_flags(kernels: Path, flags: str, kept: str) -> None:
     assert body(kernels, NESTED, *flags) == list(kept)
 
 
+LADDER = """\
+#ifndef A
+0
+#elif B
+1
+#elif C
+2
+  #ifndef B
+3
+  #endif
+#else
+4
+#endif
+#ifndef B
+5
+#else
+6
+#endif
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"), [("", "05"), ("B", "06"), ("A", "45"), ("AB", "16"), ("AC", "235"), ("ABC", "16")]
+)
+def test_ladder_keeps_the_first_branch_that_holds(kernels: Path, flags: str, kept: str) -> None:
+    assert body(kernels, LADDER, *flags) == list(kept)
+
+
 def test_origins_skip_what_is_left_out(kernels: Path) -> None:
     (kernels / "kernel.wgsl").write_text(NESTED)
     assert compose(make_call()).origins == ("prelude", *(f"kernel.wgsl:{line}" for line in (1, 11, 15, 18)))
@@ -122,7 +150,11 @@ def test_import_under_a_flag(kernels: Path) -> None:
     [
         ("a\n#define X 1\n", r"kernel.wgsl:2: unknown directive '#define X 1'"),
         ("#include fragments/one\n", r"kernel.wgsl:1: unknown directive"),
-        ("#ifndef A\n#endif\n", r"kernel.wgsl:1: unknown directive '#ifndef A'"),
+        ("#ifndef\n#endif\n", r"kernel.wgsl:1: unknown directive '#ifndef'"),
+        ("#ifdef A\n#elif\n#endif\n", r"kernel.wgsl:2: unknown directive '#elif'"),
+        ("#elif A\n", r"kernel.wgsl:1: #elif belongs to no open #ifdef"),
+        ("#ifdef A\n#else\n#elif B\n#endif\n", r"kernel.wgsl:3: #elif belongs to no open #ifdef"),
+        ("#ifndef A\n", r"kernel.wgsl: 1 #ifdef or #ifndef without #endif"),
         ("# ifdef A\n#endif\n", r"kernel.wgsl:1: unknown directive '# ifdef A'"),
         ("#ifdef\n#endif\n", r"kernel.wgsl:1: unknown directive '#ifdef'"),
         ("#ifdef A B\n#endif\n", r"kernel.wgsl:1: unknown directive '#ifdef A B'"),
@@ -131,7 +163,7 @@ def test_import_under_a_flag(kernels: Path) -> None:
         ("#else\n", r"kernel.wgsl:1: #else belongs to no open #ifdef"),
         ("#ifdef A\n#else\n#else\n#endif\n", r"kernel.wgsl:3: #else belongs to no open #ifdef"),
         ("#ifdef A\n#endif\n#endif\n", r"kernel.wgsl:3: #endif belongs to no open #ifdef"),
-        ("#ifdef A\n#ifdef B\n#endif\n", r"kernel.wgsl: 1 #ifdef without #endif"),
+        ("#ifdef A\n#ifdef B\n#endif\n", r"kernel.wgsl: 1 #ifdef or #ifndef without #endif"),
         ("#import fragments/none\n", r"fragments/none.wgsl: no such WGSL file under kernels/"),
     ],
 )

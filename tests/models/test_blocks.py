@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded
+from weights.array_source import ArraySource
 
 import shaderfusion.kernels.select as select
-from shaderfusion.gpu.buffers import allocate, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import find_lifetimes
@@ -13,7 +13,7 @@ from shaderfusion.graph.program import Program
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.blocks import norm_conv2d, resnet_block, upsample
-from shaderfusion.weights.prepare import prepare
+from shaderfusion.weights.prepare import WeightLoader
 
 BOUND = 2e-6
 EPS = 1e-5
@@ -23,11 +23,7 @@ SHAPE = (2, 16, 16, 32)  # 32 tiles of 4x4, the fewest by Winograd
 
 def run_block(device: Device, g: Graph, x: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarray:
     """The output "out" of a graph with the input "x" and the checkpoint's tensors."""
-    external = {}
-    for path, weight in g.weights.items():
-        external[weight.tensor] = allocate(device, weight.tensor.size_bytes, path)
-        upload(device, external[weight.tensor], weight.tensor, prepare(tensors[path], weight))
-    program = Program(device, g, external)
+    program = Program(device, g, WeightLoader(device).load(g.weights.values(), ArraySource(tensors)))
     program.write("x", x)
     program.run()
     return program.read("out").astype(np.float64)

@@ -20,7 +20,8 @@ def test_repeats_the_second_timestep() -> None:
     schedule = make_schedule(SchedulerConfig(skip_prk_steps=True), 4, "pndm")
     assert schedule.timesteps == (750, 500, 500, 250, 0)
     assert [update.save_sample for update in schedule.updates] == [True, False, False, False, False]
-    assert [update.push_history for update in schedule.updates] == [True, False, True, True, True]
+    assert [update.h_m for update in schedule.updates] == [1, 0, 1, 1, 1]
+    assert {update.h_x for update in schedule.updates} == {0}
     assert schedule.updates[1].c_x == 0
     assert schedule.updates[1].c_saved != 0
 

@@ -1,104 +1,119 @@
-"""From a checkpoint's tensors to buffers in the kernels' layout and dtype."""
+"""From what a source stores to buffers in the kernels' layout and dtype."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from array_source import ArraySource
 from safetensors_file import write_safetensors
 
-from shaderfusion.errors import WeightsError
+from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph, Weight, WeightLayout
+from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph, WeightLayout
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights import prepare as prepare_module
 from shaderfusion.weights.checkpoint import Checkpoint
-from shaderfusion.weights.prepare import load_weights, prepare
+from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 NAME = "diffusion_pytorch_model.safetensors"
 
 
-def make_weight(
-    *shape: int, layout: WeightLayout = "as_is", padded_to: int | None = None, dtype: DType = "f32"
-) -> Weight:
-    """A weight named "w" of the graph "unet"."""
+def prepare(
+    device: Device,
+    array: np.ndarray,
+    layout: WeightLayout = "as_is",
+    dtype: DType = "f32",
+    **padding: Any,
+) -> np.ndarray:
+    """What the device holds of a weight named "w" of the graph "unet"."""
     g = Graph("unet", Kernels(dtype))
-    g.weight("w", *shape, layout=layout, padded_to=padded_to)
-    return g.weights["w"]
+    tensor = g.weight("w", *array.shape, layout=layout, **padding)
+    return download(device, WeightLoader(device).load(g.weights.values(), ArraySource({"w": array}))[tensor], tensor)
 
 
-def test_linear_is_torchs() -> None:
+def random(*shape: int) -> np.ndarray:
+    """Values that f32 holds."""
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_linear_is_torchs(device: Device) -> None:
     """torch: y_n = sum_k x_k w[n, k]."""
-    rng = np.random.default_rng(0)
-    w, x = rng.standard_normal((4, 8)).astype(np.float32), rng.standard_normal((3, 8))
-    prepared = prepare(w, make_weight(4, 8, layout="linear"))
-    np.testing.assert_allclose(reference.matmul(x, prepared), np.einsum("mk,nk->mn", x, w))
+    w, x = random(4, 8), random(3, 8)
+    prepared = prepare(device, w, "linear")
+    np.testing.assert_allclose(reference.matmul(x, prepared), np.einsum("mk,nk->mn", x, w), rtol=1e-5)
 
 
-def test_convolution_is_torchs() -> None:
+def test_convolution_is_torchs(device: Device) -> None:
     """torch: y[o, r, s] = sum_{c, i, j} x[c, r + i, s + j] w[o, c, i, j], channels first."""
-    rng = np.random.default_rng(1)
-    w, x = rng.standard_normal((5, 4, 3, 3)).astype(np.float32), rng.standard_normal((4, 6, 7))
-    prepared = prepare(w, make_weight(5, 4, 3, 3, layout="conv2d"))
-    assert prepared.shape == (3, 3, 4, 5)
+    w, x = random(8, 3, 3, 3), random(3, 6, 7).astype(np.float64)
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
     expected = np.einsum("crsij,ocij->rso", windows, w)
-    actual = reference.conv2d_direct(x.transpose(1, 2, 0)[None], prepared, padding=0)[0]
+    actual = reference.conv2d_direct(x.transpose(1, 2, 0)[None], prepare(device, w, "conv2d"), padding=0)[0]
     np.testing.assert_allclose(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd(device: Device, m: int, dtype: DType) -> None:
+    w = random(8, 12, 3, 3)
+    prepared = prepare(device, w, "winograd_2" if m == 2 else "winograd_4", dtype)
+    expected = reference.winograd_filters(w.transpose(2, 3, 1, 0), m=m)
+    np.testing.assert_allclose(prepared, expected, atol={"f32": 1e-6, "f16": 2e-3}[dtype])
+
+
 @pytest.mark.parametrize(
-    ("shape", "layout"),
-    [((6, 5), "as_is"), ((6, 5), "linear"), ((6, 5, 3, 2), "conv2d")],
-    ids=str,
+    ("shape", "layout"), [((6, 5), "as_is"), ((8, 5), "linear"), ((8, 5, 3, 2), "conv2d"), ((3,), "as_is")], ids=str
 )
-def test_layouts_agree_with_the_graph(shape: tuple[int, ...], layout: WeightLayout) -> None:
-    array = np.random.default_rng(2).random(shape, np.float32)
-    prepared = prepare(array, make_weight(*shape, layout=layout))
+def test_layouts_agree_with_the_graph(device: Device, shape: tuple[int, ...], layout: WeightLayout) -> None:
+    array = random(*shape)
+    prepared = prepare(device, array, layout)
     assert prepared.shape == LAYOUT_SHAPES[layout](shape)
     np.testing.assert_array_equal(np.sort(prepared, axis=None), np.sort(array, axis=None))
-    assert prepared.flags.c_contiguous
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((3,), "as_is"), ((3, 4, 3, 3), "conv2d")], ids=["bias", "filter"])
-def test_padding_is_zero_output_channels(shape: tuple[int, ...], layout: WeightLayout) -> None:
-    array = np.random.default_rng(3).random(shape, np.float32) + 1
-    prepared = prepare(array, make_weight(*shape, layout=layout, padded_to=8))
-    assert prepared.shape[-1] == 8
-    assert np.all(prepared[..., 3:] == 0)
-    np.testing.assert_array_equal(prepared[..., :3], prepare(array, make_weight(*shape, layout=layout)))
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 3)], ids=str)
+def test_padding_of_what_is_as_it_is(device: Device, shape: tuple[int, ...]) -> None:
+    array = random(*shape)
+    prepared = prepare(device, array, padded_to=8)
+    np.testing.assert_array_equal(prepared, np.pad(array, [(0, 0)] * (len(shape) - 1) + [(0, 5)]))
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32"])
-@pytest.mark.parametrize("stored", [np.float16, np.float32])
-def test_dtype(stored: type, dtype: DType) -> None:
-    array = np.array([0.1, -2.5, 1e-6], stored)
-    prepared = prepare(array, make_weight(3, dtype=dtype))
-    assert prepared.dtype == {"f16": np.float16, "f32": np.float32}[dtype]
-    np.testing.assert_array_equal(prepared, array.astype(prepared.dtype))
+@pytest.mark.parametrize("layout", ["linear", "conv2d", "winograd_2"])
+def test_padding(device: Device, layout: WeightLayout) -> None:
+    array = random(6, 10, 3, 3) if layout != "linear" else random(6, 10)
+    full = np.zeros((8, 12, *array.shape[2:]), np.float32)
+    for o, i in np.ndindex(6, 10):  # 2 parts of 3 in 4, 2 parts of 5 in 6
+        full[o // 3 * 4 + o % 3, i // 5 * 6 + i % 5] = array[o, i]
+    prepared = prepare(device, array, layout, padded_to=8, out_parts=2, in_padded_to=12, in_parts=2)
+    np.testing.assert_array_equal(prepared, prepare(device, full, layout))
+
+
+def test_padding_of_rows_needs_a_layout(device: Device) -> None:
+    with pytest.raises(ShapeError, match=r"only the last dimension of \(3, 4\) can be padded in the layout as_is"):
+        prepare(device, random(3, 4), in_padded_to=4)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite(value: float, dtype: DType) -> None:
-    array = np.array([1, value, 1e5], np.float32)
+def test_not_finite(device: Device, value: float, dtype: DType) -> None:
     with pytest.raises(WeightsError, match=r"unet.w: has NaN or infinite values; the file is damaged"):
-        prepare(array, make_weight(3, dtype=dtype))
+        prepare(device, np.array([1, value, 1e5], np.float32), dtype=dtype)
 
 
 @pytest.mark.parametrize("value", [65520.0, -1e38])
-def test_over_the_range_of_f16(value: float) -> None:
+def test_over_the_range_of_f16(device: Device, value: float) -> None:
     array = np.array([1, value], np.float32)
     with pytest.raises(WeightsError, match=r"unet.w: has values over the range of f16; use dtype f32"):
-        prepare(array, make_weight(2, dtype="f16"))
-    assert prepare(array, make_weight(2, dtype="f32"))[1] == np.float32(value)
-    assert prepare(array / np.float32(abs(value)), make_weight(2, dtype="f16")).dtype == np.float16
+        prepare(device, array, dtype="f16")
+    assert prepare(device, array)[1] == np.float32(value)
 
 
-# ---- load_weights
+# ---- WeightLoader
 
 
 @pytest.fixture
@@ -122,13 +137,43 @@ def tensors(graph: Graph) -> dict[str, np.ndarray]:
 def test_load_weights(
     device: Device, tmp_path: Path, graph: Graph, tensors: dict[str, np.ndarray], stored: str
 ) -> None:
-    tensors["of another component"] = np.ones(3)
-    write_safetensors(tmp_path / NAME, tensors, stored)
-    buffers = load_weights(device, graph.weights.values(), Checkpoint(tmp_path))
+    # Behind a tensor of 3 values, so that none begins at a whole word of the file.
+    write_safetensors(tmp_path / NAME, {"of another component": np.ones(3), **tensors}, stored)
+    buffers = WeightLoader(device).load(graph.weights.values(), Checkpoint(tmp_path))
+    expected = {
+        "conv.weight": np.pad(tensors["conv.weight"].transpose(2, 3, 1, 0), [(0, 0)] * 3 + [(0, 1)]),
+        "conv.bias": np.pad(tensors["conv.bias"], (0, 1)),
+        "proj.weight": tensors["proj.weight"].T,
+    }
     assert buffers.keys() == {weight.tensor for weight in graph.weights.values()}
     for path, weight in graph.weights.items():
-        actual = download(device, buffers[weight.tensor], weight.tensor)
-        np.testing.assert_array_equal(actual, prepare(tensors[path], weight))
+        np.testing.assert_array_equal(download(device, buffers[weight.tensor], weight.tensor), expected[path])
+
+
+@pytest.mark.parametrize("batch_bytes", [256, 1024, 4096])
+@pytest.mark.parametrize("layout", ["linear", "conv2d", "winograd_4", "as_is"])
+def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights larger than a batch go in slices; the fewest are 4 channels."""
+    array = random(*{"linear": (12, 15), "as_is": (700,)}.get(layout, (12, 3, 3, 3)))
+    padding: dict[str, Any] = {} if layout == "as_is" else {"padded_to": 16, "out_parts": 2}
+    expected = prepare(device, array, layout, **padding)
+    batches = []
+    submit = prepare_module.Program.submit
+    monkeypatch.setattr(prepare_module.Program, "submit", lambda self: (batches.append(self), submit(self)))
+    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
+    np.testing.assert_array_equal(prepare(device, array, layout, **padding), expected)
+    assert len(batches) > 1 or array.nbytes <= batch_bytes
+
+
+def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each half of the staging memory is written again while the other is copied."""
+    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", 4096)
+    arrays = {f"w{k}": np.full((4, 100 + k), k, np.float32) for k in range(40)}
+    g = Graph("unet", Kernels("f32"))
+    specs = [g.weight(name, *array.shape, layout="linear") for name, array in arrays.items()]
+    buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
+    for k, spec in enumerate(specs):
+        assert (download(device, buffers[spec], spec) == k).all()
 
 
 def drop(tensors: dict[str, np.ndarray]) -> None:
@@ -141,34 +186,41 @@ def reshape(tensors: dict[str, np.ndarray]) -> None:
     tensors["proj.weight"] = tensors["proj.weight"].T
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (drop, r"the weights lack the tensor proj.weight"),
-        (reshape, r"proj.weight has shape \(4, 8\), must be \(8, 4\)"),
-    ],
-)
+@pytest.mark.parametrize("damage", [drop, reshape])
 def test_everything_is_checked_before_the_first_is_read(
     device: Device,
-    tmp_path: Path,
     graph: Graph,
     tensors: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
     damage: Callable[[dict[str, np.ndarray]], None],
-    message: str,
 ) -> None:
     damage(tensors)
-    write_safetensors(tmp_path / NAME, tensors)
-    checkpoint = Checkpoint(tmp_path)
-    touched: list[str] = []
-    monkeypatch.setattr(checkpoint, "read", lambda path, shape: touched.append(path))
-    monkeypatch.setattr(prepare_module, "allocate", lambda *_: touched.append("memory"))
-    with pytest.raises(WeightsError, match=message):
-        load_weights(device, graph.weights.values(), checkpoint)
-    assert touched == []
+    source = ArraySource(tensors)
+    allocated: list[str] = []
+    monkeypatch.setattr(prepare_module, "allocate", lambda *_: allocated.append("memory"))
+    with pytest.raises(WeightsError, match=r"no proj.weight of shape \(8, 4\)"):
+        WeightLoader(device).load(graph.weights.values(), source)
+    assert (source.read_paths, allocated) == ([], [])
 
 
-def test_a_file_of_nan(device: Device, tmp_path: Path, graph: Graph, tensors: dict[str, np.ndarray]) -> None:
-    write_safetensors(tmp_path / NAME, {name: np.full(array.shape, np.nan) for name, array in tensors.items()})
-    with pytest.raises(WeightsError, match=r"^unet.conv.weight: has NaN or infinite values"):
-        load_weights(device, graph.weights.values(), Checkpoint(tmp_path))
+def test_the_first_bad_weight_is_named(device: Device, graph: Graph, tensors: dict[str, np.ndarray]) -> None:
+    for name in ("proj.weight", "conv.bias"):
+        tensors[name] = np.full(tensors[name].shape, np.nan)
+    with pytest.raises(WeightsError, match=r"^unet.conv.bias: has NaN or infinite values"):
+        WeightLoader(device).load(graph.weights.values(), ArraySource(tensors))
+
+
+# ---- read_rows
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("stored", ["f32", "f16", "bf16"])
+def test_read_rows(tmp_path: Path, stored: str, dtype: DType) -> None:
+    table = np.arange(44.0).reshape(11, 4)
+    write_safetensors(tmp_path / NAME, {"odd": np.ones(3), "table": table}, stored)
+    g = Graph("text_encoder", Kernels(dtype))
+    g.table_rows("table", 11, 4, rows=(2, 3))
+    rows = np.array([[10, 3, 3], [0, 10, 7]])
+    actual = read_rows(Checkpoint(tmp_path), g.tables["table"], rows)
+    assert actual.dtype == {"f16": np.float16, "f32": np.float32}[dtype]
+    np.testing.assert_array_equal(actual, table[rows])

@@ -14,7 +14,7 @@ from shaderfusion.bench.measure import environment
 from shaderfusion.bench.subject import SD14, Subject, default_model, open_subject
 from shaderfusion.errors import DeviceError
 from shaderfusion.gpu.device import open_device
-from shaderfusion.output import Table, require_writable, say, write_whole
+from shaderfusion.output import Table, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:
     from shaderfusion.tensor import DType
@@ -81,8 +81,8 @@ def run_benchmark(
             f"bench {name}: nothing of {subject.name} fits on {opened.info.name}; use a smaller size or batch"
         )
     tables = benchmark.tables(rows)
-    print("\n\n".join(table.text() for table in tables))
-    print(", ".join(f"{key} {value}" for key, value in where.items()))
+    show("\n\n".join(table.text() for table in tables))
+    show(", ".join(f"{key} {value}" for key, value in where.items()))
     if markdown_path is not None:
         write_whole("--markdown", markdown_path, ("\n\n".join(table.markdown() for table in tables) + "\n").encode())
     if plot_path is not None:

@@ -20,7 +20,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType
-from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = [
     "SD14",
@@ -52,16 +52,19 @@ class RandomCheckpoint:
         """The tensor's name, `path` itself."""
         return path
 
-    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
         """The tensor, f32."""
         if len(shape) > 1:
-            return normal(path, shape) * np.float32(math.prod(shape[1:]) ** -0.5)
-        return np.ones(shape, np.float32) if path.endswith("weight") else normal(path, shape) * np.float32(_BIAS_SCALE)
+            values = normal(path, shape) * np.float32(math.prod(shape[1:]) ** -0.5)
+        else:
+            is_bias = not path.endswith("weight")
+            values = normal(path, shape) * np.float32(_BIAS_SCALE) if is_bias else np.ones(shape, np.float32)
+        return StoredTensor("F32", values.reshape(-1).view(np.uint8))
 
-    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
         """Rows of a table, f32: (*rows.shape, *shape[1:])."""
-        row_of = {row: self.read(f"{path}[{row}]", (1, *shape[1:])) for row in np.unique(rows).tolist()}
-        return np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]).reshape(*rows.shape, *shape[1:])
+        row_of = {row: self.read(f"{path}[{row}]", (1, *shape[1:])).data for row in np.unique(rows).tolist()}
+        return StoredTensor("F32", np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]))
 
 
 class RandomStableDiffusion(StableDiffusion):

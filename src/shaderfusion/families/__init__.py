@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, load_json
+from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.files import exists, is_folder, load_json, shown
 
 __all__ = ["FAMILIES", "find_model", "open_model"]
 
@@ -26,7 +27,7 @@ def open_model(model: str | Path) -> Family:
     folder = find_model(model)
     name = load_json(folder / "model_index.json").get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ModelError(f"{folder}: its pipeline (={name!r}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)")
+        raise ModelError(f"{folder}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)")
     return FAMILIES[name].from_folder(folder)
 
 
@@ -34,13 +35,9 @@ def find_model(model: str | Path) -> Path:
     """The folder of an embedded model's name, or of a path; ModelError where there is none."""
     embedded = {path.name: path for path in EMBEDDED_FOLDER.iterdir() if path.is_dir()}
     folder = embedded.get(str(model), Path(model))
-    try:
-        if folder.suffix in PICKLE_SUFFIXES and folder.is_file():
-            raise ModelError(f"{folder}: {CONVERT_PICKLE}")
-        is_folder = folder.is_dir()
-    except (OSError, ValueError):  # such as a name that is too long
-        is_folder = False
-    if not str(model) or not is_folder:
+    if folder.suffix in PICKLE_SUFFIXES and exists(folder) and not is_folder(folder):
+        raise ModelError(f"{folder}: {CONVERT_PICKLE}")
+    if not str(model) or not is_folder(folder):
         names = ", ".join(embedded)
         raise ModelError(
             f"model (={str(model)!r}) must be an embedded model ({names}) or a folder in diffusers' format"

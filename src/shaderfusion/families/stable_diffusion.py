@@ -165,6 +165,7 @@ class StableDiffusion(Family):
             denoise_step(
                 g.outputs["model_output"],
                 g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
+                g.input("noise", B, H, W, channels=C, dtype="f32"),
                 g.input("x_t", B, H, W, channels=C, dtype="f32"),
                 g.input("x_saved", B, H, W, channels=C, dtype="f32"),
                 g.input("history", 3, B, H, W, channels=C, dtype="f32"),

@@ -14,7 +14,7 @@ from shaderfusion.tensor import DType, TensorSpec
 
 __all__ = ["NUMPY_DTYPES", "allocate", "download", "download_all", "upload"]
 
-NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32}
+NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
 
 _USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
 

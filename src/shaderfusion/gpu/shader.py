@@ -1,9 +1,10 @@
 """WGSL files to shader modules: a prelude, imports, flags, and error lines mapped back to the file.
 
-A kernel file is plain WGSL plus four directives, each on a line of its own:
+A kernel file is plain WGSL plus directives, each on a line of its own:
 
     #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
-    #ifdef FLAG / #else / #endif keeps the lines of one side; may be nested
+    #ifdef FLAG or #ifndef FLAG, #elif FLAG, #else, #endif
+                                 keeps the lines of the first branch that holds; may be nested
 """
 
 import re
@@ -68,41 +69,58 @@ def _read_lines(path: str) -> tuple[str, ...]:
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
+class _Block:
+    """What stands between an #ifdef or #ifndef and its #endif; at most one of its branches is kept."""
+
+    def __init__(self, *, holds: bool) -> None:
+        self.keeps = holds  # the branch that is being read
+        self.has_kept = holds  # any branch so far
+        self.has_else = False
+
+    def branch(self, *, holds: bool) -> None:
+        """The next branch begins."""
+        self.keeps = holds and not self.has_kept
+        self.has_kept |= self.keeps
+
+
 def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tuple[str, str]]:
     """The lines of a file that its flags keep, each with `file:line`; imports in place, each file once."""
     if path in imported:
         return
     imported.add(path)
-    keeping: list[bool] = []  # one entry per open #ifdef
-    has_else: list[bool] = []
+    blocks: list[_Block] = []  # those open, outermost first
     for number, text in enumerate(_read_lines(path), start=1):
         origin = f"{path}:{number}"
         directive = re.fullmatch(r"\s*#(\w+)\s*([\w/]*)\s*", text)
         if not directive:
             if text.lstrip().startswith("#"):
                 raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
-            if all(keeping):
+            if all(block.keeps for block in blocks):
                 yield text, origin
             continue
         match directive[1], directive[2]:
             case "import", fragment if fragment:
-                if all(keeping):
+                if all(block.keeps for block in blocks):
                     yield from _expand(f"{fragment}.wgsl", flags, imported)
             case "ifdef", flag if flag:
-                keeping.append(flag in flags)
-                has_else.append(False)
-            case "else", "" if keeping and not has_else[-1]:
-                keeping[-1] = not keeping[-1]
-                has_else[-1] = True
-            case "endif", "" if keeping:
-                keeping.pop()
-                has_else.pop()
+                blocks.append(_Block(holds=flag in flags))
+            case "ifndef", flag if flag:
+                blocks.append(_Block(holds=flag not in flags))
+            case "elif", flag if flag and blocks and not blocks[-1].has_else:
+                blocks[-1].branch(holds=flag in flags)
+            case "else", "" if blocks and not blocks[-1].has_else:
+                blocks[-1].branch(holds=True)
+                blocks[-1].has_else = True
+            case "endif", "" if blocks:
+                blocks.pop()
+            case ("elif", flag) if flag:
+                raise ShaderError(f"{origin}: #elif belongs to no open #ifdef")
             case ("else" | "endif") as stray, "":
                 raise ShaderError(f"{origin}: #{stray} belongs to no open #ifdef")
             case _:
                 raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
-    if keeping:
-        raise ShaderError(f"{path}: {len(keeping)} #ifdef without #endif")
+    if blocks:
+        raise ShaderError(f"{path}: {len(blocks)} #ifdef or #ifndef without #endif")
 
 
 def create_module(device: Any, source: ShaderSource, label: str, *, trusted: bool) -> Any:

@@ -25,6 +25,7 @@ __all__ = [
     "matmul",
     "multiply",
     "partially_fused_softmax",
+    "prepare_weight",
     "softmax_unfused",
     "timestep_embedding",
     "winograd_conv",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 Array = np.ndarray
+
+_FLOATS = {"F32": np.float32, "F16": np.float16}
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -179,6 +182,29 @@ def timestep_embedding(
     return np.concatenate([*halves, np.zeros((len(timestep), channels % 2))], axis=1)
 
 
+def prepare_weight(
+    words: Array,
+    *,
+    stored: str,
+    shape: tuple[int, int, int],
+    in_places: int,
+    out_places: int,
+    in_parts: int = 1,
+    out_parts: int = 1,
+) -> tuple[Array, int]:
+    """The words' values of that shape (O, I, T) as (T, I', O'), zeros at the end of each part; the flags 1 | 2."""
+    bits = words.view({"F32": np.uint32}.get(stored, np.uint16))
+    values = (bits.astype(np.uint32) << 16).view(np.float32) if stored == "BF16" else bits.view(_FLOATS[stored])
+    source = values[: math.prod(shape)].astype(np.float64).reshape(shape).T
+    for axis, places, parts in ((1, in_places, in_parts), (2, out_places, out_parts)):
+        split = np.stack(np.split(source, parts, axis))
+        pad = [(0, 0)] * 4
+        pad[axis + 1] = (0, places // parts - split.shape[axis + 1])
+        source = np.concatenate(np.pad(split, pad), axis)
+    over = np.isfinite(source) & (np.abs(source) >= 65520)
+    return source, int(not np.isfinite(source).all()) | 2 * int(over.any())
+
+
 def concat_channels(a: Array, b: Array) -> Array:
     """[a, b] along the last dimension."""
     return np.concatenate([a, b], axis=-1)
@@ -196,14 +222,23 @@ def geglu_unfused(x: Array) -> Array:
 
 
 def denoise_step(
-    model_output: Array, coefficients: Array, x_t: Array, x_saved: Array, history: Array, *, guidance: bool
+    model_output: Array,
+    coefficients: Array,
+    noise: Array,
+    x_t: Array,
+    x_saved: Array,
+    history: Array,
+    model_input: Array,
+    *,
+    guidance: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """Guidance and a scheduler's update (equations: schedulers.schedule.Update): the new x_t, x_saved, history, input.
 
-    A term with coefficient 0 is left out, not multiplied: x_saved and the history may be NaN before their first use.
+    A term with coefficient 0 is left out, not multiplied: x_saved, the history and the noise may be NaN where they are
+    not used. Channels of model_input beyond those of x_t stay.
     """
-    guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0 = coefficients[:10]
-    clip_range, next_input_scale, push_history, save_sample = coefficients[10:14]
+    guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0, c_noise = coefficients[:11]
+    clip_range, next_input_scale, h_x, h_m, save_sample = coefficients[11:]
 
     def combine(*terms: tuple[float, Array]) -> Array:
         return sum((c * value for c, value in terms if c != 0), start=np.zeros_like(x_t))
@@ -212,9 +247,13 @@ def denoise_step(
     m = uncond + guidance_scale * (text - uncond)
     h1, h2, h3 = history
     x0 = np.clip(combine((p_x, x_t), (p_m, m)), -clip_range, clip_range)
-    x_prev = combine((c_x, x_t), (c_saved, x_saved), (c_m, m), (c_h1, h1), (c_h2, h2), (c_h3, h3), (c_x0, x0))
-    model_input = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
-    return x_prev, x_t if save_sample else x_saved, np.stack([m, h1, h2]) if push_history else history, model_input
+    earlier = ((c_saved, x_saved), (c_h1, h1), (c_h2, h2), (c_h3, h3))
+    x_prev = combine((c_x, x_t), (c_m, m), *earlier, (c_x0, x0), (c_noise, noise))
+    if h_x or h_m:
+        history = np.stack([combine((h_x, x_t), (h_m, m)), h1, h2])
+    model_input = model_input.copy()
+    model_input[..., : x_t.shape[-1]] = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
+    return x_prev, x_t if save_sample else x_saved, history, model_input
 
 
 def group_norm(x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None) -> Array:
@@ -238,10 +277,10 @@ def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: 
     return attention_values(probs, v, num_heads=num_heads)
 
 
-def winograd_filters(weight: Array, *, m: int) -> Array:
-    """G g G^T of filters g (C_out, C_in, 3, 3), as ((m + 2)^2, C_in, C_out)."""
+def winograd_filters(filters: Array, *, m: int) -> Array:
+    """G g G^T of filters g (3, 3, C_in, C_out), as ((m + 2)^2, C_in, C_out)."""
     G = np.array(winograd_matrices(m).G, np.float64)
-    return np.einsum("ik,jl,ockl->ijco", G, G, weight).reshape((m + 2) ** 2, *weight.shape[1::-1])
+    return np.einsum("ik,jl,klco->ijco", G, G, filters).reshape((m + 2) ** 2, *filters.shape[2:])
 
 
 def winograd_conv(

@@ -16,7 +16,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     Raises InputError (number of steps) and ModelError (an option that is not implemented).
     """
-    require_option(config, "ddim", "thresholding", False, remedy='try the scheduler "euler"')
+    require_option(config, "thresholding", False)
     timesteps = inference_timesteps(config, num_inference_steps, "leading").round()
     alphas = alphas_cumprod(config, zero_terminal_snr=config.rescale_betas_zero_snr)
     final_alpha = alphas[0] if config.set_alpha_to_one is False else 1.0
@@ -26,15 +26,13 @@ def ddim(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     for t in timesteps.astype(int):
         if config.prediction_type == "epsilon" and alphas[t] == 0:
             raise ModelError(
-                f"ddim: timestep {t} is pure noise (rescale_betas_zero_snr), which prediction_type='epsilon' cannot "
-                'turn into an image; try the scheduler "euler"'
+                f"timestep {t} is pure noise (rescale_betas_zero_snr), which prediction_type='epsilon' cannot turn "
+                "into an image"
             )
         alpha_prev = float(alphas[t - stride] if t >= stride else final_alpha)
         updates.append(_update(float(alphas[t]), alpha_prev, config))
 
     return Schedule(
-        name="ddim",
-        num_inference_steps=num_inference_steps,
         init_noise_sigma=1.0,
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * len(updates),

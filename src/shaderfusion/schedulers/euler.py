@@ -23,11 +23,10 @@ def euler(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     Raises InputError (number of steps) and ModelError (an option that is not implemented).
     """
-    remedy = 'try the scheduler "ddim"'
     for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
-        require_option(config, "euler", key, False, None, remedy=remedy)
-    require_option(config, "euler", "interpolation_type", "linear", remedy=remedy)
-    require_option(config, "euler", "timestep_type", "discrete", remedy=remedy)
+        require_option(config, key, False, None)
+    require_option(config, "interpolation_type", "linear")
+    require_option(config, "timestep_type", "discrete")
 
     timesteps = inference_timesteps(config, num_inference_steps, "linspace")
     alphas = alphas_cumprod(config, zero_terminal_snr=config.rescale_betas_zero_snr)
@@ -45,8 +44,6 @@ def euler(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     spacing_is_leading = config.timestep_spacing == "leading"
     return Schedule(
-        name="euler",
-        num_inference_steps=num_inference_steps,
         init_noise_sigma=(max(sigmas) ** 2 + 1) ** 0.5 if spacing_is_leading else max(sigmas),
         timesteps=tuple(timesteps.tolist()),
         input_scales=tuple(1 / (sigma**2 + 1) ** 0.5 for sigma in sigmas),

@@ -30,8 +30,7 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     Raises InputError (number of steps) and ModelError (the Runge-Kutta warm-up, which needs more memory than h1..h3).
     """
-    remedy = 'set it to true in scheduler_config.json, or try the scheduler "ddim" or "euler"'
-    require_option(config, "pndm", "skip_prk_steps", True, remedy=remedy)
+    require_option(config, "skip_prk_steps", True, remedy="; set it to true in scheduler_config.json")
     visited = inference_timesteps(config, num_inference_steps, "leading").round()
     alphas = alphas_cumprod(config, zero_terminal_snr=False)
     final_alpha = 1.0 if config.set_alpha_to_one else float(alphas[0])
@@ -50,7 +49,7 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
             c_h1=c_h1,
             c_h2=c_h2,
             c_h3=c_h3,
-            push_history=not again,
+            h_m=0.0 if again else 1.0,
             save_sample=first,
         )
 
@@ -62,8 +61,6 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         updates += [step(t, ADAMS_BASHFORTH[min(k, 3)]) for k, t in enumerate(timesteps[2:], start=1)]
 
     return Schedule(
-        name="pndm",
-        num_inference_steps=num_inference_steps,
         init_noise_sigma=1.0,
         timesteps=tuple(map(float, timesteps)),
         input_scales=(1.0,) * len(updates),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shaderfusion.config import load_json
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.files import exists, load_json, load_text, shown
 
 if TYPE_CHECKING:
     import tokenizers  # imported where used: it takes longer than all of shaderfusion
@@ -60,11 +60,11 @@ class Tokenizer:
         max_length = config.get("model_max_length")
         if not isinstance(max_length, int) or not 3 <= max_length <= LONGEST_LENGTH:
             raise ModelError(
-                f"{config_file}: model_max_length (={max_length!r}) must be a whole number from 3 to {LONGEST_LENGTH}; "
-                "set it to the text encoder's max_position_embeddings (77 for Stable Diffusion)"
+                f"{config_file}: model_max_length (={shown(max_length)}) must be a whole number from 3 to "
+                f"{LONGEST_LENGTH}; set it to the text encoder's max_position_embeddings (77 for Stable Diffusion)"
             )
         fast_file = folder / "tokenizer.json"
-        fast = load_json(fast_file) if fast_file.is_file() else None
+        fast = load_json(fast_file) if exists(fast_file) else None
         try:
             named, added = _special_tokens(folder, config, fast)
             vocab, merges = _vocabulary(folder) if fast is None else _fast_vocabulary(fast)
@@ -73,14 +73,14 @@ class Tokenizer:
             raise
         except Exception as error:  # tokenizers raises nothing narrower
             raise ModelError(
-                f"{folder}: damaged, or not CLIP's tokenizer ({error!r}); fetch the folder again"
+                f"{folder}: damaged, or not CLIP's tokenizer ({shown(error)}); fetch the folder again"
             ) from error
         ids = {}
         for name in ("bos_token", "eos_token", "pad_token"):
             ids[name] = bpe.token_to_id(named[name])
             if ids[name] is None or ids[name] >= bpe.get_vocab_size(with_added_tokens=False):
                 raise ModelError(
-                    f"{folder}: {name} (={named[name]!r}) is not in the vocabulary; fetch the folder again"
+                    f"{folder}: {name} (={shown(named[name])}) is not in the vocabulary; fetch the folder again"
                 )
         return cls(bpe, ids["bos_token"], ids["eos_token"], ids["pad_token"], max_length)
 
@@ -137,11 +137,7 @@ def _byte_pair_encoder(
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """vocab.json and merges.txt: a header line, then one pair a line."""
     vocab = load_json(folder / "vocab.json")
-    file = folder / "merges.txt"
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; the model folder is incomplete, fetch it again") from None
+    lines = load_text(folder / "merges.txt").split("\n")
     return vocab, [_pair(line) for line in lines if line and not line.startswith("#version")]
 
 
@@ -184,7 +180,7 @@ def _special_tokens(
 
 def _optional(file: Path) -> list[tuple[str, Any]]:
     """The items of a JSON object, or none if there is no such file."""
-    return list(load_json(file).items()) if file.is_file() else []
+    return list(load_json(file).items()) if exists(file) else []
 
 
 def _flags(folder: Path, token: object) -> dict[str, Any]:
@@ -192,6 +188,6 @@ def _flags(folder: Path, token: object) -> dict[str, Any]:
     if isinstance(token, str):
         return {"content": token, "special": True}
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
-        raise ModelError(f"{folder}: a special token (={token!r}) must be a string or hold one as its content")
+        raise ModelError(f"{folder}: a special token (={shown(token)}) must be a string or hold one as its content")
     keys = ("content", "single_word", "lstrip", "rstrip", "normalized")
     return {"special": True} | {key: token[key] for key in (*keys, "special") if key in token}

@@ -3,84 +3,129 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
+from shaderfusion.files import exists, load_json
+from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Checkpoint", "TensorSource"]
+__all__ = ["Checkpoint", "StoredTensor", "TensorSource"]
 
 _STEMS = ("diffusion_pytorch_model", "model")
-_DTYPES = ("F32", "F16", "BF16")
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a file stores it."""
+
+    dtype: StoredDType
+    data: np.ndarray
+    """Its bytes, u8, row by row: a view of memory that may be a mapped file."""
+
+    def to_f32(self) -> np.ndarray:
+        """Its values, flat, all of which f32 holds exactly."""
+        data = np.ascontiguousarray(self.data)
+        if self.dtype == "BF16":  # the upper half of an f32
+            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
 
 
 class TensorSource(Protocol):
-    """Where weights come from: the tensors of one component, by name. See Checkpoint for the methods."""
+    """Where weights come from: the tensors of one component, by path and shape."""
 
-    def find(self, path: str, shape: tuple[int, ...]) -> str: ...
+    def find(self, path: str, shape: tuple[int, ...]) -> str:
+        """The tensor's name in this source; WeightsError where it is missing or of another shape or dtype."""
+        ...
 
-    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray: ...
+    def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
+        """The tensor; WeightsError as `find`."""
+        ...
 
-    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray: ...
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
+        """Those rows of the tensor: (*rows.shape, *shape[1:]). No other row is read."""
+        ...
+
+
+class _Entry(NamedTuple):
+    """One tensor of a file's header."""
+
+    file: _MappedFile
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 class Checkpoint:
-    """The tensors of one component's folder, by name."""
+    """The tensors of one component's folder, or of one safetensors file, by name."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file_of: dict[str, Any] = {}
-        self._path_of: dict[str, Path] = {}
-        for path in _find_files(folder):
-            try:
-                handle: Any = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
-            for name in list(handle.keys()):
-                self._file_of[name] = handle
-                self._path_of[name] = path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, _Entry] = {}
+        for file in [path] if path.is_file() else _find_files(path):
+            self._entries |= _MappedFile(file).entries()
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
         """The tensor's name in this checkpoint; WeightsError where it is missing or of another shape or dtype."""
         for name in name_candidates(path):
-            if name not in self._file_of:
+            if name not in self._entries:
                 continue
-            stored, where = self._file_of[name].get_slice(name), self._path_of[name]
-            actual, dtype = tuple(stored.get_shape()), stored.get_dtype()
+            file, dtype, actual, _, _ = self._entries[name]
             # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
             if _without_ones(actual) != _without_ones(shape):
-                raise WeightsError(f"{where}: {name} has shape {actual}, must be {shape} by the model's config.json")
-            if dtype not in _DTYPES:
-                raise WeightsError(f"{where}: {name} has dtype {dtype}, must be F32, F16 or BF16; convert the file")
+                raise WeightsError(
+                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's config.json"
+                )
+            if dtype not in STORED_SIZE_BYTES:
+                raise WeightsError(f"{file.path}: {name} has dtype {dtype}, must be F32, F16 or BF16; convert the file")
             return name
-        raise WeightsError(f"{self.folder}: the weights lack the tensor {path}, which the model's config.json asks for")
+        raise WeightsError(f"{self.path}: the weights lack the tensor {path}, which the model's config.json asks for")
 
-    def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor in its stored dtype (f32, f16 or bf16) and the given shape."""
-        file, name = self._locate(path, shape)
-        array: np.ndarray = file.get_tensor(name)
-        return array.reshape(shape)
+    def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
+        """The tensor, not copied; WeightsError also where the file was cut since it was opened."""
+        file, dtype, _, begin, end = self._entries[self.find(path, shape)]
+        return StoredTensor(cast(StoredDType, dtype), file.read(begin, end))
 
-    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
-        """Those rows of the tensor, in its stored dtype: (*rows.shape, *shape[1:]). No other row is read."""
-        file, name = self._locate(path, shape)
-        table = file.get_slice(name)
-        distinct, index = np.unique(rows, return_inverse=True)
-        return np.concatenate([table[row : row + 1] for row in distinct.tolist()])[index.reshape(rows.shape)]
+    def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
+        """A copy of those rows: (*rows.shape, *shape[1:])."""
+        stored = self.read(path, shape)
+        return StoredTensor(stored.dtype, stored.data.reshape(shape[0], -1)[rows].reshape(-1))
 
-    def _locate(self, path: str, shape: tuple[int, ...]) -> tuple[Any, str]:
-        """The open file that holds the tensor, and its name there."""
-        name = self.find(path, shape)
-        file = self._file_of[name]
-        if file.get_slice(name).get_dtype() == "BF16":
-            import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
 
-        return file, name
+class _MappedFile:
+    """A safetensors file in memory, as far as it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with safe_open(path, framework="numpy"):  # checks the header, and that offsets, shapes and size agree
+                pass
+            self._header_bytes = 8 + int.from_bytes(self._map[:8], "little")
+            self._header = json.loads(self._map[8 : self._header_bytes])
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+
+    def entries(self) -> dict[str, _Entry]:
+        """All tensors, by name."""
+        return {
+            name: _Entry(self, tensor["dtype"], tuple(tensor["shape"]), *tensor["data_offsets"])
+            for name, tensor in self._header.items()
+            if name != "__metadata__"
+        }
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Those bytes of the data. WeightsError where the file is no longer as long: to touch them would end Python."""
+        if self._map.size() < len(self._map):
+            raise WeightsError(f"{self.path}: has become shorter since it was opened; download it again")
+        return np.frombuffer(self._map, np.uint8, end - begin, self._header_bytes + begin)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -110,11 +155,13 @@ def _find_files(folder: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[Path]:
     try:
-        shards = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = {str(name) for name in load_json(index)["weight_map"].values()}
+    except ModelError as error:
+        raise WeightsError(str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
     files = [index.parent / name for name in sorted(shards)]
     for path in files:
-        if not path.is_file():
+        if not exists(path):
             raise WeightsError(f"{path}: this shard is missing; download it, {index.name} asks for it")
     return files

@@ -1,64 +1,218 @@
-"""Checkpoint tensors to GPU buffers in the kernels' layout and dtype, one at a time, once."""
+"""Weights as a file stores them to GPU buffers in the kernels' layout and dtype, converted and checked there."""
 
-from collections.abc import Iterable
-from typing import Any
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from shaderfusion.errors import WeightsError
-from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, upload
+from shaderfusion.errors import ShapeError, WeightsError
+from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Weight, WeightLayout
-from shaderfusion.graph.program import Buffers
+from shaderfusion.gpu.pipelines import Pipeline
+from shaderfusion.gpu.staging import Staging
+from shaderfusion.graph.arena import Arena
+from shaderfusion.graph.graph import Graph, Weight
+from shaderfusion.graph.program import Buffers, Program
+from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.common.prepare_weight import (
+    MAX_PLACES,
+    NOT_FINITE,
+    OVER_F16,
+    Places,
+    StoredDType,
+    prepare_weight,
+)
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
-from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
-__all__ = ["load_weights", "prepare"]
+__all__ = ["WeightLoader", "read_rows"]
 
-_AXES = {"linear": (1, 0), "conv2d": (2, 3, 1, 0)}
-"""graph.LAYOUT_SHAPES as permutations of the axes, where they are such."""
+_BATCH_BYTES = 8 << 20
+"""Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 
-def load_weights(device: Device, weights: Iterable[Weight], checkpoint: TensorSource) -> Buffers:
-    """Buffers of all weights. All names and shapes are checked before the first is read.
+class WeightLoader:
+    """Loads weights to one device, with pipelines that it compiles once."""
 
-    On the host at most one tensor is held: as stored, as converted and as wgpu's copy of that for the transfer.
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._pipelines: set[Pipeline] = set()
+
+    def load(self, weights: Iterable[Weight], source: TensorSource) -> Buffers:
+        """Buffers of all weights. All names and shapes are checked before the first is read.
+
+        WeightsError names the first weight with NaN, or with values over the range of its dtype.
+        """
+        weights = list(weights)
+        for weight in weights:
+            source.find(weight.path, weight.source_shape)
+        buffers: Buffers = {}
+        try:
+            for weight in weights:
+                tensor = weight.tensor
+                buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
+            if weights:
+                self._fill(buffers, weights, source)
+        except BaseException:
+            for buffer in buffers.values():
+                buffer.destroy()
+            raise
+        return buffers
+
+    def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
+        with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
+            for index, weight in enumerate(weights):
+                stored = source.read(weight.path, weight.source_shape)
+                for part in _slices(weight, stored, batch.max_bytes):
+                    words = batch.upload(part.data)
+                    calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
+                    batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
+            for weight, found in zip(weights, batch.finish(), strict=True):
+                _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
+
+
+def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarray:
+    """Those rows of a table that stays in its file, in the dtype of its tensor: (*rows.shape, C).
+
+    WeightsError where they hold NaN, or values over the range of the dtype.
     """
-    weights = list(weights)
-    for weight in weights:
-        checkpoint.find(weight.path, weight.source_shape)
-    buffers: Buffers = {}
-    for weight in weights:
-        array = prepare(checkpoint.read(weight.path, weight.source_shape), weight)
-        buffer = allocate(device, weight.tensor.size_bytes, weight.tensor.name)
-        upload(device, buffer, weight.tensor, array)
-        device.handle.queue.submit([])  # hands the transfer to the GPU, which frees wgpu's copy
-        buffers[weight.tensor] = buffer
-    return buffers
+    values = source.read_rows(table.path, table.source_shape, rows).to_f32()
+    is_finite = bool(np.isfinite(values).all())
+    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < 65520).all()))
+    return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
 
 
-def prepare(array: np.ndarray, weight: Weight) -> np.ndarray:
-    """A checkpoint's tensor in the layout, dtype and padded shape of the kernel; WeightsError for NaN or overflow."""
-    tensor = weight.tensor
-    dtype = NUMPY_DTYPES[tensor.dtype]
-    out = np.zeros(tensor.shape, dtype)
-    with np.errstate(over="ignore"):
-        view = _to_layout(array, weight.layout, dtype)
-        for axis, parts in ((-2, weight.in_parts), (-1, weight.out_parts)):
-            if view.ndim >= -axis and view.shape[axis] != tensor.shape[axis]:
-                pad = [(0, 0)] * view.ndim
-                pad[axis] = (0, (tensor.shape[axis] - view.shape[axis]) // parts)
-                view = np.concatenate([np.pad(part, pad) for part in np.split(view, parts, axis)], axis)
-        out[...] = view
-    if not np.isfinite(out).all():
-        if np.isfinite(array.astype(np.float32, copy=False)).all():
-            raise WeightsError(f"{tensor.name}: has values over the range of {tensor.dtype}; use dtype f32")
+def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> None:
+    if not is_finite:
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
-    return out
+    if tensor.dtype == "f16" and not fits_f16:
+        raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-def _to_layout(array: np.ndarray, layout: WeightLayout, dtype: Any) -> np.ndarray:
-    if layout in _AXES:
-        return array.transpose(_AXES[layout])
-    _, _, m = layout.partition("winograd_")
-    return winograd_filters(array, int(m), dtype) if m else array
+def _batch_bytes(weights: list[Weight]) -> int:
+    """For all weights if they are few, for 4 output channels if those are large, and as many f32 at most."""
+
+    def aligned(values: int) -> int:
+        return ceil_div(4 * values, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
+
+    shapes = [weight.source_shape for weight in weights]
+    smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
+    return max(smallest, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
+
+
+class _Slice(NamedTuple):
+    """Some of a weight's places of output channels, and the stored bytes of the channels that go there."""
+
+    in_channels: Places
+    out_channels: Places
+    places: range
+    data: np.ndarray
+
+
+def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
+    """The whole weight in slices of at most so many stored bytes, or of 4 channels where those are more."""
+    shape, tensor = weight.source_shape, weight.tensor
+    if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
+        if tensor.shape[:-1] != shape[:-1]:
+            raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
+        in_channels = Places(1, 1)
+        out_channels = _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+    else:
+        in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
+        out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
+    channel_bytes = stored.data.size // out_channels.channels
+    most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+    for first in range(0, out_channels.places, most):
+        places = range(first, min(first + most, out_channels.places))
+        begin, end = (channel_bytes * out_channels.channels_before(place) for place in (places.start, places.stop))
+        if begin < end:  # else they stay zeros, as new buffers are
+            yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
+
+
+def _places(channels: int, places: int, parts: int) -> Places:
+    return Places(channels, places, parts if places > channels else 1)
+
+
+def _prepare_calls(
+    words: TensorSpec, weight: Weight, part: _Slice, stored: StoredDType, flags: TensorSpec, index: int
+) -> Iterator[KernelCall]:
+    """From the words of a slice to those places of the weight."""
+    tensor = weight.tensor
+    _, _, m = weight.layout.partition("winograd_")
+    taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
+    if m:
+        out = TensorSpec(f"{tensor.name}.filters", (9, part.in_channels.places, len(part.places)), tensor.dtype)
+    else:
+        out = tensor.reshape(taps, part.in_channels.places, part.out_channels.places)
+    yield prepare_weight(
+        words,
+        out,
+        flags,
+        stored=stored,
+        in_channels=part.in_channels,
+        out_channels=part.out_channels,
+        out_slice=part.places,
+        weight=index,
+    )
+    if m:
+        filters = out.reshape(3, 3, *out.shape[1:])
+        yield winograd_filters(filters, tensor, m=int(m), out_first_channel=part.places.start)
+
+
+class _Batch:
+    """Stored bytes on their way to the device, and the calls that prepare weights from them, submitted together."""
+
+    def __init__(
+        self, device: Device, buffers: Buffers, max_bytes: int, num_weights: int, pipelines: set[Pipeline]
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.calls: list[KernelCall] = []
+        self.flags = TensorSpec("weights.flags", (num_weights,), "u32", "weight")
+        self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
+        self._device = device
+        self._pipelines = pipelines
+        self._own = {spec: allocate(device, spec.size_bytes, spec.name) for spec in (self.flags, self._words)}
+        self._buffers = {**buffers, **self._own}
+        self._arena = Arena(device)
+        self._program: Program | None = None
+        """The last one, whose part of the arena the next one takes over."""
+        self._staging = Staging(device, max_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._program:
+            self._program.close()
+        self._arena.close()
+        self._staging.close()
+        for buffer in self._own.values():
+            buffer.destroy()
+
+    def upload(self, data: np.ndarray) -> TensorSpec:
+        """The bytes as words on the device, for calls that come before the next upload."""
+        if not self._staging.fits(data.size):
+            self._submit()
+        return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
+
+    def finish(self) -> list[int]:
+        """Runs all calls, waits for them, and returns the flags."""
+        self._submit()
+        return download(self._device, self._own[self.flags], self.flags).tolist()
+
+    def _submit(self) -> None:
+        self._pipelines.update(self._device.pipelines.get_all(self.calls))
+        graph = Graph("weights", Kernels("f32"))
+        graph.calls = self.calls
+        program = Program(self._device, graph, self._buffers, self._arena)
+        self._staging.copy_to(self._own[self._words])
+        program.submit()
+        if self._program:
+            self._program.close()
+        self._program, self.calls = program, []

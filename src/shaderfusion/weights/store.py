@@ -10,7 +10,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers
 from shaderfusion.weights.checkpoint import TensorSource
-from shaderfusion.weights.prepare import load_weights, prepare
+from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 __all__ = ["WeightStore"]
 
@@ -19,7 +19,7 @@ class WeightStore:
     """Buffers by source, path, layout and dtype, whatever the graphs that share them."""
 
     def __init__(self, device: Device) -> None:
-        self._device = device
+        self._loader = WeightLoader(device)
         self._loaded: dict[tuple[Any, ...], Any] = {}
         self._users: dict[Graph, set[tuple[Any, ...]]] = {}
 
@@ -32,7 +32,7 @@ class WeightStore:
             source.find(table.path, table.source_shape)
         keys = {weight: _key(source, weight) for weight in graph.weights.values()}
         missing = [weight for weight, key in keys.items() if key not in self._loaded]
-        buffers = load_weights(self._device, missing, source)
+        buffers = self._loader.load(missing, source)
         self._loaded |= {keys[weight]: buffers[weight.tensor] for weight in missing}
         self._users[graph] = set(keys.values())
         return {weight.tensor: self._loaded[key] for weight, key in keys.items()}
@@ -53,8 +53,7 @@ class WeightStore:
 
         WeightsError where they hold NaN, or values over the range of the input's dtype.
         """
-        table = graph.tables[path]
-        return prepare(source.read_rows(table.path, table.source_shape, rows), table)[..., : table.tensor.channels]
+        return read_rows(source, graph.tables[path], rows)
 
 
 def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:

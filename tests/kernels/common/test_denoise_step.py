@@ -9,7 +9,7 @@ from kernel_runner import rounded, run_calls, tensor_in, tensor_out
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, NUM_COEFFICIENTS, denoise_step
+from shaderfusion.kernels.common.denoise_step import COEFFICIENTS, denoise_step
 from shaderfusion.tensor import DType, TensorSpec
 
 STATE_BOUND = 1e-5  # of x_t, x_saved and history, which are f32 in both
@@ -26,25 +26,45 @@ EVERY_TERM = {
     "c_h2": 0.2,
     "c_h3": -0.1,
     "c_x0": 0.25,
+    "c_noise": 0.35,
     "clip_range": 1.0,  # cuts most x0
     "next_input_scale": 0.7,
-    "push_history": 1.0,
+    "h_x": -0.6,
+    "h_m": 0.8,
     "save_sample": 1.0,
 }
 
 
 def row(coefficients: dict[str, float]) -> np.ndarray:
     """A row for the kernel; what is not named is 0."""
-    values = [coefficients.get(name, 0.0) for name in COEFFICIENTS]
-    return np.array(values + [0.0] * (NUM_COEFFICIENTS - len(values)))
+    assert coefficients.keys() <= set(COEFFICIENTS)
+    return np.array([coefficients.get(name, 0.0) for name in COEFFICIENTS])
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guidance"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 7, 4), (2, 16, 16, 4)], ids=str)
 def test_every_term(any_device: Device, shape: tuple[int, int, int, int], guidance: bool, dtype: DType) -> None:
-    state = np.random.default_rng(0).standard_normal((5, *shape))
-    _check(any_device, row(EVERY_TERM), state[0], state[1], state[2:], guidance, dtype)
+    state = np.random.default_rng(0).standard_normal((6, *shape))
+    _check(any_device, row(EVERY_TERM), state[0], state[1], state[2:5], guidance, dtype, noise=state[5])
+
+
+@pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guidance"])
+@pytest.mark.parametrize("input_channels", [4, 5, 9, 12])  # 9: inpainting, which adds a mask and an image
+def test_further_channels_of_the_input_stay(any_device: Device, input_channels: int, guidance: bool) -> None:
+    state = np.random.default_rng(5).standard_normal((5, 2, 3, 5, 4))
+    _check(
+        any_device, row(EVERY_TERM | {"c_noise": 0.0}), state[0], state[1], state[2:], guidance, "f32", input_channels
+    )
+
+
+@pytest.mark.parametrize(("h_x", "h_m"), [(0.5, 0.0), (0.0, -2.0)])
+def test_history_of_either_term(any_device: Device, h_x: float, h_m: float) -> None:
+    x_t = np.random.default_rng(6).standard_normal((1, 3, 3, 4))
+    nan = np.full((3, *x_t.shape), np.nan)
+    coefficients = row({"c_x": 1.0, "h_x": h_x, "h_m": h_m, "next_input_scale": 1.0})
+    _, _, history = _check(any_device, coefficients, x_t, nan[0], nan, False, "f32")
+    assert np.isfinite(history[0]).all()
 
 
 @pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guidance"])
@@ -60,7 +80,7 @@ def test_first_pndm_step_fills_the_state(any_device: Device) -> None:
     x_t = np.random.default_rng(2).standard_normal((1, 3, 3, 4))
     nan = np.full((3, *x_t.shape), np.nan)
     coefficients = {"guidance_scale": 7.5, "c_x": 1.02, "c_m": -0.1, "next_input_scale": 1.0}
-    coefficients |= {"push_history": 1.0, "save_sample": 1.0}
+    coefficients |= {"h_m": 1.0, "save_sample": 1.0}
     _, x_saved, history = _check(any_device, row(coefficients), x_t, nan[0], nan, True, "f32")
     np.testing.assert_array_equal(x_saved, rounded(x_t, "f32"))
     assert np.isfinite(history[0]).all()
@@ -81,40 +101,53 @@ def _check(
     history: np.ndarray,
     guidance: bool,
     dtype: DType,
+    input_channels: int | None = None,
+    noise: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Compares the four outputs with the reference and returns the state: x_t, x_saved, history."""
-    model_shape = ((1 + guidance) * x_t.shape[0], *x_t.shape[1:])
-    model_output = np.random.default_rng(4).standard_normal(model_shape)
-    moutput, tcoefficients = tensor_in("model_output", model_output, dtype), tensor_in("coefficients", coefficients)
-    tx_t, tx_saved, thistory = tensor_in("x_t", x_t), tensor_in("x_saved", x_saved), tensor_in("history", history)
-    minput = tensor_out("model_input", *model_shape, dtype=dtype)
-    call = denoise_step(moutput, tcoefficients, tx_t, tx_saved, thistory, minput, guidance=guidance)
-    inputs = {moutput: model_output, tcoefficients: coefficients, tx_t: x_t, tx_saved: x_saved, thistory: history}
-    *state, model_input = run_calls(device, call, inputs, tx_t, tx_saved, thistory, minput)
+    noise = np.full(x_t.shape, np.nan) if noise is None else noise
+    pixels = ((1 + guidance) * x_t.shape[0], *x_t.shape[1:3])
+    rng = np.random.default_rng(4)
+    model_output = rng.standard_normal((*pixels, x_t.shape[3]))
+    model_input = rng.standard_normal((*pixels, input_channels or x_t.shape[3]))
+    inputs = {
+        tensor_in("model_output", model_output, dtype): model_output,
+        tensor_in("coefficients", coefficients): coefficients,
+        tensor_in("noise", noise): noise,
+        tensor_in("x_t", x_t): x_t,
+        tensor_in("x_saved", x_saved): x_saved,
+        tensor_in("history", history): history,
+        tensor_in("model_input", model_input, dtype): model_input,
+    }
+    specs = list(inputs)
+    *state, new_input = run_calls(device, denoise_step(*specs, guidance=guidance), inputs, *specs[3:])
 
-    arrays = (rounded(a, "f32") for a in (coefficients, x_t, x_saved, history))
-    *expected, expected_input = reference.denoise_step(rounded(model_output, dtype), *arrays, guidance=guidance)
+    arrays = (rounded(array, spec.dtype) for spec, array in inputs.items())
+    *expected, expected_input = reference.denoise_step(*arrays, guidance=guidance)
     for actual, array in zip(state, expected, strict=True):
         np.testing.assert_allclose(actual, array, rtol=0, atol=STATE_BOUND)  # NaN equals NaN only
-    np.testing.assert_allclose(model_input, expected_input, rtol=0, atol=INPUT_BOUNDS[dtype])
+    np.testing.assert_allclose(new_input, expected_input, rtol=0, atol=INPUT_BOUNDS[dtype])
     return state
 
 
 def test_shape_errors() -> None:
     def specs(**changes: TensorSpec) -> dict[str, Any]:
         given = {"model_output": tensor_out("model_output", 2, 5, 7, 4), "coefficients": tensor_out("coefficients", 16)}
-        given |= {name: tensor_out(name, 1, 5, 7, 4) for name in ("x_t", "x_saved")}
+        given |= {name: tensor_out(name, 1, 5, 7, 4) for name in ("noise", "x_t", "x_saved")}
         given |= {"history": tensor_out("history", 3, 1, 5, 7, 4), "model_input": tensor_out("in", 2, 5, 7, 4)}
         return {**given, **changes}
 
     with pytest.raises(ShapeError, match=r"x_t\[5, 7, 4\]:f32 must be \(B, H, W, C\)"):
         denoise_step(**specs(x_t=tensor_out("x_t", 5, 7, 4)), guidance=True)
-    for name, shape in [("coefficients", (16,)), ("x_saved", (1, 5, 7, 4)), ("history", (3, 1, 5, 7, 4))]:
+    state = ("noise", (1, 5, 7, 4)), ("x_saved", (1, 5, 7, 4)), ("history", (3, 1, 5, 7, 4))
+    for name, shape in [("coefficients", (16,)), *state]:
         with pytest.raises(ShapeError, match=rf"{name}\[2, 5\]:f32 must have shape \({', '.join(map(str, shape))},?\)"):
             denoise_step(**specs(**{name: tensor_out(name, 2, 5)}), guidance=True)
         with pytest.raises(ShapeError, match=rf"{name}.* must be f32"):
             denoise_step(**specs(**{name: tensor_out(name, *shape, dtype="f16")}), guidance=True)
     with pytest.raises(ShapeError, match=r"model_output.* must have shape \(1, 5, 7, 4\) with guidance=False"):
         denoise_step(**specs(), guidance=False)
+    with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 3\]:f32 must have shape \(2, 5, 7\) and at least 4 channels"):
+        denoise_step(**specs(model_input=tensor_out("in", 2, 5, 7, 3)), guidance=True)
     with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 4\]:f16 must have the dtype of model_output"):
         denoise_step(**specs(model_input=tensor_out("in", 2, 5, 7, 4, dtype="f16")), guidance=True)

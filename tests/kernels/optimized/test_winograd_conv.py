@@ -1,7 +1,5 @@
 """Winograd convolution against the direct one in float64. As in test_matmul, most cases share quick small tiles."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -10,7 +8,6 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.call import read, write
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
@@ -84,14 +81,34 @@ def test_checked_with_large_tiles(checked_device: Device) -> None:
 @pytest.mark.parametrize("m", TILE_SIZES)
 def test_transform_filters(any_device: Device, m: int, dtype: DType) -> None:
     # 140 vectors of filters, the third workgroup not full. U is bounded by the filters, and so is its error.
-    weight = rounded(np.random.default_rng(0).standard_normal((20, 28, 3, 3)), dtype)
-    taps, x = weight.transpose(2, 3, 1, 0), tensor_out("x", 1, 4, 4, 28, dtype=dtype)
-    tfilters, U = tensor_in("weight", taps, dtype), tensor_out("U", (m + 2) ** 2, 28, 20, dtype=dtype)
-    call = winograd_conv(x, tfilters, tensor_out("out", 1, 4, 4, 20, dtype=dtype), m=m)[1]
-    call = replace(call, bindings=read(tfilters) + write(U))
-    (actual,) = run_calls(any_device, call, {tfilters: taps}, U)
-    expected = reference.winograd_filters(weight, m=m)
-    assert np.abs(actual - expected).max() < {"f32": 3e-7, "f16": 5e-4}[dtype] * np.abs(weight).max()
+    filters = rounded(np.random.default_rng(0).standard_normal((3, 3, 28, 20)), dtype)
+    tfilters, U = tensor_in("filters", filters, dtype), tensor_out("U", (m + 2) ** 2, 28, 20, dtype=dtype)
+    (actual,) = run_calls(any_device, winograd_filters(tfilters, U, m=m), {tfilters: filters}, U)
+    expected = reference.winograd_filters(filters, m=m)
+    assert np.abs(actual - expected).max() < {"f32": 3e-7, "f16": 5e-4}[dtype] * np.abs(filters).max()
+
+
+def test_winograd_filters_of_some_channels(any_device: Device) -> None:
+    # Channels 8 to 20 of the filters become channels 4 to 16 of U, and others stay.
+    filters = rounded(np.random.default_rng(0).standard_normal((3, 3, 12, 20)), "f32")
+    tfilters, U = tensor_in("filters", filters), tensor_out("U", 16, 12, 16)
+    call = winograd_filters(tfilters, U, m=2, first_channel=8, out_first_channel=4)
+    (actual,) = run_calls(any_device, call, {tfilters: filters}, U)
+    np.testing.assert_allclose(actual[..., 4:], reference.winograd_filters(filters, m=2)[..., 8:], atol=1e-6)
+    assert np.isnan(actual[..., :4]).all()
+
+
+def test_winograd_filters_errors() -> None:
+    filters, U = tensor_out("filters", 3, 3, 8, 12), tensor_out("U", 36, 8, 12)
+    with pytest.raises(ShapeError, match=r"winograd_conv: m \(=3\) must be one of 2, 4, 6, 8"):
+        winograd_filters(filters, U, m=3)
+    for m, wrong in ((2, U), (4, tensor_out("U", 36, 12, 12)), (4, tensor_out("U", 36, 8, 12, dtype="f16"))):
+        with pytest.raises(ShapeError, match=r"winograd_conv: filters\[3, 3, 8, 12\]:f32 .* U\["):
+            winograd_filters(filters, wrong, m=m)
+    with pytest.raises(ShapeError, match=r"filters\[3, 3, 8, 12\]:f32 from channel 12 on must give U"):
+        winograd_filters(filters, U, m=4, first_channel=12)
+    with pytest.raises(ShapeError, match=r"first_channel \(=2\) must be a multiple of 4"):
+        winograd_filters(filters, tensor_out("U", 36, 8, 8), m=4, first_channel=2)
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -253,15 +270,14 @@ def test_filters_in_slices(m: int) -> None:
 @pytest.mark.parametrize("m", TILE_SIZES)
 def test_reference(m: int) -> None:
     rng = np.random.default_rng(2)
-    x, weight = rng.standard_normal((2, 9, 7, 3)), rng.standard_normal((2, 3, 3, 3))
+    x, weight = rng.standard_normal((2, 9, 7, 3)), rng.standard_normal((3, 3, 3, 2))
     U = reference.winograd_filters(weight, m=m)
-    np.testing.assert_allclose(U, winograd_filters(weight, m), atol=1e-14)
-    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0))
+    expected = reference.conv2d_direct(x, weight)
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m), expected, atol=1e-11)
-    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0), upsample=2)
+    expected = reference.conv2d_direct(x, weight, upsample=2)
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m, upsample=2), expected, atol=1e-11)
     odd = {"upsample": 2, "size": (17, 13)}
-    expected = reference.conv2d_direct(x, weight.transpose(2, 3, 1, 0), **odd)
+    expected = reference.conv2d_direct(x, weight, **odd)
     np.testing.assert_allclose(reference.winograd_conv(x, U, m=m, **odd), expected, atol=1e-11)
 
 
@@ -340,7 +356,7 @@ def _run(
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
     taps = weight.transpose(2, 3, 1, 0)
-    filters = winograd_filters(weight, m) if transformed else taps
+    filters = reference.winograd_filters(taps, m=m) if transformed else taps
     tx, tweight = tensor_in("x", x, dtype), tensor_in("weight", filters, dtype)
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0

@@ -6,8 +6,7 @@
 #import fragments/indexing
 #import fragments/product
 
-#ifdef SUM_SPLITS
-#else
+#ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
 @group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, in_rows, in_columns, C_in / 2)

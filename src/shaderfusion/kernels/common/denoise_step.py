@@ -17,14 +17,16 @@ COEFFICIENTS = (
     "c_h2",
     "c_h3",
     "c_x0",
+    "c_noise",
     "clip_range",
     "next_input_scale",
-    "push_history",
+    "h_x",
+    "h_m",
     "save_sample",
 )
-"""The order of a row of coefficients, whose unnamed rest is 0; schedulers.schedule.Update says what they mean."""
+"""The order of a row of coefficients; schedulers.schedule.Update says what they mean."""
 
-NUM_COEFFICIENTS = 16
+NUM_COEFFICIENTS = len(COEFFICIENTS)
 
 _WORKGROUP_SIZE = 64
 
@@ -32,6 +34,7 @@ _WORKGROUP_SIZE = 64
 def denoise_step(
     model_output: TensorSpec,
     coefficients: TensorSpec,
+    noise: TensorSpec,
     x_t: TensorSpec,
     x_saved: TensorSpec,
     history: TensorSpec,
@@ -41,22 +44,25 @@ def denoise_step(
 ) -> KernelCall:
     """x_t becomes x_prev, x_saved and history move on, and model_input becomes next_input_scale x_prev.
 
-    model_output, model_input: (B, H, W, C), or with guidance (2 B, H, W, C): the unconditional half, then the
-    text's. coefficients: (16) f32, x_t, x_saved: (B, H, W, C) f32, history: (3, B, H, W, C) f32, newest first.
+    model_output: (B, H, W, C), or with guidance (2 B, H, W, C): the unconditional half, then the text's. model_input:
+    the same with C channels or more, such as an inpainting model's mask, of which only the first C are written.
+    coefficients: (16) f32, noise, x_t, x_saved: (B, H, W, C) f32, history: (3, B, H, W, C) f32, newest first.
     """
     if len(x_t.shape) != 4:
         raise ShapeError(f"denoise_step: {x_t} must be (B, H, W, C)")
-    for tensor, shape in [(coefficients, (NUM_COEFFICIENTS,)), (x_saved, x_t.shape), (history, (3, *x_t.shape))]:
+    shapes = [(coefficients, (NUM_COEFFICIENTS,)), (noise, x_t.shape), (x_saved, x_t.shape), (history, (3, *x_t.shape))]
+    for tensor, shape in shapes:
         if tensor.shape != shape:
             raise ShapeError(f"denoise_step: {tensor} must have shape {shape}")
-    for tensor in (coefficients, x_t, x_saved, history):
+    for tensor in (coefficients, noise, x_t, x_saved, history):
         if tensor.dtype != "f32":
             raise ShapeError(f"denoise_step: {tensor} must be f32")
-    B, *rest = x_t.shape
-    model_shape = (2 * B if guidance else B, *rest)
-    for tensor in (model_output, model_input):
-        if tensor.shape != model_shape:
-            raise ShapeError(f"denoise_step: {tensor} must have shape {model_shape} with guidance={guidance}")
+    B, *sides, C = x_t.shape
+    pixels = (2 * B if guidance else B, *sides)
+    if model_output.shape != (*pixels, C):
+        raise ShapeError(f"denoise_step: {model_output} must have shape {(*pixels, C)} with guidance={guidance}")
+    if model_input.shape[:-1] != pixels or model_input.shape[-1] < C:
+        raise ShapeError(f"denoise_step: {model_input} must have shape {pixels} and at least {C} channels")
     if model_input.dtype != model_output.dtype:
         raise ShapeError(f"denoise_step: {model_input} must have the dtype of {model_output}")
     indices = {name.upper(): index for index, name in enumerate(COEFFICIENTS)}
@@ -65,8 +71,8 @@ def denoise_step(
         source="common/denoise_step.wgsl",
         entry_point="denoise_step",
         dtype=model_output.dtype,
-        bindings=read(model_output, coefficients) + state + write(model_input),
+        bindings=read(model_output, coefficients, noise) + state + write(model_input),
         constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "GUIDANCE": guidance, **indices},
-        params={"size": x_t.size},
+        params={"size": x_t.size, "channels": C, "input_channels": model_input.shape[-1]},
         workgroups=spread_workgroups(ceil_div(x_t.size, _WORKGROUP_SIZE)),
     )

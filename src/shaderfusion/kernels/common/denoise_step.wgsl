@@ -1,18 +1,19 @@
 // Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) and the scheduler's update, value by value:
 //   m      = uncond + guidance_scale (text - uncond)
 //   x0     = clamp(p_x x_t + p_m m, -clip_range, clip_range)
-//   x_prev = c_x x_t + c_saved x_saved + c_m m + c_h1 h1 + c_h2 h2 + c_h3 h3 + c_x0 x0
-// then the history moves on and x_t becomes x_prev, which scaled is the model's next input. An invocation does one
-// value: reads 6 or 7 and writes 2 to 7 per element. Terms with coefficient 0 are left out, not multiplied: x_saved and
-// the history hold anything, even NaN, before their first use.
+//   x_prev = c_x x_t + c_saved x_saved + c_m m + c_h1 h1 + c_h2 h2 + c_h3 h3 + c_x0 x0 + c_noise noise
+// then h_x x_t + h_m m goes to the history and x_t becomes x_prev, which scaled is the model's next input. An invocation
+// does one value: reads 7 or 8 and writes 2 to 7 per element. Terms with coefficient 0 are left out, not multiplied:
+// x_saved, the history and the noise hold anything, even NaN, where they are not used.
 #import fragments/indexing
 
 @group(0) @binding(1) var<storage, read> model_output: array<Elem>;      // (2 B or B, H, W, C)
 @group(0) @binding(2) var<storage, read> coefficients: array<f32>;       // (16)
-@group(0) @binding(3) var<storage, read_write> x_t: array<f32>;          // (B, H, W, C)
-@group(0) @binding(4) var<storage, read_write> x_saved: array<f32>;      // (B, H, W, C)
-@group(0) @binding(5) var<storage, read_write> history: array<f32>;      // (3, B, H, W, C): h1, h2, h3
-@group(0) @binding(6) var<storage, read_write> model_input: array<Elem>; // (2 B or B, H, W, C)
+@group(0) @binding(3) var<storage, read> noise: array<f32>;              // (B, H, W, C)
+@group(0) @binding(4) var<storage, read_write> x_t: array<f32>;          // (B, H, W, C)
+@group(0) @binding(5) var<storage, read_write> x_saved: array<f32>;      // (B, H, W, C)
+@group(0) @binding(6) var<storage, read_write> history: array<f32>;      // (3, B, H, W, C): h1, h2, h3
+@group(0) @binding(7) var<storage, read_write> model_input: array<Elem>; // (2 B or B, H, W, at least C)
 
 fn term(coefficient: f32, value: f32) -> f32 {
     if (coefficient == 0.0) { return 0.0; }
@@ -42,18 +43,19 @@ fn denoise_step(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
     let x0 = clamp(term(coefficients[P_X], x) + term(coefficients[P_M], m), -clip_range, clip_range);
     let x_prev = term(coefficients[C_X], x) + term(coefficients[C_SAVED], x_saved[i]) + term(coefficients[C_M], m)
         + term(coefficients[C_H1], h1) + term(coefficients[C_H2], h2) + term(coefficients[C_H3], h3)
-        + term(coefficients[C_X0], x0);
+        + term(coefficients[C_X0], x0) + term(coefficients[C_NOISE], noise[i]);
 
-    if (coefficients[PUSH_HISTORY] != 0.0) {
-        history[i] = m;
+    if (coefficients[H_X] != 0.0 || coefficients[H_M] != 0.0) {
+        history[i] = term(coefficients[H_X], x) + term(coefficients[H_M], m);
         history[size + i] = h1;
         history[2 * size + i] = h2;
     }
     if (coefficients[SAVE_SAMPLE] != 0.0) { x_saved[i] = x; }
     x_t[i] = x_prev;
     let next_input = Elem(coefficients[NEXT_INPUT_SCALE] * x_prev);
-    model_input[i] = next_input;
+    let place = i / params.channels * params.input_channels + i % params.channels;
+    model_input[place] = next_input;
 #ifdef GUIDANCE
-    model_input[size + i] = next_input;
+    model_input[size / params.channels * params.input_channels + place] = next_input;
 #endif
 }

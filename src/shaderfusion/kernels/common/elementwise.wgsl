@@ -19,11 +19,9 @@ fn elementwise(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gri
     let x = vec4f(a[i]);
 #ifdef OP_ADD
     let y = x + vec4f(b[i]);
-#endif
-#ifdef OP_MULTIPLY
+#elif OP_MULTIPLY
     let y = x * vec4f(b[i]);
-#endif
-#ifdef OP_ACTIVATE
+#elif OP_ACTIVATE
     let y = vec4f(activation(x.x), activation(x.y), activation(x.z), activation(x.w));
 #endif
     out[i] = vec4<Elem>(y);

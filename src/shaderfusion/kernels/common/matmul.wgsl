@@ -4,8 +4,7 @@
 // head). All strides are in vectors of 4.
 #import fragments/product
 
-#ifdef SUM_SPLITS
-#else
+#ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
 const LOAD_A_SIZE = 2u;

@@ -23,15 +23,11 @@ fn gelu(x: f32) -> f32 {
 fn activation(x: f32) -> f32 {
 #ifdef ACTIVATION_SILU
     return silu(x);
-#else
-#ifdef ACTIVATION_QUICK_GELU
+#elif ACTIVATION_QUICK_GELU
     return quick_gelu(x);
-#else
-#ifdef ACTIVATION_GELU
+#elif ACTIVATION_GELU
     return gelu(x);
 #else
     return x;
-#endif
-#endif
 #endif
 }

@@ -4,8 +4,7 @@
 // along k; fn load_b(batch, k, column) -> vec4<Elem>, 4 values along the columns, or along k with TRANSPOSE_B.
 // k and column are multiples of 4 (but any column with TRANSPOSE_B); beyond their edge both loads give 0.
 #import fragments/product_epilogue
-#ifdef SUM_SPLITS
-#else
+#ifndef SUM_SPLITS
 #ifdef LANES
 #import fragments/pair
 #import fragments/lane_matmul

@@ -144,8 +144,7 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     }
     for (var i = 0u; i < THREAD_M; i++) {
         let row = row_0 + thread_m + i * THREADS_M;
-#ifdef PAIRS
-#else
+#ifndef PAIRS
         for (var j = 0u; j < THREAD_N4; j++) {
             let p = partials[i][j];
             sums[i][j] = vec4<f32>(p[0], p[1], p[2], p[3]);

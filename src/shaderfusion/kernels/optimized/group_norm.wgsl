@@ -16,20 +16,18 @@ fn part_sum(x: PartF32) -> f32 { return x.x + x.y + x.z + x.w; }
 fn part_activation(x: PartF32) -> PartF32 {
     return PartF32(activation(x.x), activation(x.y), activation(x.z), activation(x.w));
 }
-#else
-#ifdef WIDTH_2
+#elif WIDTH_2
 alias Part = vec2<Elem>;
 alias PartF32 = vec2<f32>;
 const WIDTH = 2u;
 fn part_sum(x: PartF32) -> f32 { return x.x + x.y; }
 fn part_activation(x: PartF32) -> PartF32 { return PartF32(activation(x.x), activation(x.y)); }
-#else
+#elif WIDTH_1
 alias Part = Elem;
 alias PartF32 = f32;
 const WIDTH = 1u;
 fn part_sum(x: PartF32) -> f32 { return x; }
 fn part_activation(x: PartF32) -> PartF32 { return activation(x); }
-#endif
 #endif
 
 @group(0) @binding(1) var<storage, read> x: array<Part>;         // (B, P, C)

@@ -5,8 +5,6 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
-
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, InputRows, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
@@ -138,22 +136,34 @@ def _power_of_2_to(limit: int, row: list[Fraction]) -> Fraction:
     return scale
 
 
-def winograd_filters(weight: np.ndarray, m: int, dtype: type[np.floating] | None = None) -> np.ndarray:
-    """U = G g G^T of filters (C_out, C_in, 3, 3) as ((m + 2)^2, C_in, C_out), on the host, when weights are loaded.
+def winograd_filters(
+    filters: TensorSpec, out: TensorSpec, *, m: int, first_channel: int = 0, out_first_channel: int = 0
+) -> KernelCall:
+    """out = G g G^T of filters g. filters: (3, 3, C_in, C), out: ((m + 2)^2, C_in, C'), the transformed filters.
 
-    Summed in f64, then rounded to dtype: by default f64 for f64 filters, else f32. It holds little besides U.
+    Of as many output channels as both have from their first one on.
     """
-    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
-        raise ShapeError(f"winograd_conv: filters of shape {weight.shape} must be (C_out, C_in, 3, 3)")
-    G = np.array(winograd_matrices(m).G, np.float64)
-    both_sides = np.kron(G, G)
-    out_channels, in_channels = weight.shape[:2]
-    dtype = dtype or (np.float64 if weight.dtype == np.float64 else np.float32)
-    U = np.empty(((m + 2) ** 2, in_channels, out_channels), dtype)
-    for c in range(in_channels):
-        taps = weight[:, c].reshape(out_channels, 9).T.astype(np.float64)  # (9, C_out)
-        U[:, c] = both_sides @ taps
-    return U
+    winograd_matrices(m)  # refuses another m
+    C_in = filters.shape[-2]
+    num_channels = min(filters.shape[-1] - first_channel, out.shape[-1] - out_first_channel)
+    if filters.shape[:-1] != (3, 3, C_in) or out.shape[:-1] != ((m + 2) ** 2, C_in):
+        raise ShapeError(f"winograd_conv: {filters} must be (3, 3, C_in, C) and {out} ({(m + 2) ** 2}, C_in, C')")
+    if filters.dtype != out.dtype or num_channels < 1:
+        raise ShapeError(
+            f"winograd_conv: {filters} from channel {first_channel} on must give {out} from {out_first_channel} on"
+        )
+    require_multiples_of_4(
+        "winograd_conv", channels=num_channels, first_channel=first_channel, out_first_channel=out_first_channel
+    )
+    params = {
+        "in_channels": C_in,
+        "num_channels": num_channels,
+        "num_columns": filters.shape[-1],
+        "first_channel": first_channel,
+        "out_columns": out.shape[-1],
+        "out_first_channel": out_first_channel,
+    }
+    return _transform("filters", m, read(filters) + write(out), params, C_in * num_channels // 4)
 
 
 def winograd_conv(
@@ -217,7 +227,7 @@ def winograd_conv(
         for part in slices:
             num_channels = part["slice_channels"]
             if plain and (first_tile_row == 0 or len(slices) > 1):
-                calls.append(_transform("filters", m, read(weight) + write(U), strip | part, C_in * num_channels // 4))
+                calls.append(winograd_filters(weight, U, m=m, first_channel=part["first_channel"]))
             calls += _products(V, U, M, num_tiles, num_channels, tile)
             calls.append(_transform_output(M, out, epilogue, m, strip | part))
     return tuple(calls)
@@ -259,7 +269,8 @@ def _products(
     """
     batches, max_tiles, C_in = V.shape
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
-    params |= {"b_row": num_channels // 4, "b_outer": 0, "b_inner": C_in * num_channels // 4, "b_columns": num_channels}
+    b_row = U.shape[-1] // 4
+    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
     return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile, num_splits=1, f16_sums=False)
@@ -267,11 +278,9 @@ def _products(
 
 def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
     B, H, W, C_out = out.shape
-    images = epilogue.image_bias.shape[0] if epilogue.image_bias else 1
     params = {
         **part,
         "scale": float(epilogue.scale),
-        "rows_per_image": B // images * H * W,
         # out as fragments/product_epilogue addresses it: one matrix of pixels x channels.
         "num_inner": 1,
         "out_outer": 0,
@@ -279,6 +288,8 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
         "out_first": 0,
         "out_row": C_out // 4,
     }
+    if epilogue.image_bias:
+        params["rows_per_image"] = B // epilogue.image_bias.shape[0] * H * W
     call = _transform("output", m, read(M), params, part["num_tiles"] * part["slice_channels"] // 4)
     return with_epilogue(call, out, epilogue)
 

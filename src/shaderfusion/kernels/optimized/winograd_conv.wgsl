@@ -33,8 +33,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, -1.0, 1.0, 0.0),
     array(0.0, -1.0, 0.0, 1.0),
 );
-#endif
-#ifdef M_4
+#elif M_4
 var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 8.0, 8.0, 2.0, 2.0, 0.0),
     array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
@@ -57,8 +56,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, 0.29296875, -0.1953125, -0.75, 0.5, 0.0),
     array(0.0, 0.219726562, 0.0, -0.66015625, 0.0, 0.25),
 );
-#endif
-#ifdef M_6
+#elif M_6
 var<private> AT: array<array<f32, N>, M> = array(
     array(8.0, 16.0, 16.0, 8.0, 8.0, 0.5, 0.5, 0.0),
     array(0.0, 8.0, -8.0, 8.0, -8.0, 1.0, -1.0, 0.0),
@@ -87,8 +85,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, -0.125, 0.0625, 0.625, -0.3125, -0.5, 0.25, 0.0),
     array(0.0, -0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125),
 );
-#endif
-#ifdef M_8
+#elif M_8
 var<private> AT: array<array<f32, N>, M> = array(
     array(32.0, 32.0, 32.0, 32.0, 32.0, 8.0, 8.0, 0.125, 0.125, 0.0),
     array(0.0, 12.0, -12.0, 28.0, -28.0, 10.0, -10.0, 0.3125, -0.3125, 0.0),
@@ -129,7 +126,7 @@ alias Line = array<vec4<f32>, N>; // of a tile
 
 #ifdef PASS_FILTERS
 @group(0) @binding(1) var<storage, read> filters: array<vec4<Elem>>; // (3, 3, C_in, C_out / 4)
-@group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, slice / 4)
+@group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, C' / 4)
 
 // G g, one element.
 fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
@@ -140,18 +137,20 @@ fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
 fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
                      @builtin(local_invocation_index) lane: u32) {
     let f = flat_workgroup(group, grid) * LANES + lane; // of (C_in, slice / 4)
-    let slice4 = params.slice_channels / 4;
-    let size = params.in_channels * slice4;
-    if (f >= size) { return; }
+    let slice4 = params.num_channels / 4;
+    let c = f / slice4;
+    if (c >= params.in_channels) { return; }
     var columns: array<array<vec4<f32>, 3>, 3>; // of g
     for (var tap = 0u; tap < 9; tap++) {
-        let row = tap * params.in_channels + f / slice4; // of (9 C_in, C_out / 4)
+        let row = tap * params.in_channels + c; // of (9 C_in, C_out / 4)
         let column = params.first_channel / 4 + f % slice4;
         columns[tap % 3][tap / 3] = vec4<f32>(filters[row * (params.num_columns / 4) + column]);
     }
+    let size = params.in_channels * (params.out_columns / 4);
+    let out = c * (params.out_columns / 4) + params.out_first_channel / 4 + f % slice4; // of (C_in, C' / 4)
     for (var i = 0u; i < N; i++) {
         let row = array(g_dot(i, columns[0]), g_dot(i, columns[1]), g_dot(i, columns[2])); // of G g
-        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + f] = vec4<Elem>(g_dot(j, row)); }
+        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + out] = vec4<Elem>(g_dot(j, row)); }
     }
 }
 #endif

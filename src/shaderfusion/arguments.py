@@ -1,0 +1,19 @@
+"""Rules of arguments that the command line and the pipeline share. Imports nothing that takes time."""
+
+from shaderfusion.errors import InputError
+
+__all__ = ["LARGEST_F32", "LARGEST_SEED", "require_guidance_scale"]
+
+LARGEST_F32 = (2 - 2**-23) * 2.0**127
+LARGEST_SEED = 2**64 - 1
+"""Torch's."""
+
+
+def require_guidance_scale(value: object) -> float:
+    """The number; InputError unless it is one from 0 to the largest of f32, in which the GPU computes."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST_F32:
+        raise InputError(
+            f"guidance_scale (={value!r}) must be a number from 0 to {LARGEST_F32:.2g}, f32's largest; "
+            "1 or less turns guidance off"
+        )
+    return float(value)

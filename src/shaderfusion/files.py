@@ -1,0 +1,95 @@
+"""A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from shaderfusion.errors import ModelError
+
+__all__ = ["exists", "is_folder", "load_json", "load_text", "shown"]
+
+LARGEST_BYTES = 16_000_000
+"""SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
+DEEPEST_NESTING = 64
+SHOWN_CHARACTERS = 120
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at `path`; no where it cannot be looked at, whatever the reason."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that is too long, a folder above that is closed, a null character
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at `path`; no where it cannot be looked at."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def load_text(file: Path) -> str:
+    """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait, and a device need not end
+            raise ModelError(f"{file}: must be a regular file; fetch the model folder again")
+        with file.open("rb") as stream:
+            data = stream.read(LARGEST_BYTES + 1)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; the model folder is incomplete, fetch it again") from None
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if len(data) > LARGEST_BYTES:
+        raise ModelError(f"{file}: must have at most {LARGEST_BYTES:,} bytes; fetch the file again")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{file}: must be UTF-8 ({error.reason} at byte {error.start}); fetch the file again"
+        ) from None
+
+
+def load_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`. ModelError as `load_text`, and: not JSON, nested over 64 deep, not an object.
+
+    What JSON has not and Python reads all the same, NaN and Infinity, is refused too.
+    """
+    text = load_text(file)
+    try:
+        options = json.loads(text, parse_constant=_refuse_constant)
+        if not _is_shallow(options):
+            raise RecursionError
+    except RecursionError:
+        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; fetch the file again") from None
+    except ValueError as error:  # a number of over 4300 digits too
+        raise ModelError(f"{file}: is not valid JSON ({error}); fetch the file again") from None
+    if not isinstance(options, dict):
+        raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; fetch the file again")
+    return options
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _is_shallow(value: object) -> bool:
+    level = [value]
+    for _ in range(DEEPEST_NESTING + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def shown(value: object) -> str:
+    """A value as errors show it: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

@@ -1,0 +1,161 @@
+"""What host functions give a shader is what it uses: every param, every constant, every flag."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from golden.models import NAMES, model_folder
+
+from shaderfusion.bench.subject import SD14_FOLDER
+from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.gpu.shader import compose
+from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.tensor import DType
+
+DTYPES: tuple[DType, ...] = ("f16", "f32")
+DEVICES = (
+    WEBGPU_DEFAULTS,
+    DESKTOP_GPU,
+    Capabilities(is_cpu=True, has_subgroups=True),
+    Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
+)
+
+# ---- reading WGSL
+
+
+def declarations(code: str) -> dict[str, list[str]]:
+    """The module's declarations by name. Two bindings may share a name where no entry point uses both."""
+    found: dict[str, list[str]] = {}
+    for text in top_level(re.sub(r"//.*", "", code)):
+        if named := re.search(r"\b(?:fn|const|alias|struct|var(?:<[^>]*>)?)\s+(\w+)", text):
+            found.setdefault(named[1], []).append(text)
+    return found
+
+
+def top_level(code: str) -> Iterator[str]:
+    """Each ends at a `;`, or at the `}` of a function or struct, outside of all brackets."""
+    start = depth = 0
+    for end, character in enumerate(code, start=1):
+        depth += (character in "({") - (character in ")}")
+        if depth == 0 and character in ";}":
+            yield code[start:end]
+            start = end
+
+
+def reachable(code: str, entry_point: str) -> str:
+    """The text of all declarations that an entry point uses, directly or through others."""
+    known = declarations(code)
+    waiting, used = [entry_point], {entry_point}
+    texts: list[str] = []
+    while waiting:
+        for text in known.get(waiting.pop(), []):  # a flag may take the entry point itself away
+            texts.append(text)
+            names = set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", text)) & known.keys() - used
+            used |= names
+            waiting += names
+    return "\n".join(sorted(texts))
+
+
+@cache
+def flags_in(file: str) -> frozenset[str]:
+    """All that the directives of a file name."""
+    return frozenset(re.findall(r"#(?:ifdef|ifndef|elif) (\w+)", (KERNELS_FOLDER / file).read_text(encoding="utf-8")))
+
+
+def params_of(call: KernelCall) -> set[str]:
+    """Those that the entry point reads."""
+    return set(re.findall(r"\bparams\.(\w+)", reachable(compose(call).code, call.entry_point)))
+
+
+def constants_of(call: KernelCall) -> set[str]:
+    """Those of the call's constants without which, or with another value of which, the entry point's code differs."""
+    source = compose(call)
+    code = reachable(source.code, call.entry_point)
+    flags = set().union(*(flags_in(origin.split(":")[0]) for origin in source.origins if origin != "prelude"))
+
+    def others(name: str, value: object) -> Iterable[bool | str]:
+        if isinstance(value, str):
+            return [flag.removeprefix(f"{name}_").lower() for flag in flags if flag.startswith(f"{name}_")]
+        return [not value]
+
+    def matters(name: str, value: object) -> bool:
+        if isinstance(value, (bool, str)):
+            calls = (replace(call, constants={**call.constants, name: other}) for other in others(name, value))
+            return any(reachable(compose(changed).code, call.entry_point) != code for changed in calls)
+        return re.search(rf"\bconst {name}\b", code) is not None
+
+    return {name for name, value in call.constants.items() if matters(name, value)}
+
+
+def misuses(calls: Iterable[KernelCall]) -> set[str]:
+    """Params that an entry point reads and is not given; params and constants that no call of their file uses."""
+    found: set[str] = set()
+    given: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
+    for call in calls:
+        params = params_of(call)
+        found |= {f"{call.name} is not given params.{name}" for name in params - call.params.keys()}
+        given.setdefault(call.source, set()).update(call.params, call.constants)
+        used.setdefault(call.source, set()).update(params, constants_of(call))
+    return found | {f"{source} does not use {name}" for source in given for name in given[source] - used[source]}
+
+
+def test_misuses_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = """
+    const SIZE_2 = 2 * SIZE; // not IDLE, nor params.comment
+    #ifdef HELP
+    fn helper() -> u32 { return params.helped + SIZE_2; }
+    #endif
+    #ifdef KIND_A
+    fn other() -> u32 { return params.others; }
+    #endif
+    fn main() {
+    #ifdef HELP
+        helper();
+    #endif
+    }
+    """
+    (tmp_path / "kernel.wgsl").write_text(text)
+    monkeypatch.setattr("shaderfusion.gpu.shader.KERNELS_FOLDER", tmp_path)
+    monkeypatch.setattr(f"{__name__}.KERNELS_FOLDER", tmp_path)
+    call = KernelCall("kernel.wgsl", "main", "f32", (), (1, 1, 1))
+    helped = replace(call, constants={"SIZE": 1, "HELP": True}, params={"helped": 1})
+    assert not misuses([call, helped])
+    assert not misuses([replace(helped, constants={"SIZE": 1, "HELP": False}), helped])
+    assert misuses([replace(helped, params={})]) == {"kernel.main is not given params.helped"}
+    assert misuses([replace(helped, params={"helped": 1, "others": 1})]) == {"kernel.wgsl does not use others"}
+    idle = replace(call, constants={"SIZE": 1, "HELP": False, "IDLE": 1, "KIND": "a"})
+    assert misuses([idle]) == {f"kernel.wgsl does not use {name}" for name in ("SIZE", "IDLE", "KIND")}
+
+
+# ---- the models' calls
+
+
+@cache
+def models() -> tuple[StableDiffusion, ...]:
+    """The golden ones and SD 1.4."""
+    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
+
+
+def recorded_calls() -> Iterator[KernelCall]:
+    """One of each kind that the models record, on any device, with all optimizations and none."""
+    seen: set[object] = set()
+    variants = itertools.product(DTYPES, ("all", "none"), DEVICES, models(), (False, True))
+    for dtype, optimizations, device, model, guidance in variants:
+        kernels = Kernels(dtype, device, Optimizations.parse(optimizations))
+        graphs = model.record(kernels, model.run_size(guidance=guidance))
+        for call in itertools.chain.from_iterable(graph.calls for graph in graphs.values()):
+            kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
+            if kind not in seen:
+                seen.add(kind)
+                yield call
+
+
+def test_every_call_of_the_models() -> None:
+    assert not misuses(recorded_calls())
