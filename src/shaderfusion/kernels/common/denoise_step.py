@@ -63,6 +63,8 @@ def denoise_step(
         raise ShapeError(f"denoise_step: {model_output} must have shape {(*pixels, C)} with guidance={guidance}")
     if model_input.shape[:-1] != pixels or model_input.shape[-1] < C:
         raise ShapeError(f"denoise_step: {model_input} must have shape {pixels} and at least {C} channels")
+    if x_t.padding and model_input.channels != x_t.channels:
+        raise ShapeError(f"denoise_step: {model_input} must have the {x_t.channels} channels of {x_t}, which is padded")
     if model_input.dtype != model_output.dtype:
         raise ShapeError(f"denoise_step: {model_input} must have the dtype of {model_output}")
     indices = {name.upper(): index for index, name in enumerate(COEFFICIENTS)}
