@@ -288,15 +288,15 @@ class Kernels:
         columns = ceil_div(M, 4) * 4
         query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
         calls: list[KernelCall] = []
-        for first_query, count in query_strips(self._max_bytes, N, query_bytes, out.name):
-            scores = TensorSpec(f"{out.name}.scores", (B, num_heads, count, columns), self.dtype)
-            strip = {"num_heads": num_heads, "first_query": first_query, "tile": tile}
+        for queries in query_strips(self._max_bytes, N, query_bytes, out.name):
+            scores = TensorSpec(f"{out.name}.scores", (B, num_heads, len(queries), columns), self.dtype)
+            strip = {"num_heads": num_heads, "first_query": queries.start, "tile": tile}
             calls += attention_scores(q, k, scores, scale=head_dim**-0.5, **strip)
             if self.optimizations.partially_fused_softmax:
                 calls += partially_fused_softmax(scores, v, out, causal=causal, row_lanes=row_lanes, **strip)
                 continue
             probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
-            rows = {"num_columns": M, "causal": causal, "first_query": first_query, "row_lanes": row_lanes}
+            rows = {"num_columns": M, "causal": causal, "first_query": queries.start, "row_lanes": row_lanes}
             calls.append(softmax_unfused(scores, probs, **rows))
             calls += attention_values(probs, v, out, **strip)
         return tuple(calls)
