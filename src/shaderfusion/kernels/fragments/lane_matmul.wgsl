@@ -1,4 +1,4 @@
-// A B for CPUs (llvmpipe), where a load costs as much as 100 multiplications but the lanes of a subgroup exchange
+// A B for CPUs (llvmpipe), where a load costs as much as many multiplications but the lanes of a subgroup exchange
 // values for the price of a few: a subgroup sums LANE_TILE_M rows x 4 columns a lane over K. Of each row of A each
 // lane loads another two k, so that one load serves all lanes; of B its own columns. No workgroup memory, no barrier.
 // For what the importing file defines, see fragments/product; here load_a gives 2 values along k.
