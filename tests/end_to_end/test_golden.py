@@ -189,7 +189,7 @@ def test_decoder_with_the_kernels_of_large_layers(device: Device, monkeypatch: p
     """Filters transformed in the run, in slices, and group norms folded into the convolutions."""
     monkeypatch.setattr(select, "_MAX_LOADED_FILTERS_BYTES", 0)
     monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 0)
-    monkeypatch.setattr(select, "_MAX_FILTERS_BYTES", 1 << 18)
+    monkeypatch.setattr(select, "MAX_FILTERS_BYTES", 1 << 18)
     run = golden("emoji").runs[0]
     assert run.pixels is not None
     pipe = load.__wrapped__(device, "emoji", "f32", Kernels("f32"))  # not kept: no other test uses it

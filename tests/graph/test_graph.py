@@ -2,8 +2,9 @@
 
 import pytest
 
-from shaderfusion.errors import ShapeError
+from shaderfusion.errors import DeviceLimitError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.elementwise import add
 from shaderfusion.kernels.select import Kernels
 
@@ -26,6 +27,20 @@ def test_scopes_make_paths_and_labels(g: Graph) -> None:
     assert out.name == "unet.down_blocks.0.resnets.1.out"
     g.add(add(a, out, g.output("b", 4)))
     assert [call.label for call in g.calls] == ["unet.down_blocks.0.resnets.1/elementwise", "unet/elementwise"]
+
+
+def test_what_a_device_cannot_bind_is_refused_by_name() -> None:
+    g = Graph("unet", Kernels("f32", Capabilities(max_binding_bytes=1 << 10)))
+    x, out = g.input("x", 256), g.output("out", 256)
+    g.add(add(x, x, out))
+    wide, sum_ = g.input("wide", 260), g.output("sum", 260)
+    with (
+        g.scope("mid"),
+        pytest.raises(DeviceLimitError, match=r"^unet.mid/elementwise: unet.wide\[260\]:f32, 0.0 MB, is"),
+    ):
+        g.add(add(wide, wide, sum_))
+    g.add(add(x.reshape(4, 64).rows(0, 2), x.reshape(4, 64).rows(2, 2), out.reshape(4, 64).rows(0, 2)))
+    assert len(g.calls) == 2
 
 
 def test_scope_ends_with_an_exception(g: Graph) -> None:

@@ -9,9 +9,10 @@ from kernel_runner import tensor_out
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.select import Kernels, Optimizations
 
 GPU = Kernels("f16")
@@ -113,6 +114,22 @@ def test_group_norm_where_it_pays() -> None:
         x = tensor_out("x", 1, side, side, 128, dtype="f16")
         calls = GPU.group_norm(x, weight, weight, x, num_groups=32, eps=1e-6)
         assert (len(calls) == 1) is fused
+
+
+def test_group_norm_of_padding_channels_is_unfused() -> None:
+    weight = tensor_out("w", 8, dtype="f16")
+    x = replace(tensor_out("x", 1, 4, 4, 8, dtype="f16"), padding=2)
+    calls = GPU.group_norm(x, weight, weight, x, num_groups=3, eps=1e-6)
+    assert calls[-1].name == "group_norm_unfused"
+    with pytest.raises(ShapeError, match=r"group_norm: x\[1, 4, 4, 8\]:f16 must have no padding channels \(=2\)"):
+        group_norm(x, weight, weight, x, num_groups=3, eps=1e-6)
+
+
+def test_workgroups_are_no_larger_than_the_device_allows() -> None:
+    x, weight = tensor_out("x", 1, 64, 64, 256, dtype="f16"), tensor_out("w", 256, dtype="f16")
+    for capabilities, size in ((WEBGPU_DEFAULTS, 256), (DESKTOP_GPU, 1024)):
+        (call,) = Kernels("f16", capabilities).group_norm(x, weight, weight, x, num_groups=16, eps=1e-6)
+        assert call.constants["WORKGROUP_SIZE"] == size
 
 
 def test_few_groups_of_many_channels_are_unfused() -> None:

@@ -18,9 +18,10 @@ from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, pixel_strips, query_strips, row_strips
-from shaderfusion.tensor import TensorSpec
+from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 BOUND = 3e-6
+F16_BOUND = 3e-3
 KIB = 1 << 10
 
 GPU = WEBGPU_DEFAULTS
@@ -36,8 +37,8 @@ def kind(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.Mon
     return request.param
 
 
-def kernels_of(kind: Capabilities, max_binding_bytes: int, optimizations: str = "all") -> Kernels:
-    return Kernels("f32", replace(kind, max_binding_bytes=max_binding_bytes), Optimizations.parse(optimizations))
+def kernels_of(kind: Capabilities, max_binding_bytes: int, optimizations: str = "all", dtype: DType = "f32") -> Kernels:
+    return Kernels(dtype, replace(kind, max_binding_bytes=max_binding_bytes), Optimizations.parse(optimizations))
 
 
 def require_cut(calls: Sequence[KernelCall], max_binding_bytes: int) -> None:
@@ -47,22 +48,24 @@ def require_cut(calls: Sequence[KernelCall], max_binding_bytes: int) -> None:
     assert any(tensor.offset_bytes for tensor in tensors)
 
 
-CONVOLUTIONS = [  # B, (H, W) of x, (H', W') of out, stride, upsample
-    (1, (24, 24), (24, 24), 1, 1),
-    (2, (24, 24), (24, 24), 1, 1),  # strips inside each image
-    (1, (23, 24), (23, 24), 1, 1),  # a last strip of odd height
-    (1, (24, 24), (12, 12), 2, 1),
-    (1, (25, 23), (13, 12), 2, 1),
-    (2, (12, 12), (24, 24), 1, 2),
-    (1, (13, 12), (25, 23), 1, 2),  # the last row of x counts once
+CONVOLUTIONS = [  # dtype, B, (H, W) of x, (H', W') of out, stride, upsample
+    ("f32", 1, (24, 24), (24, 24), 1, 1),
+    ("f32", 2, (24, 24), (24, 24), 1, 1),  # strips inside each image
+    ("f32", 1, (23, 24), (23, 24), 1, 1),  # a last strip of odd height
+    ("f32", 1, (24, 24), (12, 12), 2, 1),
+    ("f32", 1, (25, 23), (13, 12), 2, 1),
+    ("f32", 2, (12, 12), (24, 24), 1, 2),
+    ("f32", 1, (13, 12), (25, 23), 1, 2),  # the last row of x counts once
+    ("f16", 2, (24, 24), (24, 24), 1, 1),
 ]
 
 
 @pytest.mark.parametrize("optimizations", ["all", "none"])
-@pytest.mark.parametrize(("B", "in_size", "out_size", "stride", "upsample"), CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize(("dtype", "B", "in_size", "out_size", "stride", "upsample"), CONVOLUTIONS, ids=str)
 def test_convolution(
     device: Device,
     kind: Capabilities,
+    dtype: DType,
     B: int,
     in_size: tuple[int, int],
     out_size: tuple[int, int],
@@ -70,15 +73,18 @@ def test_convolution(
     upsample: int,
     optimizations: str,
 ) -> None:
-    limit = 38 * KIB  # the filters take 36
-    kernels = kernels_of(kind, limit, optimizations)
+    if dtype == "f16" and not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    limit = 38 * KIB * dtype_size_bytes(dtype) // 4  # the filters take 36, in f16 18
+    kernels = kernels_of(kind, limit, optimizations, dtype)
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((B, *in_size, 32)), rng.standard_normal((3, 3, 32, 32))
     bias, residual = rng.standard_normal(32), rng.standard_normal((B, *out_size, 32))
-    tx, tbias, tresidual = tensor_in("x", x), tensor_in("bias", bias), tensor_in("residual", residual)
-    out = tensor_out("out", B, *out_size, 32)
+    tx, tbias = tensor_in("x", x, dtype), tensor_in("bias", bias, dtype)
+    tresidual = tensor_in("residual", residual, dtype)
+    out = tensor_out("out", B, *out_size, 32, dtype=dtype)
     assert kernels.conv2d_layout(tx, out, stride=stride) == "conv2d"
-    tweight = tensor_in("weight", weight)
+    tweight = tensor_in("weight", weight, dtype)
     calls = kernels.conv2d(
         tx, tweight, out, Epilogue(0.5, bias=tbias, residual=tresidual), stride=stride, upsample=upsample
     )
@@ -87,12 +93,12 @@ def test_convolution(
     assert uses_winograd is (optimizations == "all" and math.prod(out_size) > 400)
     inputs = {tx: x, tweight: weight, tbias: bias, tresidual: residual}
     (actual,) = run_calls(device, calls, inputs, out)
-    x, weight, bias, residual = (rounded(array, "f32") for array in (x, weight, bias, residual))
+    x, weight, bias, residual = (rounded(array, dtype) for array in (x, weight, bias, residual))
     size = None if upsample == 1 else out_size
     expected = reference.conv2d_direct(
         x, weight, stride=stride, upsample=upsample, size=size, scale=0.5, bias=bias, residual=residual
     )
-    assert relative_error(actual, expected) < BOUND
+    assert relative_error(actual, expected) < (BOUND if dtype == "f32" else F16_BOUND)
 
 
 @pytest.mark.parametrize("B", [1, 2])
@@ -186,11 +192,11 @@ def test_nothing_is_cut_that_fits() -> None:
     x, out = tensor_out("x", 2, 512, 512, 64), tensor_out("out", 2, 512, 512, 64)
     epilogue = Epilogue(residual=out, image_bias=tensor_out("b", 2, 64))
     assert row_strips(1 << 27, x, out) == [(x, out)]
-    assert list(linear_strips(1 << 27, x, out, epilogue)) == [(x, out, epilogue)]
+    assert linear_strips(1 << 27, x, out, epilogue) == [(x, out, epilogue)]
     assert [strip.tensors for strip in pixel_strips(1 << 27, x, out)] == [(x, out)]
     (strip,) = convolution_strips(1 << 27, x, out, epilogue, stride=1, upsample=1)
     assert (strip.x, strip.out, strip.epilogue, strip.rows) == (x, out, epilogue, None)
-    assert query_strips(1 << 27, 4096, 1 << 15, "scores") == [(0, 4096)]
+    assert query_strips(1 << 27, 4096, 1 << 15, "scores") == [range(4096)]
 
 
 def test_strips_of_a_decoder() -> None:
@@ -203,7 +209,9 @@ def test_strips_of_a_decoder() -> None:
     small = tensor_out("x", 1, 256, 256, 256)
     strips = convolution_strips(1 << 27, small, x, Epilogue(), stride=1, upsample=2)
     assert [(strip.x.shape[1], strip.out.shape[1]) for strip in strips] == [(129, 256), (129, 256)]
-    assert query_strips(1 << 27, 4096, 1 << 18, "scores") == [(first, 512) for first in range(0, 4096, 512)]
+    assert query_strips(1 << 27, 4096, 1 << 18, "scores") == [
+        range(first, first + 512) for first in range(0, 4096, 512)
+    ]
 
 
 def test_what_cannot_be_cut() -> None:
@@ -226,7 +234,7 @@ def test_what_cannot_be_cut() -> None:
     ):
         convolution_strips(1 << 13, square, square, epilogue, stride=1, upsample=1)
     with pytest.raises(DeviceLimitError, match=r"an image_bias for each of 2 images"):
-        list(linear_strips(1 << 13, square, square, epilogue))
+        linear_strips(1 << 13, square, square, epilogue)
     with pytest.raises(
         DeviceLimitError, match=r"scores: the scores of one query, 1.0 MB, are over what the device can"
     ):

@@ -21,7 +21,7 @@ from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, fl
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
-from shaderfusion.kernels.optimized.winograd_conv import winograd_conv
+from shaderfusion.kernels.optimized.winograd_conv import MAX_FILTERS_BYTES, MAX_TEMPORARY_BYTES, winograd_conv
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, query_strips, row_strips
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
@@ -37,10 +37,6 @@ _FEW_TILES_WINOGRAD_M = 2
 """m of F(m x m, 3x3) on 32 to 127 tiles of 4x4, where the filters, larger with m = 4, weigh as much as the tiles."""
 _MAX_LOADED_FILTERS_BYTES = 4 << 20
 """Transformed filters that take no more are made when weights are loaded, larger ones in the run, in shared memory."""
-_MAX_FILTERS_BYTES = 64 << 20
-"""Of transformed filters, made in the run, that a Winograd convolution holds at a time."""
-_MAX_TEMPORARY_BYTES = 48 << 20
-"""Of transformed tiles and their products."""
 _FOLDED_GROUP_SIZE = 1 << 18
 """A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
 the decoder. 0 folds it wherever Winograd is used."""
@@ -141,8 +137,8 @@ class Kernels:
                 norm=norm and replace(norm, first_image=strip.first_image),
                 rows=strip.rows,
                 tile=self._tile,
-                max_filters_bytes=min(_MAX_FILTERS_BYTES, self._max_bytes),
-                max_temporary_bytes=min(_MAX_TEMPORARY_BYTES, self._max_bytes),
+                max_filters_bytes=min(MAX_FILTERS_BYTES, self._max_bytes),
+                max_temporary_bytes=min(MAX_TEMPORARY_BYTES, self._max_bytes),
             )
             for strip in convolution_strips(self._max_bytes, x, out, epilogue, stride=1, upsample=upsample)
         )
@@ -292,15 +288,15 @@ class Kernels:
         columns = ceil_div(M, 4) * 4
         query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
         calls: list[KernelCall] = []
-        for first_query, count in query_strips(self._max_bytes, N, query_bytes, out.name):
-            scores = TensorSpec(f"{out.name}.scores", (B, num_heads, count, columns), self.dtype)
-            strip = {"num_heads": num_heads, "first_query": first_query, "tile": tile}
+        for queries in query_strips(self._max_bytes, N, query_bytes, out.name):
+            scores = TensorSpec(f"{out.name}.scores", (B, num_heads, len(queries), columns), self.dtype)
+            strip = {"num_heads": num_heads, "first_query": queries.start, "tile": tile}
             calls += attention_scores(q, k, scores, scale=head_dim**-0.5, **strip)
             if self.optimizations.partially_fused_softmax:
                 calls += partially_fused_softmax(scores, v, out, causal=causal, row_lanes=row_lanes, **strip)
                 continue
             probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
-            rows = {"num_columns": M, "causal": causal, "first_query": first_query, "row_lanes": row_lanes}
+            rows = {"num_columns": M, "causal": causal, "first_query": queries.start, "row_lanes": row_lanes}
             calls.append(softmax_unfused(scores, probs, **rows))
             calls += attention_values(probs, v, out, **strip)
         return tuple(calls)

@@ -5,7 +5,7 @@ bound, else views: strips of rows that begin at multiples of 256 bytes, all but 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shaderfusion.errors import DeviceLimitError
@@ -57,21 +57,22 @@ def row_strips(max_binding_bytes: int, *tensors: TensorSpec) -> list[tuple[Tenso
         return [tensors]
     num_rows = tensors[0].size // tensors[0].shape[-1]
     matrices = [tensor.reshape(num_rows, tensor.shape[-1]) for tensor in tensors]
-    height = _strip_height(max_binding_bytes, num_rows, matrices)
-    return [
-        tuple(matrix.rows(first, min(height, num_rows - first)) for matrix in matrices)
-        for first in range(0, num_rows, height)
-    ]
+    spans = _bindable_spans(max_binding_bytes, num_rows, matrices)
+    return [tuple(matrix.rows(span.start, len(span)) for matrix in matrices) for span in spans]
 
 
 def linear_strips(
     max_binding_bytes: int, x: TensorSpec, out: TensorSpec, epilogue: Epilogue
-) -> Iterator[tuple[TensorSpec, TensorSpec, Epilogue]]:
+) -> list[tuple[TensorSpec, TensorSpec, Epilogue]]:
     """A linear layer of x (..., K) to out (..., N): by rows."""
-    _require_one_image_bias(max_binding_bytes, x, out, epilogue)
-    residual = () if epilogue.residual is None else (epilogue.residual,)
-    for part_x, part_out, *added in row_strips(max_binding_bytes, x, out, *residual):
-        yield part_x, part_out, replace(epilogue, residual=added[0] if added else None)
+    added = [epilogue.residual] if epilogue.residual else []
+    if _fit(max_binding_bytes, [x, out, *added]):
+        return [(x, out, epilogue)]
+    _require_one_image_bias(out, epilogue)
+    return [
+        (part_x, part_out, replace(epilogue, residual=part_added[0] if part_added else None))
+        for part_x, part_out, *part_added in row_strips(max_binding_bytes, x, out, *added)
+    ]
 
 
 def pixel_strips(max_binding_bytes: int, *tensors: TensorSpec) -> list[PixelStrip]:
@@ -81,76 +82,86 @@ def pixel_strips(max_binding_bytes: int, *tensors: TensorSpec) -> list[PixelStri
     B, *sides, C = tensors[0].shape
     pixels = math.prod(sides)
     matrices = [tensor.reshape(B * pixels, C) for tensor in tensors]
-    height = _strip_height(max_binding_bytes, pixels, matrices)
+    spans = _bindable_spans(max_binding_bytes, pixels, matrices)
     _require_aligned_images(B, pixels, matrices)
-    strips = []
-    for image in range(B):
-        for first in range(0, pixels, height):
-            count = min(height, pixels - first)
-            views = (matrix.rows(image * pixels + first, count).reshape(1, count, C) for matrix in matrices)
-            strips.append(PixelStrip(tuple(views), image))
-    return strips
+
+    def strip(image: int, span: range) -> PixelStrip:
+        views = (matrix.rows(image * pixels + span.start, len(span)) for matrix in matrices)
+        return PixelStrip(tuple(view.reshape(1, *view.shape) for view in views), image)
+
+    return [strip(image, span) for image in range(B) for span in spans]
 
 
 def convolution_strips(
     max_binding_bytes: int, x: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int, upsample: int
 ) -> list[ConvolutionStrip]:
     """A 3x3 convolution with padding 1 of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out."""
-    written = [out] if epilogue.residual is None else [out, epilogue.residual]
-    if _fit(max_binding_bytes, (x, *written)):
+    added = [epilogue.residual] if epilogue.residual else []
+    if _fit(max_binding_bytes, [x, out, *added]):
         return [ConvolutionStrip(x, out, epilogue, None, 0)]
-    _require_one_image_bias(max_binding_bytes, x, out, epilogue)
-    B, H_in, *_ = x.shape
-    H = out.shape[1]
-    x_rows = x.reshape(B * H_in, *x.shape[2:])
-    out_rows = [tensor.reshape(B * H, *tensor.shape[2:]) for tensor in written]
-    _require_aligned_images(B, H_in, [x_rows])
-    _require_aligned_images(B, H, out_rows)
-    in_step = _row_step([x_rows])
-    upsampled = min(upsample * H_in, stride * H)
-    step = math.lcm(_row_step(out_rows), _WINOGRAD_ROWS)
+    _require_one_image_bias(out, epilogue)
+    B, H_in, H_out = x.shape[0], x.shape[1], out.shape[1]
+    inputs = x.reshape(B * H_in, *x.shape[2:])
+    outputs = [tensor.reshape(B * H_out, *tensor.shape[2:]) for tensor in (out, *added)]
+    _require_aligned_images(B, H_in, [inputs])
+    _require_aligned_images(B, H_out, outputs)
+    in_step, out_step = _row_step([inputs]), math.lcm(_row_step(outputs), _WINOGRAD_ROWS)
+    upsampled = min(upsample * H_in, stride * H_out)
 
-    def input_rows(first: int, count: int) -> tuple[int, int]:
-        """Of x, for some rows of out: the first row, moved up to where a view may begin, and the one after the last."""
-        top = max(0, stride * first - 1) // upsample
-        end = min(upsampled, stride * (first + count - 1) + 2)
-        return top // in_step * in_step, ceil_div(end, upsample)
+    def input_span(span: range) -> range:
+        """Rows of x for some of out, and above them as many as it takes to begin where a view may."""
+        top = max(0, stride * span.start - 1) // upsample
+        end = min(upsampled, stride * (span.stop - 1) + 2)
+        return range(top // in_step * in_step, ceil_div(end, upsample))
 
-    for num_strips in range(1, ceil_div(H, step) + 1):
-        height = ceil_div(ceil_div(H, num_strips), step) * step
-        parts = [(first, min(height, H - first)) for first in range(0, H, height)]
-        most_in = max(end - top for top, end in (input_rows(*part) for part in parts))
-        if _row_bytes(x_rows) * most_in <= max_binding_bytes and all(
-            _row_bytes(tensor) * min(height, H) <= max_binding_bytes for tensor in out_rows
-        ):
-            break
-    else:
-        raise _too_large(max_binding_bytes, max(x, *written, key=lambda tensor: tensor.size_bytes))
+    def fits(spans: list[range]) -> bool:
+        most_in = max(len(input_span(span)) for span in spans)
+        needed = [_row_bytes(inputs) * most_in, *(_row_bytes(tensor) * len(spans[0]) for tensor in outputs)]
+        return max(needed) <= max_binding_bytes
 
-    strips = []
-    for image in range(B):
-        for first, count in parts:
-            top, end = input_rows(first, count)
-            part_x = x_rows.rows(image * H_in + top, end - top).reshape(1, end - top, *x.shape[2:])
-            part_out, *added = (
-                tensor.rows(image * H + first, count).reshape(1, count, *out.shape[2:]) for tensor in out_rows
-            )
-            rows = InputRows(stride * first - upsample * top, min(upsample * end, upsampled) - upsample * top)
-            part_epilogue = replace(epilogue, residual=added[0] if added else None)
-            strips.append(ConvolutionStrip(part_x, part_out, part_epilogue, rows, image))
-    return strips
+    def strip(image: int, span: range) -> ConvolutionStrip:
+        read = input_span(span)
+        part_x = inputs.rows(image * H_in + read.start, len(read))
+        views = [tensor.rows(image * H_out + span.start, len(span)) for tensor in outputs]
+        part_out, *part_added = (view.reshape(1, *view.shape) for view in views)
+        first = upsample * read.start
+        rows = InputRows(stride * span.start - first, min(upsample * read.stop, upsampled) - first)
+        part_epilogue = replace(epilogue, residual=part_added[0] if part_added else None)
+        return ConvolutionStrip(part_x.reshape(1, *part_x.shape), part_out, part_epilogue, rows, image)
+
+    divisions = (_spans(H_out, num_strips, out_step) for num_strips in range(1, ceil_div(H_out, out_step) + 1))
+    spans = next(filter(fits, divisions), None)
+    if spans is None:
+        raise _too_large(max_binding_bytes, max(x, out, key=lambda tensor: tensor.size_bytes))
+    return [strip(image, span) for image in range(B) for span in spans]
 
 
-def query_strips(max_binding_bytes: int, num_queries: int, query_bytes: int, name: str) -> list[tuple[int, int]]:
-    """First query and number of queries of each part of an attention whose scores take query_bytes for each query."""
+def query_strips(max_binding_bytes: int, num_queries: int, query_bytes: int, name: str) -> list[range]:
+    """The queries of each part of an attention whose scores take query_bytes for each query."""
     most = max_binding_bytes // query_bytes
     if most < 1:
         raise DeviceLimitError(
             f"{name}: the scores of one query, {query_bytes / 1e6:.1f} MB, are over what the device can bind "
             f"({max_binding_bytes / 1e6:.1f} MB); use a smaller size or batch"
         )
-    height = _part(num_queries, most, _QUERIES if most >= _QUERIES else 1)
-    return [(first, min(height, num_queries - first)) for first in range(0, num_queries, height)]
+    step = _QUERIES if most >= _QUERIES else 1
+    return _spans(num_queries, ceil_div(num_queries, most // step * step), step)
+
+
+def _spans(count: int, num_parts: int, step: int) -> list[range]:
+    """0 to count in at most so many equal parts, but for the last, which begin at multiples of step."""
+    size = ceil_div(ceil_div(count, num_parts), step) * step
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _bindable_spans(max_binding_bytes: int, num_rows: int, tensors: Sequence[TensorSpec]) -> list[range]:
+    """Rows of parts of these tensors, each of which can be bound."""
+    step = _row_step(tensors)
+    largest = max(tensors, key=_row_bytes)
+    most = max_binding_bytes // _row_bytes(largest) // step * step
+    if most == 0:
+        raise _too_large(max_binding_bytes, largest)
+    return _spans(num_rows, ceil_div(num_rows, most), step)
 
 
 def _fit(max_binding_bytes: int, tensors: Sequence[TensorSpec]) -> bool:
@@ -167,21 +178,6 @@ def _row_step(tensors: Sequence[TensorSpec]) -> int:
     return math.lcm(*(VIEW_ALIGNMENT_BYTES // math.gcd(VIEW_ALIGNMENT_BYTES, _row_bytes(t)) for t in tensors))
 
 
-def _part(count: int, most: int, step: int) -> int:
-    """Size of equal parts of `count`, but for the last: a multiple of `step` up to `most`, at least a step."""
-    num_parts = ceil_div(count, most // step * step)
-    return ceil_div(ceil_div(count, num_parts), step) * step
-
-
-def _strip_height(max_binding_bytes: int, num_rows: int, tensors: Sequence[TensorSpec]) -> int:
-    step = _row_step(tensors)
-    largest = max(tensors, key=_row_bytes)
-    most = max_binding_bytes // _row_bytes(largest)
-    if most < step:
-        raise _too_large(max_binding_bytes, largest)
-    return _part(num_rows, most, step)
-
-
 def _require_aligned_images(batch: int, rows_per_image: int, tensors: Sequence[TensorSpec]) -> None:
     if batch > 1 and rows_per_image % _row_step(tensors):
         raise DeviceLimitError(
@@ -190,9 +186,9 @@ def _require_aligned_images(batch: int, rows_per_image: int, tensors: Sequence[T
         )
 
 
-def _require_one_image_bias(max_binding_bytes: int, x: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> None:
+def _require_one_image_bias(out: TensorSpec, epilogue: Epilogue) -> None:
     bias = epilogue.image_bias
-    if bias and bias.shape[0] > 1 and not _fit(max_binding_bytes, (x, out)):
+    if bias and bias.shape[0] > 1:
         raise DeviceLimitError(
             f"{out.name}: an image_bias for each of {bias.shape[0]} images needs tensors that can be bound whole; "
             "use a smaller batch"

@@ -1,5 +1,7 @@
 """Winograd convolution against the direct one in float64. As in test_matmul, most cases share quick small tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -173,6 +175,26 @@ def test_folded_group_norm(
     )
     expected = reference.conv2d_direct(h, values["taps"], residual=values["residual"])
     assert relative_error(actual, expected) < BOUNDS[dtype][m]
+
+
+def test_folded_group_norm_with_padding_channels(any_device: Device) -> None:
+    # 6 channels in 3 groups and 2 of zeros, of which the filters take nothing: a vector of 4 holds both.
+    rng = np.random.default_rng(0)
+    arrays = {"x": 1 + rng.standard_normal((1, 9, 7, 8)), "taps": rng.standard_normal((3, 3, 8, 20))}
+    arrays |= {"weight": rng.standard_normal(8), "bias": 2 + rng.standard_normal(8)}
+    for array in (arrays["x"], arrays["weight"], arrays["bias"]):
+        array[..., 6:] = 0
+    x, taps, weight, bias = (tensor_in(name, array) for name, array in arrays.items())
+    x = replace(x, padding=2)
+    means, variances = (TensorSpec(name, (1, 3), "f32") for name in ("mean", "variance"))
+    norm = FoldedGroupNorm(means, variances, weight, bias, 1e-5, "silu")
+    out = tensor_out("out", 1, 9, 7, 20)
+    calls = group_norm_statistics(x, means, variances) + winograd_conv(x, taps, out, m=4, norm=norm, tile=SMALL)
+    (actual,) = run_calls(any_device, calls, dict(zip((x, taps, weight, bias), arrays.values(), strict=True)), out)
+    values = [rounded(array, "f32") for array in arrays.values()]
+    images, filters, *affine = (np.delete(values[i], (6, 7), axis=axis) for i, axis in enumerate((-1, 2, -1, -1)))
+    h = reference.group_norm(images, *affine, num_groups=3, eps=1e-5, activation="silu")
+    assert relative_error(actual, reference.conv2d_direct(h, filters)) < BOUNDS["f32"][4]
 
 
 def test_lanes(any_device: Device) -> None:

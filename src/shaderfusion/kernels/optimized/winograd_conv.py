@@ -19,6 +19,8 @@ from shaderfusion.kernels.common.matmul import (
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
 __all__ = [
+    "MAX_FILTERS_BYTES",
+    "MAX_TEMPORARY_BYTES",
     "TILE_SIZES",
     "WinogradCosts",
     "WinogradMatrices",
@@ -51,6 +53,11 @@ _LANES = {2: 32, 4: 16, 6: 16, 8: 8}
 
 _FILTERS_LANES = 64
 """Vectors of 4 filters a workgroup transforms."""
+
+MAX_FILTERS_BYTES = 64 << 20
+"""Of transformed filters, made in the run, that a convolution holds at a time, where its caller does not say."""
+MAX_TEMPORARY_BYTES = 48 << 20
+"""Of transformed tiles and their products, likewise."""
 
 
 class WinogradMatrices(NamedTuple):
@@ -177,8 +184,8 @@ def winograd_conv(
     norm: FoldedGroupNorm | None = None,
     rows: InputRows | None = None,
     tile: Tile | LaneTile | None = None,
-    max_filters_bytes: int = 64 * 2**20,
-    max_temporary_bytes: int = 48 * 2**20,
+    max_filters_bytes: int = MAX_FILTERS_BYTES,
+    max_temporary_bytes: int = MAX_TEMPORARY_BYTES,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (3, 3, C_in, C_out) or winograd_filters of it, out: (B, H, W, C_out), zero padding.
 
