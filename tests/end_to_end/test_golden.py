@@ -33,7 +33,7 @@ CHECKED_RUNS = [pytest.param("odd", run, id=f"odd-{run}") for run in golden("odd
 
 # Which golden models use an optimization on a GPU, by itself: 32 channels on enough tiles.
 UNPADDED = tuple(name for name in NAMES if name not in PADDED)
-USED_IN = {option: UNPADDED for option in ("gn", "geglu", "pfs", "flash")} | {"winograd": ("emoji",)}
+USED_IN = dict.fromkeys(("gn", "geglu", "pfs", "flash"), UNPADDED) | {"winograd": ("emoji",)}
 BASELINES = {
     "gn": "group_norm_unfused",
     "geglu": "geglu_unfused",

@@ -50,7 +50,9 @@ def test_unet(device: Device, name: str, in_channels: int, out_channels: int, op
     arrays, folder = golden(), FOLDER / "networks" / name
     latents, embeddings = arrays[f"{name}_latents"], arrays[f"{name}_embeddings"]
     B, C, H, W = latents.shape
-    graph = unet_graph(UNetConfig.from_json(folder), kernels, batch=B, height=H, width=W, num_tokens=embeddings.shape[1])
+    graph = unet_graph(
+        UNetConfig.from_json(folder), kernels, batch=B, height=H, width=W, num_tokens=embeddings.shape[1]
+    )
     inputs = {"latents": latents.transpose(0, 2, 3, 1), "timestep": np.array([381]), "embedding": embeddings}
     actual = run(device, graph, folder, inputs)["model_output"]
     assert (C, actual.shape) == (in_channels, (B, H, W, out_channels))

@@ -461,7 +461,9 @@ def write_networks() -> None:
     made = clip.float().eval()(ids, output_hidden_states=True)
     arrays |= {"clip_ids": ids.numpy(), "clip_states": torch.stack(made.hidden_states).numpy()}
     arrays |= {"clip_last": made.last_hidden_state.numpy(), "clip_projected": made.text_embeds.numpy()}
-    arrays["clip_pooled"] = made.last_hidden_state[torch.arange(2), (ids == CLIP["eos_token_id"]).int().argmax(1)].numpy()
+    arrays["clip_pooled"] = made.last_hidden_state[
+        torch.arange(2), (ids == CLIP["eos_token_id"]).int().argmax(1)
+    ].numpy()
     np.savez_compressed(FOLDER / "networks.npz", allow_pickle=False, **arrays)
     print(f"networks: {size_bytes(NETWORKS)} bytes")
 

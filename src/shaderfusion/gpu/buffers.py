@@ -65,6 +65,8 @@ def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> l
         raw = staging.read_mapped()
         staging.destroy()
     return [
-        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)[..., : tensor.channels]
+        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)[
+            ..., : tensor.channels
+        ]
         for (_, tensor), offset in zip(tensors, offsets, strict=False)
     ]

@@ -257,7 +257,7 @@ class Kernels:
         return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *_join(gates)
 
     def padded_head_dim(self, head_dim: int) -> int:
-        """How many channels each head has in the tensors of `attention`: head_dim, and zeros to what its kernels take."""
+        """Channels of a head in the tensors of `attention`: zeros fill up head_dim to what its kernels take."""
         flash_dim = ceil_div(head_dim, 8) * 8
         return flash_dim if self._takes_flash(flash_dim) else ceil_div(head_dim, 4) * 4
 

@@ -32,9 +32,9 @@ __all__ = [
 
 
 class Heads(NamedTuple):
-    """The channels of attention's tensors: `count` heads of `dim`, each padded with zeros to `padded_dim`."""
+    """The channels of attention's tensors: `num_heads` of `dim`, each padded with zeros to `padded_dim`."""
 
-    count: int
+    num_heads: int
     dim: int
     padded_dim: int
 
@@ -56,16 +56,23 @@ def linear(
 
     With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
     """
-    in_channels, in_parts = (from_heads.count * from_heads.dim, from_heads.count) if from_heads else (x.channels, 1)
+    in_parts, out_parts = (heads.num_heads if heads else 1 for heads in (from_heads, to_heads))
     with g.scope(name):
         if to_heads:
-            out = g.tensor("out", *x.shape[:-1], to_heads.count * to_heads.padded_dim)
+            out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
-        padded = {"padded_to": out.shape[-1], "out_parts": to_heads.count if to_heads else 1}
-        in_padded = {"in_padded_to": x.shape[-1], "in_parts": in_parts}
-        weight = g.weight("weight", channels, in_channels, layout="linear", **padded, **in_padded)
-        epilogue = Epilogue(scale, g.weight("bias", channels, **padded) if bias else None, residual=residual)
-        g.add(*g.kernels.matmul(x, weight, out, epilogue))
+        weight = g.weight(
+            "weight",
+            channels,
+            from_heads.num_heads * from_heads.dim if from_heads else x.channels,
+            layout="linear",
+            padded_to=out.shape[-1],
+            in_padded_to=x.shape[-1],
+            out_parts=out_parts,
+            in_parts=in_parts,
+        )
+        added = g.weight("bias", channels, padded_to=out.shape[-1], out_parts=out_parts) if bias else None
+        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
     return out
 
 

@@ -14,7 +14,8 @@ def layer_norm(
 ) -> KernelCall:
     """out = (x - mean) / sqrt(var + eps) * weight + bias; x, out: (..., C), weight, bias: (C).
 
-    Mean and variance are of the channels without x's padding, for which weight and bias hold zeros. `row_lanes`, a multiple of 8 that divides 128, by default 32, share a row.
+    Mean and variance are of the channels without x's padding, for which weight and bias hold zeros. `row_lanes`, a
+    multiple of 8 that divides 128, by default 32, share a row.
     """
     C = x.shape[-1]
     if out.shape != x.shape or out.padding != x.padding:
