@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.models.stable_diffusion import COMPONENTS
-
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.files import load_json
 
@@ -23,7 +21,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     name: {
         key: value for key, value in load_json(SD14_FOLDER / name / "config.json").items() if key not in _CLASS_NAMES
     }
-    for name in COMPONENTS
+    for name in ("text_encoder", "unet", "vae")
 }
 """Arguments of the components' classes."""
 

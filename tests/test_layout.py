@@ -168,6 +168,11 @@ def test_kernel_is_complete(stem: str) -> None:
     assert hosts <= set(find_functions((KERNELS / "reference.py").read_text("utf-8")))
 
 
+def test_the_reference_imports_nothing_from_what_it_specifies() -> None:
+    tree = ast.parse((KERNELS / "reference.py").read_text("utf-8"))
+    assert not [name for name in find_imports(tree) if name.startswith("shaderfusion")]
+
+
 def test_every_shader_has_its_host() -> None:
     shaders = {file.relative_to(KERNELS).with_suffix("").as_posix() for file in KERNELS.glob("*/*.wgsl")}
     assert {stem for stem in shaders if not stem.startswith("fragments/")} == set(KERNEL_STEMS)

@@ -92,6 +92,8 @@ Widths = Annotated[
         f"a list of 1 to {_MAX_BLOCKS}, each {_WIDTH.words}",
     ),
 ]
+WidthPerBlock = Annotated[int | tuple[int, ...], _per_block(_WIDTH)]
+DepthPerBlock = Annotated[int | tuple[int, ...], _per_block(_DEPTH)]
 PerSide = Annotated[
     int | tuple[int, int],
     _Rule(
@@ -99,8 +101,6 @@ PerSide = Annotated[
         f"{_WIDTH.words}, or a list of two: height and width",
     ),
 ]
-WidthPerBlock = Annotated[int | tuple[int, ...], _per_block(_WIDTH)]
-DepthPerBlock = Annotated[int | tuple[int, ...], _per_block(_DEPTH)]
 _BUILT_IN = {
     bool: _Rule(lambda v: isinstance(v, bool), "true or false"),
     str: _Rule(lambda v: isinstance(v, str), "a string"),

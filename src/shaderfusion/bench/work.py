@@ -84,7 +84,7 @@ def _winograd_transform(call: KernelCall) -> Work:
             shape, size = f"{p['num_tiles']} tiles x {p['in_channels']}", p["num_tiles"] * p["in_channels"]
             size *= values + pixels // upsample**2
         case "transform_filters":
-            shape, size = f"{p['in_channels']} to {p['slice_channels']}", p["in_channels"] * p["slice_channels"]
+            shape, size = f"{p['in_channels']} to {p['num_channels']}", p["in_channels"] * p["num_channels"]
             size *= values + 9
         case _:
             shape, size = f"{p['num_tiles']} tiles x {p['slice_channels']}", p["num_tiles"] * p["slice_channels"]

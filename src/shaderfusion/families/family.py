@@ -135,7 +135,7 @@ class Family(ABC):
         return (size.batch, size.height_px // f, size.width_px // f, self.latent_channels)
 
     def require_side(self, name: str, px: int | None) -> int:
-        """A picture's height or width, by default the model's own; InputError unless it is whole latent cells."""
+        """The side `px`, "height" or "width", by default the model's own; InputError unless it is whole cells."""
         px = self.default_size_px[name] if px is None else px
         if not isinstance(px, int) or isinstance(px, bool) or px < 1 or px % self.scale_factor:
             raise InputError(

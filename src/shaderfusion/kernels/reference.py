@@ -1,10 +1,9 @@
 """The specification: each kernel as a float64 NumPy function of the same name."""
 
 import math
+from functools import cache
 
 import numpy as np
-
-from shaderfusion.kernels.optimized.winograd_conv import winograd_matrices
 
 __all__ = [
     "activate",
@@ -277,9 +276,38 @@ def partially_fused_softmax(scores: Array, v: Array, *, num_heads: int, causal: 
     return attention_values(probs, v, num_heads=num_heads)
 
 
+_WINOGRAD_POINTS = {
+    2: (0, 1, -1),
+    4: (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2),
+    6: (0, 1 / 2, -1 / 2, 1, -1, 2, -2),
+    8: (0, 3 / 8, -3 / 8, 7 / 8, -7 / 8, 5 / 4, -5 / 4, 5 / 2, -5 / 2),
+}
+"""By m, where F(m, 3) evaluates the polynomials of tile and filter, besides infinity."""
+
+
+@cache
+def _winograd_matrices(m: int) -> tuple[Array, Array, Array]:
+    """A^T, G, B^T with A^T [(G g) . (B^T d)]_y = sum_k g_k d_{y + k} for all d of m + 2 and g of 3 values.
+
+    The rows of A and G are powers of the points, and the last ones, of infinity, take the leading coefficient. G's are
+    divided by the products of differences to the other points, then, as those of B^T, by the power of two that brings
+    the sum of absolute values to (1/2, 1], and of B^T to (1, 2]. B^T is what solves the equation.
+    """
+    points = np.array(_WINOGRAD_POINTS[m])
+    differences = points[:, None] - points + np.eye(len(points))
+    A = np.vstack([np.vander(points, m, increasing=True), np.eye(m)[-1]])
+    G = np.vstack([np.vander(points, 3, increasing=True) / differences.prod(axis=1)[:, None], np.eye(3)[-1]])
+    G /= np.exp2(np.ceil(np.log2(np.abs(G).sum(axis=1))))[:, None]
+    products = np.einsum("iy,ik->yki", A, G).reshape(3 * m, m + 2)
+    shifts = np.array([np.eye(m + 2)[y + k] for y in range(m) for k in range(3)])
+    BT = np.linalg.lstsq(products, shifts, rcond=None)[0]
+    scale = np.exp2(1 - np.ceil(np.log2(np.abs(BT).sum(axis=1).round(9))))
+    return (A / scale[:, None]).T, G, BT * scale[:, None]
+
+
 def winograd_filters(filters: Array, *, m: int) -> Array:
     """G g G^T of filters g (3, 3, C_in, C_out), as ((m + 2)^2, C_in, C_out)."""
-    G = np.array(winograd_matrices(m).G, np.float64)
+    _, G, _ = _winograd_matrices(m)
     return np.einsum("ik,jl,klco->ijco", G, G, filters).reshape((m + 2) ** 2, *filters.shape[2:])
 
 
@@ -299,7 +327,7 @@ def winograd_conv(
 
     d is of x upsampled as in conv2d_direct.
     """
-    AT, _, BT = (np.array(matrix, np.float64) for matrix in winograd_matrices(m))
+    AT, _, BT = _winograd_matrices(m)
     x = _upsample(x, upsample, size)
     B, H, W, _ = x.shape
     padded = np.pad(x, [(0, 0), (1, 1 - H % -m), (1, 1 - W % -m), (0, 0)])

@@ -45,8 +45,9 @@ _FOLDED_GROUP_SIZE = 1 << 18
 """A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
 the decoder. 0 folds it wherever Winograd is used."""
 _FUSED_GEGLU_SIZE = 1 << 21
-"""A GEGLU of at least so many values, 512 tiles that fill a GPU without splits, is the epilogue of its projection: the
-product to 8192x2560 takes 0.26 ms on an H200 with and without it, and the dispatch that it saves about 0.02."""
+"""A GEGLU of at least so many values, 512 tiles that fill a GPU without splits, is the epilogue of its projection."""
+_FUSED_GROUP_SIZE = 1 << 18
+"""Groups of more values occupy a GPU better by many workgroups, in several dispatches."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,10 @@ class Kernels:
         return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
 
     def _winograd_m(self, x: TensorSpec, out: TensorSpec, stride: int) -> int | None:
-        """The m of F(m x m, 3x3) where it pays, else None: it takes enough channels and tiles.
+        """The m of F(m x m, 3x3) where it pays and can be bound, else None: it takes enough channels and tiles.
 
-        On an H200 F(4x4) takes 0.14 ms where the direct convolution takes 0.32 on 2x64x64x320. On 2x16x16 (32 tiles)
-        F(2x2) takes 0.27 and F(4x4) 0.22 where it takes 0.31 with 1280 channels, 0.54 and 0.66 where it takes 0.60 with
-        2560, and in all of the UNet as long; F(2x2) is exacter. On 2x8x8x1280 (8 tiles): 0.11, 0.22 and 0.09.
+        Of few tiles the transforms and the filters' traffic take the gain; with those in between F(2x2) is as fast as
+        F(4x4), and exacter. docs/tuning.md has the times.
         """
         if not self.optimizations.winograd_conv or stride != 1 or min(x.shape[-1], out.shape[-1]) < 32:
             return None
@@ -193,11 +193,10 @@ class Kernels:
         activation: Activation | None = None,
     ) -> Calls:
         """Group normalization and the activation that follows it: x (B, ..., C)."""
-        # On an H200 a group of 262,144 values takes 60 us, and 67 us unfused; one of 524,288 takes 241 and 109 us.
         workgroups = self.group_norm_workgroups(x, num_groups)
         fits = x.shape[-1] // num_groups <= workgroups["workgroup_size"]  # a lane or more for each channel of a group
         fits = fits and max(x.size_bytes, out.size_bytes) <= self._max_bytes and not x.padding
-        if self.optimizations.group_norm and fits and _group_size(x, num_groups) <= 1 << 18:
+        if self.optimizations.group_norm and fits and _group_size(x, num_groups) <= _FUSED_GROUP_SIZE:
             fused = group_norm(
                 x, weight, bias, out, num_groups=num_groups, eps=eps, activation=activation, **workgroups
             )
@@ -217,11 +216,11 @@ class Kernels:
     def group_norm_workgroups(self, x: TensorSpec, num_groups: int) -> dict[str, int]:
         """workgroup_size and shares of the one dispatch, whatever the size of the groups."""
         group_size = _group_size(x, num_groups)
-        if self._lanes:  # 2x8x8x128 on llvmpipe: 0.14 ms, and 0.84 with 256 lanes, all of which pass each barrier
+        if self._lanes:  # on a CPU every lane of a workgroup passes each barrier
             return {"workgroup_size": 64, "shares": 1}
         if group_size < 1 << 14:
             return {"workgroup_size": 256, "shares": 1}
-        # 2x64x64x320 on an H200: 19 us, and 21 in one share; larger groups lose.
+        # Groups of that many values read twice, by two workgroups, are faster than read once by one.
         return {
             "workgroup_size": min(1024, self.capabilities.max_workgroup_size),
             "shares": 2 if group_size <= 1 << 16 else 1,
@@ -257,7 +256,7 @@ class Kernels:
         return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *_join(gates)
 
     def padded_head_dim(self, head_dim: int) -> int:
-        """Channels of a head in the tensors of `attention`: zeros fill up head_dim to what its kernels take."""
+        """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take."""
         flash_dim = ceil_div(head_dim, 8) * 8
         return flash_dim if self._takes_flash(flash_dim) else ceil_div(head_dim, 4) * 4
 
@@ -322,9 +321,9 @@ class Kernels:
 
     @property
     def _row_lanes(self) -> int | None:
-        """Lanes that share a row of a softmax or a layer norm: on a CPU one subgroup of llvmpipe, None on a GPU.
+        """Lanes that share a row of a softmax or a layer norm: None on a GPU, by the row's length.
 
-        On llvmpipe a softmax of 8192x1024 takes 16 ms, and 111 with 256 lanes, all of which pass each barrier.
+        On a CPU, where every lane of a workgroup passes each barrier, one subgroup of llvmpipe.
         """
         return 8 if self._lanes else None
 

@@ -56,23 +56,25 @@ def linear(
 
     With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
     """
-    in_parts, out_parts = (heads.num_heads if heads else 1 for heads in (from_heads, to_heads))
+    in_channels = from_heads.num_heads * from_heads.dim if from_heads else x.channels
     with g.scope(name):
         if to_heads:
             out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
+        padded_to, out_parts = out.shape[-1], to_heads.num_heads if to_heads else 1
         weight = g.weight(
             "weight",
             channels,
-            from_heads.num_heads * from_heads.dim if from_heads else x.channels,
+            in_channels,
             layout="linear",
-            padded_to=out.shape[-1],
-            in_padded_to=x.shape[-1],
+            padded_to=padded_to,
             out_parts=out_parts,
-            in_parts=in_parts,
+            in_padded_to=x.shape[-1],
+            in_parts=from_heads.num_heads if from_heads else 1,
         )
-        added = g.weight("bias", channels, padded_to=out.shape[-1], out_parts=out_parts) if bias else None
-        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
+        added = g.weight("bias", channels, padded_to=padded_to, out_parts=out_parts) if bias else None
+        epilogue = Epilogue(scale, added, residual=residual)
+        g.add(*g.kernels.matmul(x, weight, out, epilogue))
     return out
 
 

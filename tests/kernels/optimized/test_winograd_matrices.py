@@ -62,6 +62,13 @@ def wgsl_table(name: str, matrix: Matrix) -> str:
 
 
 @pytest.mark.parametrize("m", TILE_SIZES)
+def test_reference_has_the_same(m: int) -> None:
+    # By another route: B^T solves the equation that makes it a convolution.
+    for matrix, specified in zip(winograd_matrices(m), reference._winograd_matrices(m), strict=True):
+        np.testing.assert_allclose(np.array(matrix, np.float64), specified, atol=1e-11)
+
+
+@pytest.mark.parametrize("m", TILE_SIZES)
 def test_shader_has_the_same(m: int) -> None:
     matrices = winograd_matrices(m)
     block = re.split("#(?:elif|endif)", re.split(rf"#(?:ifdef|elif) M_{m}\n", SHADER)[1])[0]

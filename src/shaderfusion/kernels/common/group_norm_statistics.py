@@ -36,7 +36,8 @@ class FoldedGroupNorm:
 
     def into(self, call: KernelCall, x: TensorSpec) -> KernelCall:
         """A call that loads x (B, ..., C) in fours, with what fragments/normalize needs; ShapeError for another x."""
-        num_groups = _require_statistics(x, self.means, self.variances, self.first_image)
+        images = range(self.first_image, self.first_image + x.shape[0])
+        num_groups = _require_statistics(x, self.means, self.variances, images)
         require_group_norm_shapes(x, self.weight, self.bias, x, num_groups=num_groups)
         return replace(
             call,
@@ -61,7 +62,7 @@ def group_norm_statistics(
     max_binding_bytes, each of its strips has a dispatch of partial sums.
     """
     B, C = x.shape[0], x.shape[-1]
-    num_groups = _require_statistics(x, means, variances)
+    num_groups = _require_statistics(x, means, variances, range(B))
     strips = [PixelStrip((x,), 0)] if max_binding_bytes is None else pixel_strips(max_binding_bytes, x)
     slice_pixels = _slice_pixels(x, max_binding_bytes, len(strips))
     strip_slices = [ceil_div(_num_pixels(strip.tensors[0]), slice_pixels) for strip in strips]
@@ -135,11 +136,10 @@ def _slice_pixels(x: TensorSpec, max_binding_bytes: int | None, num_strips: int)
     return ceil_div(pixels, slices)
 
 
-def _require_statistics(x: TensorSpec, means: TensorSpec, variances: TensorSpec, first_image: int = 0) -> int:
-    """G; ShapeError unless both are (B, G) f32 with x's channels a multiple of G, and x is of B images or some."""
+def _require_statistics(x: TensorSpec, means: TensorSpec, variances: TensorSpec, images: range) -> int:
+    """G; ShapeError unless both are (B, G) f32, with x's channels a multiple of G, and these images are some of B."""
     B, G = means.shape[0], means.shape[-1]
-    rows_fit = first_image + x.shape[0] <= B if first_image else x.shape[0] == B
-    fits = rows_fit and means.shape == variances.shape == (B, G) and x.channels % G == 0
+    fits = images.stop <= B and means.shape == variances.shape == (B, G) and x.channels % G == 0
     if not fits or not means.dtype == variances.dtype == "f32":
         raise ShapeError(f"group_norm: {means} and {variances} must be (B, G) f32 for {x}, with C a multiple of G")
     return G

@@ -26,7 +26,7 @@ __all__ = [
 _SUM_WORKGROUP_SIZE = 64
 
 _ENOUGH_WORKGROUPS = 350
-"""So many tiles occupy a large GPU: about 3 for each of an H200's 132 multiprocessors."""
+"""So many tiles occupy a large GPU: about 3 for each of 100 to 130 multiprocessors."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def tile_of(m: int, n: int, *, pairs: bool, thread_n4: int = 2) -> Tile:
 def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int, *, pairs: bool) -> Tile:
     """The tile for a product of that size: the largest that still occupies a large GPU.
 
-    Fitted to sweeps of SD 1.4's shapes on an H200 (docs/tuning.md). Deep sums occupy it by splits (`choose_splits`).
+    Fitted to sweeps of SD 1.4's shapes (docs/tuning.md). Deep sums occupy a GPU by splits (`choose_splits`).
     """
     small = tile_of(32, 64, thread_n4=1, pairs=pairs)
     medium = tile_of(64, 64, pairs=pairs)

@@ -1,9 +1,9 @@
 """Softmax of which only the reduction is a dispatch: the normalized N x M matrix is never written."""
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.baseline.softmax_unfused import softmax_rows_call
 from shaderfusion.kernels.call import KernelCall, write
 from shaderfusion.kernels.common.matmul import LaneTile, Tile, attention_values
+from shaderfusion.kernels.softmax_rows import softmax_rows_call
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["partially_fused_softmax"]

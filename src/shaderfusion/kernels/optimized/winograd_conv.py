@@ -265,7 +265,7 @@ def _products(
     """M[i] = V[i] U[i], num_tiles x num_channels.
 
     K is not split, as the parts would be one more temporary tensor. Sums are in f32, as A^T M A amplifies their
-    rounding: in f16 pairs SD 1.4's decoder would be 5 ms faster on an H200, but its error 9.8e-3 instead of 5e-3.
+    rounding: in f16 pairs they would be faster, but the error twice as large (docs/tuning.md).
     """
     batches, max_tiles, C_in = V.shape
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
