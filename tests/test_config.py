@@ -204,7 +204,9 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("norm_eps", "1e-5"),
         ("norm_num_groups", None),
         ("norm_num_groups", -32),
-        ("sample_size", [64, 96]),
+        ("freq_shift", 160),
+        ("sample_size", [64, 96, 64]),
+        ("sample_size", [64, 0]),
         ("transformer_layers_per_block", [[1], [1], [1], [1]]),
         ("up_block_types", ["UpBlock2D"] * 3 + ["SimpleCrossAttnUpBlock2D"]),
         ("use_linear_projection", None),
@@ -215,6 +217,24 @@ def test_unet_refuses(tmp_path: Path, key: str, value: object) -> None:
         UNetConfig.from_json(write(tmp_path, SD1_UNET | {key: value}))
     assert key in str(error.value)
     assert str(tmp_path / "config.json") in str(error.value)
+
+
+def test_unet_of_one_channel_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"block_out_channels \(=\(1, 2, 3, 4\)\) must begin with at least 2, a sine"):
+        UNetConfig(block_out_channels=(1, 2, 3, 4), norm_num_groups=1, attention_head_dim=1)
+
+
+def test_unet_of_any_channels_and_heads() -> None:
+    config = UNetConfig(
+        in_channels=9,
+        out_channels=3,
+        block_out_channels=(9, 15, 21, 6),
+        norm_num_groups=3,
+        attention_head_dim=(9, 5, 3, 1),
+        cross_attention_dim=10,
+        sample_size=(5, 7),
+    )
+    assert (config.sample_sides, config.time_embed_dim) == ((5, 7), 36)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,12 @@ def test_latent_channels(folder: Path, file: str, key: str) -> None:
         ModelConfig.from_folder(folder)
 
 
+def test_pictures_are_red_green_and_blue(folder: Path) -> None:
+    change(folder, "vae/config.json", out_channels=4)
+    with pytest.raises(ModelError, match=r"vae's out_channels \(=4\) must be 3: red, green and blue"):
+        ModelConfig.from_folder(folder)
+
+
 # ---- image sizes
 
 
@@ -111,7 +117,7 @@ def model(folder: Path) -> StableDiffusion:
 
 
 def test_sizes(model: StableDiffusion) -> None:
-    assert (model.scale_factor, model.default_size_px) == (4, 128)
+    assert (model.scale_factor, model.default_size_px) == (4, {"height": 128, "width": 128})
     assert model.require_side("width", None) == 128
     assert [model.require_side("width", px) for px in (4, 36, 128, 1024)] == [4, 36, 128, 1024]
 
@@ -124,17 +130,17 @@ def test_bad_size(model: StableDiffusion, px: object) -> None:
 
 
 def test_default_size(model: StableDiffusion) -> None:
-    for sample_size, px in ((33, 132), (None, 256)):
+    for sample_size, height, width in ((33, 132, 132), (None, 256, 256), ((5, 7), 20, 28)):
         unet = dataclasses.replace(model.config.unet, sample_size=sample_size)
         changed = StableDiffusion(model.folder, dataclasses.replace(model.config, unet=unet))
-        assert changed.require_side("width", None) == px
+        assert (changed.require_side("height", None), changed.require_side("width", None)) == (height, width)
 
 
 # ---- graphs
 
 
 @pytest.mark.parametrize("guidance", [False, True])
-@pytest.mark.parametrize(("width", "height"), [(32, 32), (96, 64)])
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (96, 64), (4, 20)])
 def test_graphs(model: StableDiffusion, width: int, height: int, guidance: bool) -> None:
     size = model.run_size(batch=2, width=width, height=height, guidance=guidance)
     graphs = model.record(Kernels("f16"), size)
@@ -145,6 +151,7 @@ def test_graphs(model: StableDiffusion, width: int, height: int, guidance: bool)
     assert unet.inputs["embedding"].shape == (rows, 32, 256)
     assert (unet.inputs["x_t"].shape, unet.inputs["x_t"].dtype) == ((2, H, W, 4), "f32")
     assert graphs["vae"].outputs["image"].shape == (1, height, width, 4)
+    assert graphs["vae"].outputs["image"].channels == 3
     assert graphs["text_encoder"].outputs["embedding"].shape == (1, 32, 256)
     for graph in graphs.values():
         assert plan_memory(graph.calls).total_bytes > 0

@@ -10,8 +10,10 @@ models/<name> is a folder in diffusers' format. <name>.npz, and emoji.npz for th
   `pixels_k`: the same in -1..1 before rounding. Its "rounding" is how far, by relative error, rounding alone took the
   latents after each call: the run in float32 against the same run in float64.
 
+networks/<name> are networks by themselves, and networks.npz what they make: see write_networks.
+
 Everything is computed in float32 on the CPU, from the weights as they are stored. `make_models.py emoji` makes only
-emoji.npz anew.
+emoji.npz anew, and so on: any of the models' names, `networks` and `emoji`.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -31,6 +33,7 @@ import transformers
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
+NETWORKS = FOLDER / "networks"
 EMOJI = FOLDER.parents[1] / "src" / "shaderfusion" / "embedded" / "emoji"
 VOCABULARY_SIZE = 714  # of tokenizer/; its last two are the begin and the end
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -168,7 +171,103 @@ ODD = Model(
         "vae.decoder.conv_in": 0.001,
     },
 )
-TINY = {"sd1": SD1, "sd2": SD2, "odd": ODD}
+# Channels, heads and sides that no vector of four fits: heads of 5 and 6, 5 and 2 channels; 5x7 cells, 3x4, 2x2.
+RAGGED = Model(
+    text_encoder={"hidden_size": 10, "num_attention_heads": 2, "num_hidden_layers": 2, "hidden_act": "gelu"},
+    unet={
+        "sample_size": (5, 7),
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (6, 10, 14),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": (1, 2, 1),
+        "transformer_layers_per_block": (2, 1, 1),
+        "attention_head_dim": (1, 2, 7),
+        "norm_num_groups": 2,
+        "time_embedding_dim": 22,
+    },
+    vae={"block_out_channels": (6, 2, 4, 10), "latent_channels": 3, "norm_num_groups": 2, "layers_per_block": 1},
+    scheduler=STABLE_DIFFUSION | {"_class_name": "EulerDiscreteScheduler", "clip_sample": False},
+    pad_token=EOS,
+    dtypes=dict.fromkeys(("text_encoder", "unet", "vae"), torch.float16),
+    shard_size="10GB",
+    cases=[
+        case("euler", num_inference_steps=5, seed=16, pixels=True),
+        case("pndm", num_inference_steps=4, seed=17, width=72, height=24, num_images_per_prompt=2),
+        case("ddim", num_inference_steps=4, seed=18, width=8, height=136, guidance_scale=1.0),
+    ],
+)
+# Groups of 3 and 5 channels, heads of 3, 15 and 6; 5 latent channels; 9x9 cells and 5x5.
+THIRDS = Model(
+    text_encoder={"hidden_size": 18, "num_attention_heads": 3, "num_hidden_layers": 1, "hidden_act": "quick_gelu"},
+    unet={
+        "sample_size": 9,
+        "in_channels": 5,
+        "out_channels": 5,
+        "block_out_channels": (9, 15),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": (3, 1),
+        "use_linear_projection": True,
+        "norm_num_groups": 3,
+    },
+    vae={"block_out_channels": (3, 6, 3, 9), "latent_channels": 5, "norm_num_groups": 3, "layers_per_block": 1},
+    scheduler=STABLE_DIFFUSION
+    | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction", "clip_sample": False},
+    pad_token="!",
+    dtypes=dict.fromkeys(("text_encoder", "unet", "vae"), torch.bfloat16),
+    shard_size="10GB",
+    cases=[
+        case("ddim", num_inference_steps=4, seed=19, pixels=True),
+        case("euler", num_inference_steps=4, seed=20, width=56, height=24),
+        case("pndm", num_inference_steps=4, seed=21, width=40, height=40, guidance_scale=2.0),
+    ],
+)
+TINY = {"sd1": SD1, "sd2": SD2, "odd": ODD, "ragged": RAGGED, "thirds": THIRDS}
+MAX_LENGTHS = {"sd1": 16, "sd2": 17, "odd": 11, "ragged": 10, "thirds": 13}
+UNET_SIZES = {"sd1": (8, 8), "sd2": (8, 8), "odd": (8, 12), "ragged": (9, 5), "thirds": (7, 3)}
+UNETS: dict[str, dict[str, Any]] = {
+    "inpainting": {  # the latents of a masked image and the mask beside its own latents
+        "sample_size": (7, 6),
+        "in_channels": 9,
+        "out_channels": 4,
+        "block_out_channels": (6, 8),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": (3, 1),
+        "norm_num_groups": 2,
+        "cross_attention_dim": 10,
+    },
+    "pixels": {  # red, green and blue to their means and variances; one level
+        "sample_size": (5, 3),
+        "in_channels": 3,
+        "out_channels": 6,
+        "block_out_channels": (15,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "layers_per_block": 1,
+        "attention_head_dim": 1,
+        "norm_num_groups": 5,
+        "cross_attention_dim": 6,
+        "flip_sin_to_cos": False,
+    },
+}
+CLIP: dict[str, Any] = {
+    "vocab_size": 22,
+    "hidden_size": 12,
+    "intermediate_size": 14,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 7,
+    "projection_dim": 10,
+    "hidden_act": "gelu",
+    "bos_token_id": 5,
+    "eos_token_id": 21,
+    "pad_token_id": 21,
+}
 EMOJI_CASES = [
     case("ddim", num_inference_steps=4, seed=11, width=64, height=64, pixels=True),
     case("pndm", num_inference_steps=4, seed=12, width=32, height=64, num_images_per_prompt=2),
@@ -235,7 +334,7 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
     )
     num_levels = len(model.vae["block_out_channels"])
     vae: dict[str, Any] = model.vae | {
-        "sample_size": model.unet["sample_size"] * 2 ** (num_levels - 1),
+        "sample_size": np.max(model.unet["sample_size"]).item() * 2 ** (num_levels - 1),
         "down_block_types": ("DownEncoderBlock2D",) * num_levels,
         "up_block_types": ("UpDecoderBlock2D",) * num_levels,
     }
@@ -336,18 +435,58 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
     print(f"  {path.name}: {path.stat().st_size} bytes")
 
 
+@torch.no_grad()
+def write_networks() -> None:
+    """Networks that no whole model has, each in float16 in networks/<name>, and in networks.npz what they make:
+
+    * `<unet>_latents`: (B, C, H, W), `<unet>_embeddings`: (B, L, C), `<unet>_output` of timestep 381;
+    * `clip_ids`: (2, L), and of each row `clip_states`: (layers + 1, 2, L, C), `clip_last`: the last of them after the
+      final norm, `clip_pooled`: (2, C) and `clip_projected`: (2, P).
+    """
+    generator = torch.Generator().manual_seed(UNET_SEED)
+    arrays: dict[str, np.ndarray] = {}
+    for i, (name, options) in enumerate(UNETS.items()):
+        unet = diffusers.UNet2DConditionModel(**options)
+        randomize(unet, 100 + i)
+        unet.half().save_pretrained(NETWORKS / name)
+        latents = torch.randn((2, options["in_channels"], *options["sample_size"]), generator=generator)
+        embeddings = torch.randn((2, 3, options["cross_attention_dim"]), generator=generator)
+        output = unet.float()(latents, 381, embeddings).sample
+        arrays |= {f"{name}_latents": latents.numpy(), f"{name}_embeddings": embeddings.numpy()}
+        arrays[f"{name}_output"] = output.numpy()
+    clip = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**CLIP))
+    randomize(clip, 200)
+    clip.half().save_pretrained(NETWORKS / "clip")
+    ids = torch.tensor([[5, 7, 20, 21, 21, 21, 21], [5, 1, 2, 3, 4, 0, 21]])  # ends in the middle, and at last
+    made = clip.float().eval()(ids, output_hidden_states=True)
+    arrays |= {"clip_ids": ids.numpy(), "clip_states": torch.stack(made.hidden_states).numpy()}
+    arrays |= {"clip_last": made.last_hidden_state.numpy(), "clip_projected": made.text_embeds.numpy()}
+    arrays["clip_pooled"] = made.last_hidden_state[
+        torch.arange(2), (ids == CLIP["eos_token_id"]).int().argmax(1)
+    ].numpy()
+    np.savez_compressed(FOLDER / "networks.npz", allow_pickle=False, **arrays)
+    print(f"networks: {size_bytes(NETWORKS)} bytes")
+
+
+def size_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    if sys.argv[1:] != ["emoji"]:
-        for i, (name, model) in enumerate(TINY.items()):
+    wanted = sys.argv[1:] or [*TINY, "networks", "emoji"]
+    for i, (name, model) in enumerate(TINY.items()):
+        if name in wanted:
             folder = MODELS / name
-            write_model(folder, model, max_length=(16, 17, 11)[i], seed=1000 * i)
-            print(f"{name}: {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())} bytes")
-            prompts = ["a dog", "a fox in the snow"]
-            write_golden(name, folder, prompts, model.cases, (8, 12) if name == "odd" else (8, 8))
-    write_golden("emoji", EMOJI, ["blue", "a red heart"], EMOJI_CASES, (16, 16))
+            write_model(folder, model, MAX_LENGTHS[name], seed=1000 * i)
+            print(f"{name}: {size_bytes(folder)} bytes")
+            write_golden(name, folder, ["a dog", "a fox in the snow"], model.cases, UNET_SIZES[name])
+    if "networks" in wanted:
+        write_networks()
+    if "emoji" in wanted:
+        write_golden("emoji", EMOJI, ["blue", "a red heart"], EMOJI_CASES, (16, 16))
     print(f"diffusers {diffusers.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
 
 

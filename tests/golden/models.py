@@ -16,7 +16,9 @@ from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.tensor import DType
 
 FOLDER = Path(__file__).parent
-TINY = ("sd1", "sd2", "odd")
+PADDED = ("ragged", "thirds")
+"""Of channels and heads that are padded, on odd sides."""
+TINY = ("sd1", "sd2", "odd", *PADDED)
 NAMES = (*TINY, "emoji")
 
 

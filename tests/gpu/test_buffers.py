@@ -25,6 +25,19 @@ def test_round_trip(device: Device, shape: tuple[int, ...], dtype: DType) -> Non
     actual += 1  # a copy that the caller owns
 
 
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_padding_channels_hold_zeros_and_are_not_read(device: Device, dtype: DType) -> None:
+    spec, whole = TensorSpec("x", (2, 3, 8), dtype, padding=3), TensorSpec("x", (2, 3, 8), dtype)
+    buffer = allocate(device, spec.size_bytes, spec.name)
+    upload(device, buffer, whole, np.full(whole.shape, np.nan))
+    array = np.arange(30.0).reshape(2, 3, 5)
+    upload(device, buffer, spec, array)
+    np.testing.assert_array_equal(download(device, buffer, spec), array)
+    assert not download(device, buffer, whole)[..., 5:].any()
+    with pytest.raises(ShapeError, match=r"got an array of shape \(2, 3, 8\), must be \(2, 3, 5\)"):
+        upload(device, buffer, spec, np.zeros(whole.shape))
+
+
 def test_strided_arrays(device: Device) -> None:
     spec = TensorSpec("x", (3, 4), "f32")
     buffer = allocate(device, spec.size_bytes, spec.name)

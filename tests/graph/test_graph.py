@@ -58,6 +58,18 @@ def test_roles_and_dtypes(g: Graph) -> None:
     assert g.outputs == {"o": tensors[2]}
 
 
+def test_channels_are_padded_to_fours(g: Graph) -> None:
+    tensors = [g.tensor("x", 2, channels=6), g.input("i", 3, channels=5), g.output("o", channels=8)]
+    assert [(tensor.shape, tensor.channels, tensor.padding) for tensor in tensors] == [
+        ((2, 8), 6, 2),
+        ((3, 8), 5, 3),
+        ((8,), 8, 0),
+    ]
+    assert (tensors[0].reshape(1, 2, 8).padding, tensors[1].role) == (2, "input")
+    rows = g.table_rows("table", 50, 6, rows=(1, 7))
+    assert (rows.shape, rows.padding, g.tables["table"].source_shape) == ((1, 7, 8), 2, (50, 6))
+
+
 def test_external_names_are_unique(g: Graph) -> None:
     g.input("latents", 2)
     with pytest.raises(ShapeError, match=r"unet: input 'latents' is declared twice; give each a name of its own"):

@@ -61,6 +61,13 @@ def test_flash_attention_where_it_pays(heads: int, kernels: Kernels, flash: bool
     assert ([call.name for call in calls] == ["flash_attention"]) is flash
 
 
+def test_heads_are_padded_to_what_their_kernel_takes() -> None:
+    dims = (1, 4, 5, 12, 40, 73, 81, 512)
+    assert [GPU.padded_head_dim(D) for D in dims] == [8, 8, 8, 16, 40, 80, 84, 512]  # FlashAttention's eights up to 80
+    for kernels in (LANES, UNFUSED, FUSED):
+        assert [kernels.padded_head_dim(D) for D in dims] == [4, 4, 8, 12, 40, 76, 84, 512]
+
+
 @pytest.mark.parametrize(
     ("kernels", "shape", "out_channels", "stride", "layout", "m"),
     [

@@ -12,7 +12,7 @@ from shaderfusion.graph.memory_plan import find_lifetimes
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.models.blocks import norm_conv2d, resnet_block, upsample
+from shaderfusion.models.blocks import attention, downsample, linear, norm_conv2d, resnet_block, upsample
 from shaderfusion.weights.prepare import WeightLoader
 
 BOUND = 2e-6
@@ -35,10 +35,10 @@ def random_tensors(g: Graph) -> dict[str, np.ndarray]:
     return {path: 0.3 * rng.standard_normal(weight.source_shape) for path, weight in g.weights.items()}
 
 
-def norm_conv(x: np.ndarray, tensors: dict[str, np.ndarray], norm: str, conv: str) -> np.ndarray:
+def norm_conv(x: np.ndarray, tensors: dict[str, np.ndarray], norm: str, conv: str, num_groups: int = 4) -> np.ndarray:
     """conv(silu(group_norm(x))) of a checkpoint's tensors, in float64."""
     weight, bias = tensors[f"{norm}.weight"], tensors[f"{norm}.bias"]
-    h = reference.group_norm_unfused(x, weight, bias, activation="silu", **NORM)
+    h = reference.group_norm_unfused(x, weight, bias, num_groups=num_groups, eps=EPS, activation="silu")
     taps = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
     return reference.conv2d_direct(h, taps, bias=tensors[f"{conv}.bias"])
 
@@ -94,3 +94,50 @@ def test_upsample(device: Device, kernels: Kernels) -> None:
     h = reference.conv2d_direct(rounded(x, "f32"), taps, bias=tensors["up.conv.bias"], upsample=2)
     actual = run_block(device, g, x, tensors)
     assert relative_error(actual, norm_conv(h, tensors, "norm", "conv")) < 2 * BOUND
+
+
+def test_resnet_block_of_channels_that_are_padded(device: Device, kernels: Kernels) -> None:
+    g = Graph("test", kernels)
+    out = resnet_block(g, "block", g.input("x", *SHAPE[:3], channels=33), 45, num_groups=3, eps=EPS)
+    norm_conv2d(g, "norm", "conv", out, 5, num_groups=3, eps=EPS, out=g.output("out", *SHAPE[:3], channels=5))
+    x, tensors = np.random.default_rng(0).standard_normal((*SHAPE[:3], 33)), random_tensors(g)
+    h = norm_conv(rounded(x, "f32"), tensors, "block.norm1", "block.conv1", num_groups=3)
+    h = norm_conv(h, tensors, "block.norm2", "block.conv2", num_groups=3)
+    h += x @ tensors["block.conv_shortcut.weight"].T + tensors["block.conv_shortcut.bias"]
+    actual = run_block(device, g, x, tensors)
+    assert relative_error(actual, norm_conv(h, tensors, "norm", "conv", num_groups=3)) < 2 * BOUND
+
+
+@pytest.mark.parametrize(("H", "W"), [(5, 8), (7, 1), (16, 15)])
+def test_down_and_up_again(device: Device, kernels: Kernels, H: int, W: int) -> None:
+    """A side's half is rounded up, and its double cut to the side."""
+    g = Graph("test", kernels)
+    small = downsample(g, "down", g.input("x", 1, H, W, channels=6))
+    assert small.shape == (1, (H + 1) // 2, (W + 1) // 2, 8)
+    wide = upsample(g, "up", small, (H, W))
+    norm_conv2d(g, "norm", "conv", wide, 6, num_groups=2, eps=EPS, out=g.output("out", 1, H, W, channels=6))
+    x, tensors = np.random.default_rng(0).standard_normal((1, H, W, 6)), random_tensors(g)
+    taps, bias = tensors["down.conv.weight"].transpose(2, 3, 1, 0), tensors["down.conv.bias"]
+    h = reference.conv2d_direct(rounded(x, "f32"), taps, bias=bias, stride=2)
+    taps, bias = tensors["up.conv.weight"].transpose(2, 3, 1, 0), tensors["up.conv.bias"]
+    h = reference.conv2d_direct(h, taps, bias=bias, upsample=2, size=(H, W))
+    actual = run_block(device, g, x, tensors)
+    assert relative_error(actual, norm_conv(h, tensors, "norm", "conv", num_groups=2)) < 4 * BOUND
+
+
+@pytest.mark.parametrize("optimizations", ["all", "pfs", "none"])
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(1, 6), (2, 5), (3, 3), (5, 4), (2, 27)])
+def test_attention_of_any_heads(device: Device, num_heads: int, head_dim: int, optimizations: str) -> None:
+    C = num_heads * head_dim
+    g = Graph("test", Kernels("f32", optimizations=Optimizations.parse(optimizations)))
+    x = g.input("x", 2, 9, channels=C)
+    h = attention(g, "attn", x, x, num_heads=num_heads, bias=True, residual=x, causal=True)
+    linear(g, "out", h, 3, out=g.output("out", 2, 9, channels=3))
+    array, tensors = np.random.default_rng(0).standard_normal((2, 9, C)), random_tensors(g)
+
+    def layer(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    q, k, v = (layer(f"attn.to_{name}", rounded(array, "f32")) for name in "qkv")
+    expected = layer("attn.to_out.0", reference.flash_attention(q, k, v, num_heads=num_heads, causal=True)) + array
+    assert relative_error(run_block(device, g, array, tensors), layer("out", expected)) < 2 * BOUND

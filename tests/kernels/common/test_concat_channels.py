@@ -1,5 +1,7 @@
 """Channel concatenation against its reference: copies, so equal to the last bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import rounded, run_calls, tensor_in, tensor_out
@@ -26,6 +28,29 @@ def test_concat_channels(any_device: Device, leading: tuple[int, ...], CA: int, 
     ta, tb, out = tensor_in("a", a, dtype), tensor_in("b", b, dtype), tensor_out("out", *leading, CA + CB, dtype=dtype)
     (actual,) = run_calls(any_device, concat_channels(ta, tb, out), {ta: a, tb: b}, out)
     np.testing.assert_array_equal(actual, reference.concat_channels(rounded(a, dtype), rounded(b, dtype)))
+
+
+@pytest.mark.parametrize(
+    ("CA", "CB", "out_padding"),
+    [
+        (6, 10, 0),  # what pads a and b is left out
+        (5, 3, 0),
+        (5, 4, 3),  # b is not padded, but out is
+        (1, 5, 2),  # b's padding and more
+        (8, 5, 3),  # vectors of 4: b's padding is out's
+    ],
+)
+def test_padding(any_device: Device, CA: int, CB: int, out_padding: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (np.pad(rng.standard_normal((2, 3, C)), [(0, 0), (0, 0), (0, -C % 4)]) for C in (CA, CB))
+    ta, tb = (replace(tensor_in(name, x), padding=-C % 4) for name, x, C in (("a", a, CA), ("b", b, CB)))
+    out = replace(tensor_out("out", 2, 3, CA + CB + out_padding), padding=out_padding)
+    call = concat_channels(ta, tb, out)
+    assert call.constants["VEC4"] == (CA % 4 == 0)
+    (actual,) = run_calls(any_device, call, {ta: a, tb: b}, out)
+    expected = reference.concat_channels(rounded(a[..., :CA], "f32"), rounded(b[..., :CB], "f32"))
+    np.testing.assert_array_equal(actual[..., : CA + CB], expected)
+    assert not actual[..., CA + CB :].any()
 
 
 def test_shape_errors() -> None:

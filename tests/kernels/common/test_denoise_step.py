@@ -1,5 +1,6 @@
 """Guidance and the scheduler's update against their reference."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,5 +150,9 @@ def test_shape_errors() -> None:
         denoise_step(**specs(), guidance=False)
     with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 3\]:f32 must have shape \(2, 5, 7\) and at least 4 channels"):
         denoise_step(**specs(model_input=tensor_out("in", 2, 5, 7, 3)), guidance=True)
+    padded = {name: replace(spec, padding=1) for name, spec in specs().items() if name in ("x_t", "model_input")}
+    denoise_step(**specs(**padded), guidance=True)
+    with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 4\]:f32 must have the 3 channels of x_t.*, which is padded"):
+        denoise_step(**specs(x_t=padded["x_t"]), guidance=True)
     with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 4\]:f16 must have the dtype of model_output"):
         denoise_step(**specs(model_input=tensor_out("in", 2, 5, 7, 4, dtype="f16")), guidance=True)

@@ -41,6 +41,22 @@ def test_mean_far_from_zero(any_device: Device) -> None:
     assert _error(any_device, x, "f32") < 1e-4
 
 
+@pytest.mark.parametrize(("channels", "row_lanes"), [(5, None), (10, None), (31, 8)])
+def test_padding(any_device: Device, channels: int, row_lanes: int | None) -> None:
+    rng = np.random.default_rng(4)
+    padding = -channels % 4
+    x = rng.standard_normal((2, 5, channels)) + 3  # a mean that zeros would move
+    weight, bias = rng.standard_normal((2, channels))
+    wide = [np.pad(a, [*[(0, 0)] * (a.ndim - 1), (0, padding)]) for a in (x, weight, bias)]
+    tx, tweight, tbias = (tensor_in(name, a) for name, a in zip(("x", "weight", "bias"), wide, strict=True))
+    tx, out = replace(tx, padding=padding), replace(tensor_out("out", *wide[0].shape), padding=padding)
+    call = layer_norm(tx, tweight, tbias, out, eps=EPS, row_lanes=row_lanes)
+    (actual,) = run_calls(any_device, call, dict(zip((tx, tweight, tbias), wide, strict=True)), out)
+    expected = reference.layer_norm(*(rounded(a, "f32") for a in (x, weight, bias)), eps=EPS)
+    assert relative_error(actual[..., :channels], expected) < BOUNDS["f32"]
+    assert not actual[..., channels:].any()
+
+
 def _error(device: Device, x: np.ndarray, dtype: DType, workgroups: tuple[int, int, int] | None = None) -> float:
     weight, bias = np.random.default_rng(3).standard_normal((2, x.shape[-1]))
     tx, tweight, tbias = (tensor_in(name, a, dtype) for name, a in [("x", x), ("weight", weight), ("bias", bias)])
@@ -56,6 +72,8 @@ def test_shape_errors() -> None:
     x, weight, out = tensor_out("x", 2, 3, 8), tensor_out("weight", 8), tensor_out("out", 2, 3, 8)
     with pytest.raises(ShapeError, match=r"layer_norm: out\[2, 3, 4\]:f32 must have the shape of x"):
         layer_norm(x, weight, weight, tensor_out("out", 2, 3, 4), eps=EPS)
+    with pytest.raises(ShapeError, match=r"must have the shape of x.*, and its padding"):
+        layer_norm(replace(x, padding=2), weight, weight, out, eps=EPS)
     with pytest.raises(ShapeError, match=r"layer_norm: bias\[4\]:f32 must have shape \(8,\), the channels of x"):
         layer_norm(x, weight, tensor_out("bias", 4), out, eps=EPS)
     with pytest.raises(ShapeError, match=r"layer_norm: out\[2, 3, 8\]:f16 must have the dtype of x"):

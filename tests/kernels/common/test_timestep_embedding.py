@@ -1,5 +1,7 @@
 """The timestep's embedding against its reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import run_calls, tensor_in, tensor_out
@@ -34,6 +36,17 @@ def test_timestep_embedding(
     (actual,) = run_calls(any_device, call, {spec: timestep}, out)
     expected = reference.timestep_embedding(timestep, C, flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift)
     assert np.max(np.abs(actual - expected)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize(("C", "padding"), [(6, 2), (9, 3), (129, 3)])  # 129: a workgroup more than of pairs
+def test_padding(any_device: Device, C: int, padding: int) -> None:
+    timestep = np.array([981.0])
+    spec, out = tensor_in("timestep", timestep), replace(tensor_out("out", 1, C + padding), padding=padding)
+    call = timestep_embedding(spec, out, flip_sin_to_cos=True, freq_shift=0)
+    (actual,) = run_calls(any_device, call, {spec: timestep}, out)
+    expected = reference.timestep_embedding(timestep, C, flip_sin_to_cos=True, freq_shift=0)
+    assert np.max(np.abs(actual[:, :C] - expected)) < BOUNDS["f32"]
+    assert not actual[:, C:].any()
 
 
 def test_shape_errors() -> None:

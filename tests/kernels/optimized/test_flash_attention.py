@@ -105,6 +105,18 @@ def test_default_tile(device: Device) -> None:
         assert relative_error(actual, case.expected(causal=causal)) < BOUNDS["f16"]
 
 
+def test_padded_heads(any_device: Device) -> None:
+    case = Attention((2, 9, 21), 3, 8, "f32")
+    plain = Attention((2, 9, 21), 3, 5, "f32")
+    for wide, narrow in ((case.q, plain.q), (case.k, plain.k), (case.v, plain.v)):
+        wide[:] = np.pad(narrow.reshape(*narrow.shape[:2], 3, 5), [(0, 0)] * 3 + [(0, 3)]).reshape(wide.shape)
+    q, k, v = case.specs
+    call = flash_attention(q, k, v, case.out, num_heads=3, head_dim=5, tile=SMALL)
+    actual = case.run(any_device, [call]).reshape(2, 9, 3, 8)
+    assert relative_error(actual[..., :5].reshape(2, 9, 15), plain.expected()) < BOUNDS["f32"]
+    assert not actual[..., 5:].any()
+
+
 def test_rows_of_threads(device: Device) -> None:
     case = Attention((1, 9, 35), 2, 8, "f32")
     tile = FlashTile(queries=6, keys=32, thread_queries=2, thread_keys=8, interleaved=False)
@@ -195,6 +207,9 @@ def test_shape_errors() -> None:
         flash_attention(q, k, tensor_out("v", 2, 7, 48, dtype="f16"), out, num_heads=2, tile=SMALL)
     with pytest.raises(ShapeError, match=r"head dim \(=12\) must be a multiple of 8 up to 160"):
         flash_attention(q, k, k, out, num_heads=4, tile=SMALL)
+    for head_dim in (0, 9):
+        with pytest.raises(ShapeError, match=rf"head_dim \(={head_dim}\) must be from 1 to the 8 channels of a head"):
+            flash_attention(q, k, k, out, num_heads=6, head_dim=head_dim, tile=SMALL)
     wide = tensor_out("wide", 1, 2, 168)
     with pytest.raises(ShapeError, match=r"head dim \(=168\) must be"):
         flash_attention(wide, wide, wide, wide, num_heads=1, tile=SMALL)

@@ -1,0 +1,119 @@
+"""Networks by themselves, that no whole golden model has, against diffusers and transformers in float32."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.models import FOLDER
+from kernel_runner import relative_error
+
+from shaderfusion.config import ClipTextConfig, UNetConfig
+from shaderfusion.errors import InputError
+from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Program
+from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.models.clip import TOKEN_TABLE, find_end_of_text, text_encoder_graph
+from shaderfusion.models.unet import unet_graph
+from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.store import WeightStore
+
+BOUND = 1e-4
+CLIP = FOLDER / "networks" / "clip"
+
+
+def golden() -> Mapping[str, np.ndarray]:
+    """What make_models.py stored."""
+    return np.load(FOLDER / "networks.npz")
+
+
+def run(device: Device, graph: Graph, folder: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The graph's outputs; the input of a table takes row numbers."""
+    store, source = WeightStore(device), Checkpoint(folder)
+    program = Program(device, graph, store.load(graph, source))
+    for name, array in inputs.items():
+        program.write(name, store.read_rows(graph, source, name, array) if name in graph.tables else array)
+    program.run()
+    outputs = program.read_all(list(graph.outputs))
+    program.close()
+    store.close()
+    return outputs
+
+
+@pytest.mark.parametrize("option", ["cpu", "none", "all"])
+@pytest.mark.parametrize(("name", "in_channels", "out_channels"), [("inpainting", 9, 4), ("pixels", 3, 6)])
+def test_unet(device: Device, name: str, in_channels: int, out_channels: int, option: str) -> None:
+    kernels = Kernels("f32", device.capabilities)
+    if option != "cpu":
+        kernels = Kernels("f32", optimizations=Optimizations.parse(option))
+    arrays, folder = golden(), FOLDER / "networks" / name
+    latents, embeddings = arrays[f"{name}_latents"], arrays[f"{name}_embeddings"]
+    B, C, H, W = latents.shape
+    graph = unet_graph(
+        UNetConfig.from_json(folder), kernels, batch=B, height=H, width=W, num_tokens=embeddings.shape[1]
+    )
+    inputs = {"latents": latents.transpose(0, 2, 3, 1), "timestep": np.array([381]), "embedding": embeddings}
+    actual = run(device, graph, folder, inputs)["model_output"]
+    assert (C, actual.shape) == (in_channels, (B, H, W, out_channels))
+    assert relative_error(actual, arrays[f"{name}_output"].transpose(0, 2, 3, 1)) < BOUND
+
+
+def clip(device: Device, row: int, **options: object) -> dict[str, np.ndarray]:
+    """The text encoder's outputs for a row of token ids."""
+    graph = text_encoder_graph(ClipTextConfig.from_json(CLIP), Kernels("f32"), **options)  # type: ignore[arg-type]
+    return run(device, graph, CLIP, {TOKEN_TABLE: golden()["clip_ids"][row : row + 1]})
+
+
+@pytest.mark.parametrize("pooled", [None, "state"])
+@pytest.mark.parametrize("skip_layers", [0, 1, 2])
+def test_hidden_states(device: Device, skip_layers: int, pooled: str | None) -> None:
+    actual = clip(device, 1, skip_layers=skip_layers, final_norm=False, pooled=pooled)["embedding"]
+    assert relative_error(actual[0], golden()["clip_states"][-1 - skip_layers, 1]) < BOUND
+
+
+def test_hidden_states_after_the_final_norm(device: Device) -> None:
+    """The last one is transformers' own; for the one before it, the equation in float64."""
+    assert relative_error(clip(device, 0)["embedding"][0], golden()["clip_last"][0]) < BOUND
+    state = golden()["clip_states"][-2, 0].astype(np.float64)
+    weight, bias = (
+        Checkpoint(CLIP).read(f"text_model.final_layer_norm.{name}", (12,)).to_f32() for name in ("weight", "bias")
+    )
+    deviation = np.sqrt(state.var(axis=-1, keepdims=True) + 1e-5)
+    expected = (state - state.mean(axis=-1, keepdims=True)) / deviation * weight + bias
+    assert relative_error(clip(device, 0, skip_layers=1)["embedding"][0], expected) < BOUND
+
+
+@pytest.mark.parametrize("skip_layers", [0, 1])
+@pytest.mark.parametrize(("pooled", "key"), [("state", "clip_pooled"), ("projection", "clip_projected")])
+def test_pooled_outputs(device: Device, pooled: str, key: str, skip_layers: int) -> None:
+    """With an earlier state beside, as SDXL has it: the pooled output is of the last one."""
+    arrays = golden()
+    places = find_end_of_text(ClipTextConfig.from_json(CLIP), arrays["clip_ids"])
+    for row, place in enumerate(places):
+        outputs = clip(device, row, pooled=pooled, skip_layers=skip_layers, final_norm=not skip_layers)
+        assert relative_error(outputs["pooled"][0, place], arrays[key][row]) < BOUND
+        expected = arrays["clip_states"][-2, row] if skip_layers else arrays["clip_last"][row]
+        assert relative_error(outputs["embedding"][0], expected) < BOUND
+
+
+def test_no_layer_is_run_in_vain() -> None:
+    config = ClipTextConfig.from_json(CLIP)
+    paths = text_encoder_graph(config, Kernels("f32"), skip_layers=2, final_norm=False).weights
+    assert {path.split(".")[3] for path in paths if ".layers." in path} == {"0"}
+    assert not any("final_layer_norm" in path or "text_projection" in path for path in paths)
+
+
+def test_end_of_text() -> None:
+    config = ClipTextConfig(eos_token_id=21)
+    np.testing.assert_array_equal(find_end_of_text(config, golden()["clip_ids"]), [3, 6])
+    older = ClipTextConfig(eos_token_id=2)  # the largest id is meant
+    np.testing.assert_array_equal(find_end_of_text(older, np.array([[5, 2, 49407, 0], [5, 49407, 49407, 2]])), [2, 1])
+    with pytest.raises(InputError, match=r"must have the text encoder's eos_token_id \(=21\) among them"):
+        find_end_of_text(config, np.array([[5, 21, 0], [5, 1, 0]]))
+
+
+@pytest.mark.parametrize("skip_layers", [-1, 3])
+def test_layers_that_are_not_there(skip_layers: int) -> None:
+    with pytest.raises(InputError, match=rf"skip_layers \(={skip_layers}\) must be at least 0 and less than .* \(=3\)"):
+        text_encoder_graph(ClipTextConfig.from_json(CLIP), Kernels("f32"), skip_layers=skip_layers)
