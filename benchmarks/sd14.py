@@ -36,7 +36,7 @@ def save_random_model(folder: Path, *, device: str = "cpu", seed: int = 0) -> di
     with torch.device(device):
         modules: dict[str, Any] = {
             "unet": UNet2DConditionModel(**CONFIGS["unet"]),
-            "vae": AutoencoderKL(**CONFIGS["vae"]),
+            "vae": AutoencoderKL(**CONFIGS["vae"], force_upcast=False),  # as the published one, which has no such key
             "text_encoder": CLIPTextModel(CLIPTextConfig(**CONFIGS["text_encoder"])),
         }
     for name, module in modules.items():

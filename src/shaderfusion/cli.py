@@ -76,33 +76,40 @@ def _generate(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before weights load."""
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
+    from concurrent.futures import ThreadPoolExecutor
+
     from tqdm import tqdm
 
     from shaderfusion.families import open_model
+    from shaderfusion.gpu.device import open_device
     from shaderfusion.kernels.select import Optimizations
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.run import make_request
 
     started = time.perf_counter()
-    model = open_model(args.model)
-    request = make_request(
-        model,
-        args.prompt,
-        negative_prompt=args.negative_prompt,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        width=args.width,
-        height=args.height,
-        num_images_per_prompt=args.num_images,
-        seed=seed,
-        scheduler=args.scheduler,
-    )
+    with ThreadPoolExecutor(1) as beside:
+        opening = beside.submit(open_device, args.device)  # it takes a while, and the rest does not need it yet
+        optimizations = Optimizations.parse(args.optimizations)
+        model = open_model(args.model)
+        request = make_request(
+            model,
+            args.prompt,
+            negative_prompt=args.negative_prompt,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            width=args.width,
+            height=args.height,
+            num_images_per_prompt=args.num_images,
+            seed=seed,
+            scheduler=args.scheduler,
+        )
+        device = opening.result()
     pipe = StableDiffusionPipeline.from_pretrained(
         model,
-        device=args.device,
+        device=device,
         dtype=args.dtype,
         scheduler=args.scheduler,
-        optimizations=Optimizations.parse(args.optimizations),
+        optimizations=optimizations,
         size=request.size,
     )
     loaded = time.perf_counter()

@@ -50,7 +50,7 @@ class StableDiffusionPipeline:
         cls,
         model: str | Path | Family,
         *,
-        device: int | str | None = None,
+        device: Device | int | str | None = None,
         dtype: DType | None = None,
         scheduler: str | None = None,
         optimizations: Optimizations | None = None,
@@ -67,7 +67,7 @@ class StableDiffusionPipeline:
         found = model if isinstance(model, Family) else open_model(model)
         make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
         found.tokenize([""])
-        opened = open_device(device)
+        opened = device if isinstance(device, Device) else open_device(device)
         kernels = Kernels(choose_dtype(opened, dtype), opened.capabilities, optimizations or Optimizations())
         pipeline = cls(opened, found, kernels, scheduler)
         pipeline.load(found.run_size() if size is None else size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -112,16 +113,24 @@ class Device:
 
 @cache
 def _adapters() -> tuple[tuple[DeviceInfo, Any], ...]:
-    """All adapters that can run compute shaders, GPUs before CPUs, each physical device once.
-
-    OpenGL adapters are left out: they repeat a device that Vulkan, Metal or DX12 lists, without its features.
-    """
+    """All adapters that can run compute shaders, GPUs before CPUs, each physical device once."""
     # Where it is unset, Mesa's drivers look for a Wayland display and complain on stderr.
     os.environ.setdefault("XDG_RUNTIME_DIR", "/nonexistent")
+    _leave_out_opengl()
     order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
     found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
     found.sort(key=lambda a: order.get(a.info["adapter_type"], 3))
     return tuple((_describe(index, adapter), adapter) for index, adapter in enumerate(found))
+
+
+def _leave_out_opengl() -> None:
+    """OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find."""
+    try:
+        from wgpu.backends.wgpu_native.extras import set_instance_extras
+    except ImportError:  # another implementation
+        return
+    with suppress(RuntimeError):  # another user of wgpu in this process was first
+        set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
 
 
 def _describe(index: int, adapter: GPUAdapter) -> DeviceInfo:

@@ -34,7 +34,12 @@ def layer_norm(
         entry_point="layer_norm",
         dtype=x.dtype,
         bindings=read(x, weight, bias) + write(out),
-        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "ROW_LANES": row_lanes, "VEC4": C % 4 == 0},
+        constants={
+            "WORKGROUP_SIZE": _WORKGROUP_SIZE,
+            "ROW_LANES": row_lanes,
+            "VEC4": C % 4 == 0,
+            "PADDED": x.padding > 0,
+        },
         params={"rows": rows, "channels": x.channels, "row_stride": C, "eps": float(eps)},
         workgroups=spread_workgroups(ceil_div(rows, _WORKGROUP_SIZE // row_lanes)),
     )

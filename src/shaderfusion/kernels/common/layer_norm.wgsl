@@ -25,8 +25,10 @@ fn layer_norm(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid
 
     var squares = ChunkF32();
     for (var c = k; c < chunks; c += ROW_LANES) {
-        let is_channel = chunk_indices(c * CHUNK) < ChunkU32(params.channels);
-        let centered = select(ChunkF32(), ChunkF32(x[first + c]) - mean, is_channel);
+        var centered = ChunkF32(x[first + c]) - mean;
+#ifdef PADDED
+        centered = select(ChunkF32(), centered, chunk_indices(c * CHUNK) < ChunkU32(params.channels));
+#endif
         squares += centered * centered;
     }
     let variance = row_sum(chunk_sum(squares), lane) / f32(params.channels);
