@@ -31,6 +31,7 @@ TITLES = {
     "profile": "Where the time goes",
     "kernels": "Kernels",
     "vs_diffusers": "Beside diffusers",
+    "startup": "From the command to the picture",
 }
 
 
@@ -75,7 +76,7 @@ def _make_device(folder: Path) -> Iterator[str]:
         yield f"{_describe(name, rows[0])}\n"
         if name in CHARTS:
             yield f"![{TITLES[name]}](images/{chart_path(folder, name).name})\n"
-        tables = vs_diffusers_tables(rows) if name == "vs_diffusers" else BENCHMARKS[name].tables(rows)
+        tables = TABLES[name](rows) if name in TABLES else BENCHMARKS[name].tables(rows)
         for table in tables:
             yield f"{_shorten(table).markdown()}\n"
             if len(table.rows) > MAX_TABLE_ROWS:
@@ -85,6 +86,8 @@ def _make_device(folder: Path) -> Iterator[str]:
 
 def _describe(name: str, row: dict[str, Any]) -> str:
     """How a benchmark's rows were made."""
+    if name == "startup":  # its table names the commits
+        return f"`.venv/bin/python -m benchmarks.startup --model {row['model']}`; {row['driver']}, {row['date']}."
     command = f"`shaderfusion bench {name} --model {row.get('model')}`"
     if name == "vs_diffusers":
         command = "`.venv/bin/python -m benchmarks.vs_diffusers`, `sd14` at 512x512"
@@ -118,6 +121,18 @@ def vs_diffusers_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     return (
         [*found, Table(parts, pictures, "<>>>>>", "One picture of 20 steps, by the wall clock")] if pictures else found
     )
+
+
+def startup_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Each commit's seconds, the least of its runs first."""
+    cells = [
+        (row["commit"], row["name"], f"{min(row['seconds']):.2f}", ", ".join(f"{s:.2f}" for s in row["seconds"]))
+        for row in rows
+    ]
+    return [Table(("commit", "what", "least, s", "runs, s"), cells, "<<><", "A process each, files in the page cache")]
+
+
+TABLES = {"vs_diffusers": vs_diffusers_tables, "startup": startup_tables}
 
 
 if __name__ == "__main__":
