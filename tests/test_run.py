@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from wgpu.backends.wgpu_native import _helpers as native
 
 from shaderfusion.engine import DenoisingState, PrecisionWarning
-from shaderfusion.errors import DeviceError, NotFiniteError
+from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.turn import Turn
@@ -133,6 +133,29 @@ def test_closing_frees_the_device(device: Device) -> None:
         with pytest.raises(DeviceError, match="this pipeline is closed; open the model again with from_pretrained"):
             use()
     pipe.close()  # again does nothing
+
+
+def test_a_run_goes_on_after_a_failure(
+    pipe: StableDiffusionPipeline, alone: list[list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a step or the pictures failed: nothing that was done is lost or done again."""
+    run = start(pipe, CALLS[0])
+    steps = [next(run).step, next(run).step]
+    for method in ("program", "decode"):
+        while len(steps) < (2 if method == "program" else OPTIONS["num_inference_steps"]):
+            steps.append(next(run).step)
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe._engine, method, raise_out_of_memory)
+            with pytest.raises(GpuMemoryError):
+                next(run)
+    *_, last = run
+    assert steps == [1, 2, 3, 4]
+    assert [image.tobytes() for image in last.images or []] == alone[0]
+
+
+def raise_out_of_memory(*_: Any, **__: Any) -> None:
+    """As a device would."""
+    raise GpuMemoryError("the device is out of memory")
 
 
 def test_closed_runs_end(pipe: StableDiffusionPipeline) -> None:

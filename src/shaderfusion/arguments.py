@@ -2,8 +2,10 @@
 
 from shaderfusion.errors import InputError
 
-__all__ = ["LARGEST_F32", "LARGEST_SEED", "require_guidance_scale"]
+__all__ = ["LARGEST_COUNT", "LARGEST_F32", "LARGEST_SEED", "require_guidance_scale"]
 
+LARGEST_COUNT = 2**31 - 1
+"""Of pixels on a side, and of pictures."""
 LARGEST_F32 = (2 - 2**-23) * 2.0**127
 LARGEST_SEED = 2**64 - 1
 """Torch's."""

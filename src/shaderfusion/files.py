@@ -91,5 +91,8 @@ def _is_shallow(value: object) -> bool:
 
 def shown(value: object) -> str:
     """A value as errors show it: its repr, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # of an integer with more digits than Python writes
+        text = "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

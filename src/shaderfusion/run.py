@@ -12,10 +12,11 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from shaderfusion.arguments import require_guidance_scale
+from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale
 from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.files import shown
 from shaderfusion.random import randn, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
 
@@ -73,24 +74,29 @@ class Run(Iterator[Progress]):
         self._is_closed = False
 
     def __next__(self) -> Progress:
-        request = self.request
+        """One step; where anything is raised, the next call goes on from there."""
+        request, schedule = self.request, self.request.schedule
+        images = None
         with self._engine.device.turn:
-            if self._is_closed or self._step == request.num_steps:
+            if self._is_closed:
                 raise StopIteration
             if self._state is None:
                 self._state = self._begin()
-            schedule, scales = request.schedule, (*request.schedule.input_scales, 1.0)
-            self._engine.denoise(
-                self._state,
-                schedule.timesteps[self._step],
-                schedule.updates[self._step],
-                guidance_scale=request.guidance_scale,
-                next_input_scale=scales[self._step + 1],
-            )
-            self._step += 1
+            if self._step < request.num_steps:  # else only the pictures are missing
+                scales = (*schedule.input_scales, 1.0)
+                self._engine.denoise(
+                    self._state,
+                    schedule.timesteps[self._step],
+                    schedule.updates[self._step],
+                    guidance_scale=request.guidance_scale,
+                    next_input_scale=scales[self._step + 1],
+                )
+                self._step += 1
             latents = self._state.x_t
             preview = partial(_decode, self._engine, latents, request.size)
-            images = preview() if self._step == request.num_steps else None
+            if self._step == request.num_steps:
+                images = preview()
+                self.close()
         return Progress(self._step, request.num_steps, request.seed, latents, preview, images)
 
     def _begin(self) -> DenoisingState:
@@ -217,6 +223,6 @@ def _to_array(name: str, values: Any) -> np.ndarray:
 
 
 def _require_count(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} (={value!r}) must be a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
+        raise InputError(f"{name} (={shown(value)}) must be a whole number from 1 to {LARGEST_COUNT:,}")
     return value

@@ -11,8 +11,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from shaderfusion.arguments import LARGEST_COUNT
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
+from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
@@ -137,9 +139,11 @@ class Family(ABC):
     def require_side(self, name: str, px: int | None) -> int:
         """The side `px`, "height" or "width", by default the model's own; InputError unless it is whole cells."""
         px = self.default_size_px[name] if px is None else px
-        if not isinstance(px, int) or isinstance(px, bool) or px < 1 or px % self.scale_factor:
+        is_whole = isinstance(px, int) and not isinstance(px, bool) and 1 <= px <= LARGEST_COUNT
+        if not is_whole or px % self.scale_factor:
             raise InputError(
-                f"{name} (={px!r}) must be a positive multiple of {self.scale_factor} px, one latent cell of the model"
+                f"{name} (={shown(px)}) must be a positive multiple of {self.scale_factor} px, one latent cell of the "
+                "model"
             )
         return px
 
