@@ -78,17 +78,18 @@ def _generate(args: argparse.Namespace) -> None:
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
     from concurrent.futures import ThreadPoolExecutor
 
-    from tqdm import tqdm
-
-    from shaderfusion.families import open_model
     from shaderfusion.gpu.device import open_device
-    from shaderfusion.kernels.select import Optimizations
-    from shaderfusion.pipeline import StableDiffusionPipeline
-    from shaderfusion.run import make_request
 
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:
-        opening = beside.submit(open_device, args.device)  # it takes a while, and the rest does not need it yet
+        opening = beside.submit(open_device, args.device)  # it takes a while, and what follows does not need it yet
+        from tqdm import tqdm
+
+        from shaderfusion.families import open_model
+        from shaderfusion.kernels.select import Optimizations
+        from shaderfusion.pipeline import StableDiffusionPipeline
+        from shaderfusion.run import make_request
+
         optimizations = Optimizations.parse(args.optimizations)
         model = open_model(args.model)
         request = make_request(

@@ -169,8 +169,8 @@ class Family(ABC):
             if needed > most:
                 raise DeviceLimitError(
                     f"width x height (={size.width_px}x{size.height_px}) with a batch (={size.batch}) needs a tensor "
-                    f"of {needed / 1e6:,.0f} MB in {name}, and must need at most {most / 1e6:,.0f} MB on this device; "
-                    "use a smaller size or batch"
+                    f"of {needed / 1e6:,.0f} MB in {name}, and must need at most {most / 1e6:,.0f} MB on such a "
+                    "device; use a smaller size or batch"
                 )
 
     def kernels(self, kernels: Kernels) -> dict[str, Kernels]:
