@@ -262,6 +262,22 @@ def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path
             finish(start(pipe, CALLS[1]))
 
 
+def test_a_warning_that_is_raised_loses_no_step(device: Device, tmp_path: Path) -> None:
+    """The step that overflowed is done again, from the same state."""
+    if not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    folder = changed_model(tmp_path / "model", "unet", *OVERFLOWING["unet"])
+    with open_pipeline(device, folder, "f16") as pipe:
+        run = start(pipe, CALLS[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(PrecisionWarning):
+                finish(run)
+        continued = finish(run)
+    with open_pipeline(device, folder, "f16") as pipe, pytest.warns(PrecisionWarning):
+        assert continued == finish(start(pipe, CALLS[0]))
+
+
 @pytest.mark.parametrize(("network", "factor"), [("text_encoder", 1e38), ("unet", 1e38), ("vae", 1e38)])
 def test_values_that_are_not_finite_in_f32_either(device: Device, tmp_path: Path, network: str, factor: float) -> None:
     folder = changed_model(tmp_path / "model", network, OVERFLOWING[network][0], factor)

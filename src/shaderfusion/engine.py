@@ -224,21 +224,19 @@ class Engine:
             for key, array in (inputs if is_there else state.inputs(program) | inputs).items():
                 program.write(key, array)
             program.run()
-            left = program.read_all([*_CARRIED, "model_output"])
-            self._holders[program] = state
-            return left
+            return program.read_all([*_CARRIED, "model_output"])
 
         with self.device.turn:
             left = self._until_finite(name, attempt, ["model_output"])
             del left["model_output"]
             if not np.isfinite(left["x_t"]).all():
-                self._holders.clear()  # what is on the device is not the state
                 raise NotFiniteError(
                     f"guidance_scale (={guidance_scale:g}) takes the latents out of the range of f32; use a smaller one"
                 )
             state.x_t = left.pop("x_t")
             state.carried = left
             state.input_scale = next_input_scale
+            self._holders[self.program(name, state.size)] = state  # only now is what it holds the state
 
     def _until_finite(
         self, name: str, attempt: Callable[[], dict[str, np.ndarray]], checked: Sequence[str]
