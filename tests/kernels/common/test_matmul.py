@@ -3,6 +3,8 @@
 Pipelines take seconds to compile on software Vulkan, so that most cases share one small tile.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
@@ -11,7 +13,7 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import (
     Epilogue,
     LaneTile,
@@ -22,7 +24,7 @@ from shaderfusion.kernels.common.matmul import (
     choose_tile,
     matmul,
 )
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
@@ -223,6 +225,44 @@ def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> N
     scores = reference.attention_scores(q, k, num_heads=3, scale=8**-0.5)
     probs = reference.softmax_unfused(scores, num_columns=77, causal=causal)
     assert relative_error(actual, reference.attention_values(probs, v, num_heads=3)) < 4 * BOUNDS["f32"]
+
+
+# Of one tensor side by side, with columns between that no head reads, in the ragged shapes of both products.
+@pytest.mark.parametrize("optimizations", ["none", "pfs", "flash"])
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_attention_of_columns(any_device: Device, kernels: Kernels, optimizations: str) -> None:
+    _skip_where_missing(any_device, kernels)
+    kernels = replace(kernels, optimizations=Optimizations.parse(optimizations))
+    rng = np.random.default_rng(6)
+    B, N, M, C = 2, 67, 13, 24
+    x, kv = rng.standard_normal((B, N, 3 * C + 4)), rng.standard_normal((B, M, 2 * C))
+    tx, tkv, out = tensor_in("x", x), tensor_in("kv", kv), tensor_out("out", B, N, C)
+    places = (0, C + 4, 2 * C + 4)
+    qkv = tuple(tx.columns(first, C) for first in places)
+    arrays = tuple(x[..., first : first + C] for first in places)
+    (k, v), (tk, tv) = np.split(kv, 2, axis=-1), tkv.split_columns(2)
+    for specs, values in ((qkv, arrays), ((qkv[2], tk, tv), (arrays[2], k, v))):
+        calls = kernels.attention(*specs, out, num_heads=3)
+        (actual,) = run_calls(any_device, calls, {tx: x, tkv: kv}, out)
+        expected = reference.flash_attention(*(rounded(value, "f32") for value in values), num_heads=3)
+        assert relative_error(actual, expected) < 4 * BOUNDS["f32"]
+
+
+def test_strips_of_queries_of_columns(device: Device) -> None:
+    x = np.random.default_rng(7).standard_normal((1, 70, 72))
+    tx, out = tensor_in("x", x), tensor_out("out", 1, 70, 24)
+    strips = Kernels("f32", replace(WEBGPU_DEFAULTS, max_binding_bytes=40_000), Optimizations.parse("pfs"))
+    calls = strips.attention(*tx.split_columns(3), out, num_heads=3)
+    assert len(calls) > 3  # more than one strip
+    (actual,) = run_calls(device, calls, {tx: x}, out)
+    expected = reference.flash_attention(*np.split(rounded(x, "f32"), 3, axis=-1), num_heads=3)
+    assert relative_error(actual, expected) < 4 * BOUNDS["f32"]
+
+
+def test_linear_layers_take_whole_rows() -> None:
+    a, b, out = tensor_out("a", 3, 16), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
+    with pytest.raises(ShapeError, match=r"a\[3, 8\]:f32: a view of columns is only for kernels that go by strides"):
+        matmul(a.columns(8, 8), b, out)
 
 
 def _skip_where_missing(device: Device, kernels: Kernels) -> None:
