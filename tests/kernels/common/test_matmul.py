@@ -238,11 +238,12 @@ def test_attention_of_columns(any_device: Device, kernels: Kernels, optimization
     x, kv = rng.standard_normal((B, N, 3 * C + 4)), rng.standard_normal((B, M, 2 * C))
     tx, tkv, out = tensor_in("x", x), tensor_in("kv", kv), tensor_out("out", B, N, C)
     places = (0, C + 4, 2 * C + 4)
-    qkv = tuple(tx.columns(first, C) for first in places)
+    own = tuple(tx.columns(first, C) for first in places)
     arrays = tuple(x[..., first : first + C] for first in places)
-    (k, v), (tk, tv) = np.split(kv, 2, axis=-1), tkv.split_columns(2)
-    for specs, values in ((qkv, arrays), ((qkv[2], tk, tv), (arrays[2], k, v))):
-        calls = kernels.attention(*specs, out, num_heads=3)
+    others, other_arrays = tkv.split_columns(2), np.split(kv, 2, axis=-1)
+    for specs, values in ((own, arrays), ((own[2], *others), (arrays[2], *other_arrays))):
+        q, k, v = specs
+        calls = kernels.attention(q, k, v, out, num_heads=3)
         (actual,) = run_calls(any_device, calls, {tx: x, tkv: kv}, out)
         expected = reference.flash_attention(*(rounded(value, "f32") for value in values), num_heads=3)
         assert relative_error(actual, expected) < 4 * BOUNDS["f32"]
@@ -252,7 +253,8 @@ def test_strips_of_queries_of_columns(device: Device) -> None:
     x = np.random.default_rng(7).standard_normal((1, 70, 72))
     tx, out = tensor_in("x", x), tensor_out("out", 1, 70, 24)
     strips = Kernels("f32", replace(WEBGPU_DEFAULTS, max_binding_bytes=40_000), Optimizations.parse("pfs"))
-    calls = strips.attention(*tx.split_columns(3), out, num_heads=3)
+    q, k, v = tx.split_columns(3)
+    calls = strips.attention(q, k, v, out, num_heads=3)
     assert len(calls) > 3  # more than one strip
     (actual,) = run_calls(device, calls, {tx: x}, out)
     expected = reference.flash_attention(*np.split(rounded(x, "f32"), 3, axis=-1), num_heads=3)
