@@ -41,7 +41,7 @@ class Heads(NamedTuple):
 
 def linear(
     g: Graph,
-    name: str,
+    name: str | tuple[str, ...],
     x: TensorSpec,
     channels: int,
     *,
@@ -54,27 +54,28 @@ def linear(
 ) -> TensorSpec:
     """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
 
-    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
+    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head. Several layers,
+    to heads, are one product, whose output has theirs side by side: (..., layers heads D).
     """
+    names = (name,) if isinstance(name, str) else name
     in_channels = from_heads.num_heads * from_heads.dim if from_heads else x.channels
-    with g.scope(name):
+    with g.scope("+".join(names)):
         if to_heads:
-            out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
+            out = out or g.tensor("out", *x.shape[:-1], len(names) * to_heads.num_heads * to_heads.padded_dim)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
-        padded_to, out_parts = out.shape[-1], to_heads.num_heads if to_heads else 1
-        weight = g.weight(
-            "weight",
-            channels,
-            in_channels,
-            layout="linear",
-            padded_to=padded_to,
-            out_parts=out_parts,
-            in_padded_to=x.shape[-1],
-            in_parts=from_heads.num_heads if from_heads else 1,
-        )
-        added = g.weight("bias", channels, padded_to=padded_to, out_parts=out_parts) if bias else None
-        epilogue = Epilogue(scale, added, residual=residual)
-        g.add(*g.kernels.matmul(x, weight, out, epilogue))
+    num_heads = to_heads.num_heads if to_heads else 1
+    padded = partial(g.weight, padded_to=out.shape[-1] // len(names), out_parts=num_heads)
+    weight = padded(
+        [f"{layer}.weight" for layer in names],
+        channels,
+        in_channels,
+        layout="linear",
+        in_padded_to=x.shape[-1],
+        in_parts=from_heads.num_heads if from_heads else 1,
+    )
+    added = padded([f"{layer}.bias" for layer in names], channels) if bias else None
+    with g.scope("+".join(names)):
+        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
     return out
 
 
@@ -224,7 +225,7 @@ def attention(
     g: Graph,
     name: str,
     x: TensorSpec,
-    context: TensorSpec,
+    context: TensorSpec | None = None,
     *,
     num_heads: int,
     bias: bool,
@@ -232,20 +233,33 @@ def attention(
     causal: bool = False,
     names: AttentionNames = DIFFUSERS_ATTENTION,
 ) -> TensorSpec:
-    """residual + multi-head attention of x (B, N, C) to context (B, M, C_context); `bias`: q, k and v have one.
+    """residual + multi-head attention of x (B, N, C) to itself, or to context (B, M, C_context).
 
-    With `causal` a token sees itself and those before it.
+    `bias`: q, k and v have one. With `causal` a token sees itself and those before it.
     """
     C = x.channels
     D = C // num_heads
     heads = Heads(num_heads, D, g.kernels.padded_head_dim(D))
     with g.scope(name):
-        q = linear(g, names.q, x, C, bias=bias, to_heads=heads)
-        k = linear(g, names.k, context, C, bias=bias, to_heads=heads)
-        v = linear(g, names.v, context, C, bias=bias, to_heads=heads)
+        if context is None:
+            q, k, v = _to_heads(g, (names.q, names.k, names.v), x, heads, bias=bias)
+        else:
+            (q,) = _to_heads(g, (names.q,), x, heads, bias=bias)
+            k, v = _to_heads(g, (names.k, names.v), context, heads, bias=bias)
         h = g.tensor("heads", *q.shape)
         g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=D, causal=causal))
         return linear(g, names.out, h, C, residual=residual, from_heads=heads)
+
+
+def _to_heads(g: Graph, names: tuple[str, ...], x: TensorSpec, heads: Heads, *, bias: bool) -> tuple[TensorSpec, ...]:
+    """What each of these linear layers makes of x (B, N, C), (B, N, heads D): columns of one product's output.
+
+    Where that is too large to bind, each layer is a product of its own.
+    """
+    layer = partial(linear, g, x=x, channels=heads.num_heads * heads.dim, bias=bias, to_heads=heads)
+    if g.kernels.joins(x, len(names) * heads.num_heads * heads.padded_dim):
+        return layer(names).split_columns(len(names))
+    return tuple(layer(name) for name in names)
 
 
 def transformer(
@@ -264,7 +278,7 @@ def transformer(
         for layer in range(num_layers):
             with g.scope("transformer_blocks", layer):
                 n = layer_norm(g, "norm1", h)
-                h = attention(g, "attn1", n, n, num_heads=num_heads, bias=False, residual=h)
+                h = attention(g, "attn1", n, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm2", h)
                 h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm3", h)

@@ -51,7 +51,8 @@ class WeightLoader:
         """
         weights = list(weights)
         for weight in weights:
-            source.find(weight.path, weight.source_shape)
+            for path in weight.paths:
+                source.find(path, weight.source_shape)
         buffers: Buffers = {}
         try:
             for weight in weights:
@@ -68,11 +69,12 @@ class WeightLoader:
     def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
         with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
             for index, weight in enumerate(weights):
-                stored = source.read(weight.path, weight.source_shape)
-                for part in _slices(weight, stored, batch.max_bytes):
-                    words = batch.upload(part.data)
-                    calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
-                    batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
+                for place, path in enumerate(weight.paths):
+                    stored = source.read(path, weight.source_shape)
+                    for part in _slices(weight, place, stored, batch.max_bytes):
+                        words = batch.upload(part.data)
+                        calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
+                        batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
             for weight, found in zip(weights, batch.finish(), strict=True):
                 _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
 
@@ -82,7 +84,8 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
 
     WeightsError where they hold NaN, or values over the range of the dtype.
     """
-    values = source.read_rows(table.path, table.source_shape, rows).to_f32()
+    (path,) = table.paths
+    values = source.read_rows(path, table.source_shape, rows).to_f32()
     is_finite = bool(np.isfinite(values).all())
     _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < 65520).all()))
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
@@ -101,7 +104,7 @@ def _batch_bytes(weights: list[Weight]) -> int:
     def aligned(values: int) -> int:
         return ceil_div(4 * values, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
 
-    shapes = [weight.source_shape for weight in weights]
+    shapes = [weight.source_shape for weight in weights for _ in weight.paths]
     smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
     return max(smallest, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
@@ -115,22 +118,25 @@ class _Slice(NamedTuple):
     data: np.ndarray
 
 
-def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
-    """The whole weight in slices of at most so many stored bytes, or of 4 channels where those are more."""
-    shape, tensor = weight.source_shape, weight.tensor
+def _slices(weight: Weight, index: int, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
+    """Its tensor of that index in slices of at most so many stored bytes, or of 4 channels where those are more."""
+    shape, tensor, num_tensors = weight.joined_shape, weight.tensor, len(weight.paths)
     if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
         if tensor.shape[:-1] != shape[:-1]:
             raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
         in_channels = Places(1, 1)
-        out_channels = _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+        num_rows = math.prod(weight.source_shape[:-1])
+        out_channels = _places(math.prod(shape), tensor.size, num_tensors * num_rows * weight.out_parts)
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
-        out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
-    channel_bytes = stored.data.size // out_channels.channels
+        out_channels = _places(shape[0], tensor.shape[-1], num_tensors * weight.out_parts)
+    num_places, num_channels = out_channels.places // num_tensors, out_channels.channels // num_tensors
+    channel_bytes = stored.data.size // num_channels
     most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
-    for first in range(0, out_channels.places, most):
-        places = range(first, min(first + most, out_channels.places))
-        begin, end = (channel_bytes * out_channels.channels_before(place) for place in (places.start, places.stop))
+    for first in range(index * num_places, (index + 1) * num_places, most):
+        places = range(first, min(first + most, (index + 1) * num_places))
+        channels = (out_channels.channels_before(place) for place in (places.start, places.stop))
+        begin, end = (channel_bytes * (channel - index * num_channels) for channel in channels)
         if begin < end:  # else they stay zeros, as new buffers are
             yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
 
