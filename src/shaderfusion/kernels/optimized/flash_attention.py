@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read_columns, write
 from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.common.matmul import MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["FlashTile", "choose_flash_tile", "flash_attention"]
+__all__ = ["FlashTile", "MatrixFlashTile", "choose_flash_tile", "flash_attention"]
 
 MAX_HEAD_DIM = 160
 
@@ -32,6 +33,9 @@ class FlashTile:
     """Which of the operands q and k workgroup memory holds in f32, whatever the dtype."""
     interleaved: bool = True
     """The 32 threads of a subgroup in blocks of 2 x 2, instead of row by row."""
+
+    vector = 4
+    """Values that it loads at once."""
 
     @property
     def num_threads(self) -> int:
@@ -69,6 +73,48 @@ class FlashTile:
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
+@dataclass(frozen=True)
+class MatrixFlashTile:
+    """Sizes of the kernel on matrix units, for f16: a workgroup of `subgroups` takes `queries` rows, `keys` at a time."""
+
+    queries: int
+    keys: int
+    subgroups: int
+    units: MatrixUnits
+
+    vector = 8
+    """Values that it loads at once."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a workgroup."""
+        return self.subgroups * self.units.subgroup_size
+
+    def shared_bytes(self, head_dim: int, dtype: DType) -> int:
+        """Workgroup memory that the kernel declares."""
+        width = max(self.units.n, self.units.k)
+        stride = ceil_div(head_dim, width) * width // 8 | 1
+        tile = 2 * self.keys * stride + self.queries * (self.keys // 4 + 1 + (self.keys // 8 | 1))
+        return 16 * max(tile, self.queries * stride) + 4
+
+    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
+        """Whether a workgroup of these limits can hold it."""
+        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
+
+    def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
+        """The kernel's constants; ShapeError where the tile does not divide evenly among subgroups and lanes."""
+        if dtype != "f16":
+            raise ShapeError(f"{self}: its matrices are of f16, not {dtype}")
+        units = self.units
+        if self.queries % (self.subgroups * units.m) or self.keys % max(units.n, units.k):
+            raise ShapeError(f"{self}: its subgroups must divide queries into matrices, and keys be whole matrices")
+        rows = self.queries // self.subgroups
+        if units.subgroup_size % rows or self.keys * rows % (8 * units.subgroup_size):
+            raise ShapeError(f"{self}: a subgroup's lanes must divide its {rows} rows evenly, each into 8 keys or more")
+        sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
+        return {**sizes, **units.constants}
+
+
 def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
     """The first of some tiles that fits a workgroup: many queries, then many keys, then operands in f32.
 
@@ -93,7 +139,7 @@ def flash_attention(
     out: TensorSpec,
     *,
     num_heads: int,
-    tile: FlashTile,
+    tile: FlashTile | MatrixFlashTile,
     head_dim: int | None = None,
     causal: bool = False,
 ) -> KernelCall:
@@ -115,6 +161,12 @@ def flash_attention(
         raise ShapeError(f"flash_attention: head dim (={D}) must be a multiple of 8 up to {MAX_HEAD_DIM}")
     if head_dim is not None and not 1 <= head_dim <= D:
         raise ShapeError(f"flash_attention: head_dim (={head_dim}) must be from 1 to the {D} channels of a head")
+    for tensor in (q, k, v):
+        if tensor.row_stride % tile.vector or tensor.first_column % tile.vector:
+            raise ShapeError(
+                f"flash_attention: {tensor} begins at column {tensor.first_column} of {tensor.row_stride}; with {tile} "
+                f"both must be multiples of {tile.vector}"
+            )
     return KernelCall(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",
@@ -124,14 +176,14 @@ def flash_attention(
         params={
             "queries": N,
             "keys": M,
-            # Strides and offsets are in vectors of 4.
-            "q_row": q.row_stride // 4,
-            "q_first": q.first_column // 4,
-            "k_row": k.row_stride // 4,
-            "k_first": k.first_column // 4,
-            "v_row": v.row_stride // 4,
-            "v_first": v.first_column // 4,
-            "out_row": C // 4,
+            # Strides and offsets are in vectors.
+            "q_row": q.row_stride // tile.vector,
+            "q_first": q.first_column // tile.vector,
+            "k_row": k.row_stride // tile.vector,
+            "k_first": k.first_column // tile.vector,
+            "v_row": v.row_stride // tile.vector,
+            "v_first": v.first_column // tile.vector,
+            "out_row": C // tile.vector,
             "diagonal": 1 if causal else M,  # row 0 sees so many keys
             "scale": math.log2(math.e) / math.sqrt(D if head_dim is None else head_dim),
         },
