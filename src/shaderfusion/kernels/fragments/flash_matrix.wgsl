@@ -24,9 +24,9 @@ const TILE_VECTORS = KEYS * D8;
 const LOADS = (TILE_VECTORS + THREADS - 1) / THREADS;
 
 // Odd strides spread rows over the memory banks.
-const STRIDE = ROW8 | 1;     // of q, keys and values
+const STRIDE = ROW8 | 1; // of q, keys and values
 const S_STRIDE = KEYS / 4 + 1;
-const P_STRIDE = KEYS / 8 | 1;
+const P_STRIDE = (KEYS / 8) | 1;
 const V_FIRST = KEYS * STRIDE;
 const S_FIRST = 2 * V_FIRST; // each subgroup's scores, or columns of o
 const P_FIRST = S_FIRST + QUERIES * S_STRIDE;
