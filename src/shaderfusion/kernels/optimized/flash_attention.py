@@ -9,12 +9,24 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.matmul import MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["FlashTile", "MatrixFlashTile", "choose_flash_tile", "flash_attention"]
+__all__ = [
+    "FlashTile",
+    "MatrixFlashTile",
+    "choose_flash_tile",
+    "choose_matrix_flash_tile",
+    "flash_attention",
+    "matrix_flash_tiles",
+]
 
 MAX_HEAD_DIM = 160
 
 _ENOUGH_WORKGROUP_BYTES = 32768
 """A tile takes no more workgroup memory, even where there is more, so that a GPU can hold several workgroups."""
+
+_ENOUGH_WORKGROUPS = 128
+"""So many occupy a large GPU, with matrix units: about one for each of its multiprocessors."""
+_MOST_REGISTERS = 220
+"""Of a lane, of the 255 that GPUs with matrix units grant."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,14 @@ class MatrixFlashTile:
         width = max(self.units.n, self.units.k)
         stride = ceil_div(head_dim, width) * width // 8 | 1
         tile = 2 * self.keys * stride + self.queries * (self.keys // 4 + 1 + (self.keys // 8 | 1))
-        return 16 * max(tile, self.queries * stride) + 4
+        return 16 * max(tile, self.queries * stride) + 16
+
+    def num_registers(self, head_dim: int) -> int:
+        """32-bit registers of a lane for what it holds at once: q, o, scores, and loads of keys and values."""
+        rows = self.queries // self.subgroups
+        values = rows * head_dim // 2 + rows * head_dim + rows * self.keys
+        loads = ceil_div(self.keys * head_dim // self.vector, self.num_threads)
+        return values // self.units.subgroup_size + 2 * 4 * loads
 
     def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
         """Whether a workgroup of these limits can hold it."""
@@ -130,6 +149,45 @@ def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -
             if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size):
                 return tile
     raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {max_bytes} bytes")
+
+
+def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> list[MatrixFlashTile]:
+    """All tiles that may serve heads of that size well on a device: those whose workgroups and registers can hold them."""
+    _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
+    tiles = [
+        MatrixFlashTile(rows * subgroups, keys, subgroups, units)
+        for rows in range(units.m, units.subgroup_size + 1, units.m)
+        for keys in (64, 32, 16)
+        for subgroups in (8, 4, 2, 1)
+        if units.subgroup_size % rows == 0 and rows * keys % (8 * units.subgroup_size) == 0
+    ]
+    return [
+        tile
+        for tile in tiles
+        if tile.fits(head_dim, "f16", capabilities.max_workgroup_bytes, capabilities.max_workgroup_size)
+        and tile.num_registers(head_dim) <= _MOST_REGISTERS
+        and tile.num_threads % largest_subgroup == 0  # WebGPU asks for it
+    ]
+
+
+def choose_matrix_flash_tile(
+    num_queries: int, num_heads: int, head_dim: int, units: MatrixUnits, capabilities: Capabilities
+) -> MatrixFlashTile | None:
+    """The tile for so many queries of each of num_heads, those of all images; None where no tile fits.
+
+    Large workgroups read keys and values less often, but wide heads leave registers for few subgroups, and few queries
+    occupy a large GPU only by small workgroups.
+    """
+    rows = max(units.m, units.subgroup_size // 2)
+    subgroups = 8 if head_dim <= 48 else 4 if head_dim <= 96 else 2
+    while subgroups > 1 and num_heads * ceil_div(num_queries, rows * subgroups) < _ENOUGH_WORKGROUPS:
+        subgroups //= 2
+    tiles = [
+        tile
+        for tile in matrix_flash_tiles(head_dim, units, capabilities)
+        if tile.queries == rows * tile.subgroups and tile.subgroups <= subgroups and tile.keys <= 32
+    ]
+    return max(tiles, key=lambda tile: (tile.queries * tile.keys, tile.keys), default=None)
 
 
 def flash_attention(
