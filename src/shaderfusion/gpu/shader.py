@@ -8,7 +8,7 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +17,13 @@ from shaderfusion.errors import ShaderError
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 
-__all__ = ["ShaderSource", "can_trust", "compose", "create_module"]
+__all__ = ["Directives", "ShaderSource", "can_trust", "compose", "create_module"]
+
+Directives = Mapping[str, tuple[str, ...]]
+"""By extension of WGSL, which are f16, subgroups and matrix_units, the lines that a shader which uses it begins with.
+Implementations differ; an extension that is left out needs none."""
+
+_F16_ALONE: Directives = {"f16": ("enable f16;",)}
 
 
 @dataclass(frozen=True)
@@ -38,19 +44,29 @@ class ShaderSource:
         return re.sub(r"(?:[\w/.]+\.)?\bwgsl:(\d+):(\d+)", replace, message)
 
 
-def compose(call: KernelCall) -> ShaderSource:
-    """The whole WGSL text of a call: prelude (`Elem`, constants, Params), then its file with imports expanded."""
+def compose(call: KernelCall, directives: Directives = _F16_ALONE) -> ShaderSource:
+    """The whole WGSL text of a call: prelude (directives, `Elem`, constants, Params), then its file with imports."""
     flags = {name for name, value in call.constants.items() if value is True}
     flags |= {f"{name}_{value.upper()}" for name, value in call.constants.items() if isinstance(value, str)}
-    lines = [(text, "prelude") for text in _prelude(call)]
-    lines += _expand(call.source, frozenset(flags), set())
+    body = list(_expand(call.source, frozenset(flags), set()))
+    extensions = _extensions(call, "\n".join(text for text, _ in body))
+    prelude = [line for extension in extensions for line in directives.get(extension, ())]
+    lines = [*((text, "prelude") for text in (*prelude, *_declarations(call))), *body]
     code = "\n".join(text for text, _ in lines) + "\n"
     return ShaderSource(code, tuple(origin for _, origin in lines))
 
 
-def _prelude(call: KernelCall) -> Iterator[str]:
+def _extensions(call: KernelCall, body: str) -> Iterator[str]:
+    """The extensions of WGSL that a call's shader uses."""
     if call.dtype == "f16":
-        yield "enable f16;"
+        yield "f16"
+    if re.search(r"@builtin\(subgroup_|\bsubgroup[A-Z]\w*\(", body):
+        yield "subgroups"
+    if call.constants.get("MATRIX_UNITS") is True:
+        yield "matrix_units"
+
+
+def _declarations(call: KernelCall) -> Iterator[str]:
     yield f"alias Elem = {call.dtype};"
     for name, value in call.constants.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
