@@ -1,4 +1,4 @@
-"""WGSL files to shader modules: a prelude, imports, flags, and error lines mapped back to the file.
+"""WGSL files to a shader's text: a prelude, imports, flags, and error lines mapped back to the file.
 
 A kernel file is plain WGSL plus directives, each on a line of its own:
 
@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from shaderfusion.errors import ShaderError
-from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 
-__all__ = ["Directives", "ShaderSource", "can_trust", "compose", "create_module"]
+__all__ = ["Directives", "ShaderSource", "compose"]
 
 Directives = Mapping[str, tuple[str, ...]]
 """By extension of WGSL, which are f16, subgroups and matrix_units, the lines that a shader which uses it begins with.
@@ -137,46 +135,3 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
                 raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
     if blocks:
         raise ShaderError(f"{path}: {len(blocks)} #ifdef or #ifndef without #endif")
-
-
-def create_module(device: Any, source: ShaderSource, label: str, *, trusted: bool) -> Any:
-    """Compiles a composed source; ShaderError carries the compiler's message with our files and lines."""
-    create = _create_trusted_module if trusted and can_trust() else _create_checked_module
-    with gpu_errors(label, lambda message: ShaderError(source.map_lines(message))):
-        return create(device, source.code, label)
-
-
-def _create_checked_module(device: Any, code: str, label: str) -> Any:
-    return device.create_shader_module(label=label, code=code)
-
-
-@cache
-def can_trust() -> bool:
-    """Whether this wgpu implementation can compile a module without bounds and loop checks."""
-    try:
-        from wgpu.backends.wgpu_native import lib
-    except ImportError:
-        return False
-    return hasattr(lib, "wgpuDeviceCreateShaderModuleTrusted")
-
-
-def _create_trusted_module(device: Any, code: str, label: str) -> Any:
-    """wgpu-native's extension call, which the wgpu package declares but does not wrap.
-
-    wgpu.h: WGPUShaderModule wgpuDeviceCreateShaderModuleTrusted(device, descriptor, runtime checks to keep).
-    """
-    from wgpu.backends.wgpu_native import _api
-
-    native: Any = _api  # its attributes are made at run time
-
-    wgsl = native.new_struct_p("WGPUShaderSourceWGSL *", code=native.to_c_string_view(code))
-    wgsl[0].chain.next = native.ffi.NULL
-    wgsl[0].chain.sType = native.lib.WGPUSType_ShaderSourceWGSL
-    descriptor = native.new_struct_p(
-        "WGPUShaderModuleDescriptor *",
-        nextInChain=native.ffi.cast("WGPUChainedStruct *", wgsl),
-        label=native.to_c_string_view(label),
-    )
-    no_checks = native.lib.WGPUShaderRuntimeChecks_None
-    module = native.libf.wgpuDeviceCreateShaderModuleTrusted(device._internal, descriptor, no_checks)
-    return native.GPUShaderModule(label, module, device)
