@@ -11,6 +11,8 @@ from shaderfusion.tensor import TensorSpec
 __all__ = [
     "Epilogue",
     "LaneTile",
+    "MatrixTile",
+    "MatrixUnits",
     "Tile",
     "attention_scores",
     "attention_values",
@@ -69,6 +71,60 @@ class LaneTile:
     def constants(self) -> dict[str, int | bool]:
         """The kernel's constants: 4 columns a lane. 8 lanes are a subgroup of llvmpipe with 256-bit vectors."""
         return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m, "INT64_PAIRS": self.int64_pairs}
+
+
+@dataclass(frozen=True)
+class MatrixUnits:
+    """What multiplies matrices of f16 in a device, with sums in f32: m x n sums over k by the lanes of one subgroup."""
+
+    m: int = 16
+    n: int = 16
+    k: int = 16
+    subgroup_size: int = 32
+    emulated: bool = False
+    """By the lanes themselves, slowly: for tests on devices without such units."""
+
+    @property
+    def constants(self) -> dict[str, int | bool]:
+        """The constants of fragments/matrix_units."""
+        sizes = {"MATRIX_M": self.m, "MATRIX_N": self.n, "MATRIX_K": self.k, "SUBGROUP_SIZE": self.subgroup_size}
+        return {"MATRIX_UNITS": True, "EMULATED": self.emulated, **sizes}
+
+
+@dataclass(frozen=True)
+class MatrixTile:
+    """Sizes of fragments/matrix_matmul: per workgroup m x n sums, k at a time, by subgroups_m x subgroups_n subgroups."""
+
+    m: int
+    n: int
+    k: int
+    subgroups_m: int
+    subgroups_n: int
+    units: MatrixUnits
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a workgroup."""
+        return self.subgroups_m * self.subgroups_n * self.units.subgroup_size
+
+    def shared_bytes(self, *, transposed: bool = False) -> int:
+        """Workgroup memory that the kernel declares, where b is (K, N), or (N, K) if `transposed`."""
+        b_rows, b_row8 = (self.n, self.k // 8) if transposed else (self.k, self.n // 8)
+        operands = self.m * (self.k // 8 + 1) + b_rows * (b_row8 + 1)
+        return 16 * max(operands, self.subgroups_m * self.units.m * (self.n // 4 + 1))
+
+    @property
+    def constants(self) -> dict[str, int | bool]:
+        """The kernel's constants; ShapeError where the tile does not divide evenly among subgroups and threads."""
+        units, threads = self.units, self.num_threads
+        if self.m % (self.subgroups_m * units.m) or self.n % (self.subgroups_n * units.n) or self.k % units.k:
+            raise ShapeError(f"{self}: m, n and k must be multiples of what its subgroups multiply at once")
+        if self.k % 8 or self.n % 16 or (self.m * self.k // 8) % threads or (self.k * self.n // 8) % threads:
+            raise ShapeError(f"{self}: its {threads} threads must divide m k / 8 and k n / 8, k 8 and n 16 values")
+        if threads % (self.k // 8):
+            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 8")
+        sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
+        return {**sizes, "SUBGROUPS_M": self.subgroups_m, "SUBGROUPS_N": self.subgroups_n, **units.constants}
 
 
 @dataclass(frozen=True)
@@ -266,7 +322,7 @@ def product_calls(
     num_batches = outer * num_inner
     tile = tile or choose_tile(M, N, num_batches, K, pairs=f16_sums and a.dtype == "f16")
     split_depth = K
-    if isinstance(tile, Tile):
+    if isinstance(tile, (Tile, MatrixTile)):
         if num_splits is None:
             num_splits = choose_splits(tile, M, N, num_batches, K)
         split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
