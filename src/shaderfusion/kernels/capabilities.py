@@ -2,7 +2,22 @@
 
 from dataclasses import dataclass
 
-__all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities"]
+from shaderfusion.tensor import DType
+
+__all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
+
+
+@dataclass(frozen=True)
+class MatrixShape:
+    """A product that a subgroup does at once on matrix units: (m, k) times (k, n), added to (m, n)."""
+
+    m: int
+    n: int
+    k: int
+    operand: DType
+    """Of both factors."""
+    result: DType
+    """Of the sums."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,9 @@ class Capabilities:
     """Shaders have 64-bit integers."""
     has_subgroups: bool = False
     """Shaders exchange values within a subgroup."""
+    matrix_shapes: tuple[MatrixShape, ...] = ()
+    """Of products on matrix units that kernels may use: of f16, summed in f32. A workgroup's first dimension is then a
+    multiple of the largest subgroup."""
     timestamp_period_ns: float | None = None
     """What a timestamp counts; None where the device has no timestamps."""
     is_cpu: bool = False

@@ -32,7 +32,7 @@ def test_partially_fused_softmax(
 
 
 def test_lanes(device: Device) -> None:
-    if not device.has("subgroup"):
+    if not device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     assert _errors(device, CASES[1], True, "f32", LaneTile(), scale=3.0)[0] < CAPS["f32"]
 

@@ -198,7 +198,7 @@ def test_folded_group_norm_with_padding_channels(any_device: Device) -> None:
 
 
 def test_lanes(any_device: Device) -> None:
-    if not any_device.has("subgroup"):
+    if not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
     actual, expected = _run(any_device, x, 20, "f32", 4, tile=SMALL_LANES)

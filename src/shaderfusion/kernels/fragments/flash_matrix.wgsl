@@ -9,17 +9,11 @@
 const THREADS = SUBGROUPS * SUBGROUP_SIZE;
 const ROWS = QUERIES / SUBGROUPS;
 const ROW_LANES = SUBGROUP_SIZE / ROWS; // that share a row of scores
-const ROW_MATRICES = ROWS / MATRIX_M;
-const MATRIX_WIDTH = max(MATRIX_N, MATRIX_K);
-const PADDED_D = (D + MATRIX_WIDTH - 1) / MATRIX_WIDTH * MATRIX_WIDTH;
-const D_STEPS = PADDED_D / MATRIX_K;    // of q k^T
-const D_MATRICES = PADDED_D / MATRIX_N; // of o
-const KEY_MATRICES = KEYS / MATRIX_N;   // of s, and as many of o are in memory at a time
 const CHUNKS = KEYS / 8 / ROW_LANES;    // of 8 scores, of one lane
 const MOST_LOG2_P = 8.0;
 
 const D8 = D / 8;
-const ROW8 = PADDED_D / 8;
+const ROW8 = D_STEPS * (MATRIX_K / 8); // whole matrices
 const TILE_VECTORS = KEYS * D8;
 const LOADS = (TILE_VECTORS + THREADS - 1) / THREADS;
 
@@ -100,7 +94,9 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     }
     workgroupBarrier();
     var queries: array<array<Left, D_STEPS>, ROW_MATRICES>;
+#unroll
     for (var i = 0u; i < ROW_MATRICES; i++) {
+#unroll
         for (var d = 0u; d < D_STEPS; d++) {
             queries[i][d] = load_left((subgroup * ROWS + i * MATRIX_M) * STRIDE + d * (MATRIX_K / 8), STRIDE);
         }
@@ -125,13 +121,21 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     var o = array<array<Result, D_MATRICES>, ROW_MATRICES>();
 
     for (var key_0 = 0u; key_0 < key_end; key_0 += KEYS) {
+#unroll
         for (var j = 0u; j < KEY_MATRICES; j++) {
             var s = array<Result, ROW_MATRICES>();
+#unroll
             for (var d = 0u; d < D_STEPS; d++) {
                 let keys = load_right_transposed(j * MATRIX_N * STRIDE + d * (MATRIX_K / 8), STRIDE);
-                for (var i = 0u; i < ROW_MATRICES; i++) { s[i] = multiply_add(queries[i][d], keys, s[i]); }
+#unroll
+                for (var i = 0u; i < ROW_MATRICES; i++) {
+                    s[i] = multiply_add(queries[i][d], keys, s[i]);
+                }
             }
-            for (var i = 0u; i < ROW_MATRICES; i++) { store_result(s_at(subgroup, i, j), S_STRIDE, s[i]); }
+#unroll
+            for (var i = 0u; i < ROW_MATRICES; i++) {
+                store_result(s_at(subgroup, i, j), S_STRIDE, s[i]);
+            }
         }
         workgroupBarrier(); // scores are written; keys, and the values of the tile before, are read
 
@@ -176,9 +180,16 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
 
         // A barrier: p, the values and the next keys are written; scores are read.
         if (workgroupUniformLoad(&sh_raised) == key_0 && key_0 > 0) {
-            for (var d_0 = 0u; d_0 < D_MATRICES; d_0 += KEY_MATRICES) {
-                for (var j = 0u; j < KEY_MATRICES && d_0 + j < D_MATRICES; j++) {
-                    for (var i = 0u; i < ROW_MATRICES; i++) { store_result(s_at(subgroup, i, j), S_STRIDE, o[i][d_0 + j]); }
+#unroll
+            for (var block = 0u; block < D_BLOCKS; block++) {
+#unroll
+                for (var j = 0u; j < KEY_MATRICES; j++) {
+#unroll
+                    for (var i = 0u; i < ROW_MATRICES; i++) {
+                        if (block * KEY_MATRICES + j < D_MATRICES) {
+                            store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)]);
+                        }
+                    }
                 }
                 workgroupBarrier();
                 for (var c = part; c < KEYS / 4; c += ROW_LANES) {
@@ -186,32 +197,51 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
                     sh[at] = bitcast<vec4<u32>>(alpha * floats(at));
                 }
                 workgroupBarrier();
-                for (var j = 0u; j < KEY_MATRICES && d_0 + j < D_MATRICES; j++) {
-                    for (var i = 0u; i < ROW_MATRICES; i++) { o[i][d_0 + j] = load_result(s_at(subgroup, i, j), S_STRIDE); }
+#unroll
+                for (var j = 0u; j < KEY_MATRICES; j++) {
+#unroll
+                    for (var i = 0u; i < ROW_MATRICES; i++) {
+                        if (block * KEY_MATRICES + j < D_MATRICES) {
+                            o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)] = load_result(s_at(subgroup, i, j), S_STRIDE);
+                        }
+                    }
                 }
                 workgroupBarrier();
             }
         }
 
-        for (var j = 0u; j < KEYS; j += MATRIX_K) {
+#unroll
+        for (var j = 0u; j < KEY_STEPS; j++) {
             var weights: array<Left, ROW_MATRICES>;
+#unroll
             for (var i = 0u; i < ROW_MATRICES; i++) {
-                weights[i] = load_left(p_0 + i * MATRIX_M * P_STRIDE + j / 8, P_STRIDE);
+                weights[i] = load_left(p_0 + i * MATRIX_M * P_STRIDE + j * (MATRIX_K / 8), P_STRIDE);
             }
+#unroll
             for (var d = 0u; d < D_MATRICES; d++) {
-                let values = load_right(V_FIRST + j * STRIDE + d * (MATRIX_N / 8), STRIDE);
-                for (var i = 0u; i < ROW_MATRICES; i++) { o[i][d] = multiply_add(weights[i], values, o[i][d]); }
+                let values = load_right(V_FIRST + j * MATRIX_K * STRIDE + d * (MATRIX_N / 8), STRIDE);
+#unroll
+                for (var i = 0u; i < ROW_MATRICES; i++) {
+                    o[i][d] = multiply_add(weights[i], values, o[i][d]);
+                }
             }
         }
     }
 
     for (var lanes = u32(ROWS); lanes < SUBGROUP_SIZE; lanes *= 2) { l += subgroupShuffleXor(l, lanes); }
-    for (var d_0 = 0u; d_0 < D_MATRICES; d_0 += KEY_MATRICES) {
-        for (var j = 0u; j < KEY_MATRICES && d_0 + j < D_MATRICES; j++) {
-            for (var i = 0u; i < ROW_MATRICES; i++) { store_result(s_at(subgroup, i, j), S_STRIDE, o[i][d_0 + j]); }
+#unroll
+    for (var block = 0u; block < D_BLOCKS; block++) {
+#unroll
+        for (var j = 0u; j < KEY_MATRICES; j++) {
+#unroll
+            for (var i = 0u; i < ROW_MATRICES; i++) {
+                if (block * KEY_MATRICES + j < D_MATRICES) {
+                    store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)]);
+                }
+            }
         }
         workgroupBarrier();
-        let d8_0 = d_0 * (MATRIX_N / 8);
+        let d8_0 = block * (KEYS / 8);
         if (row_0 + row < params.queries) {
             for (var c = part; c < min(KEYS / 8, D8 - d8_0); c += ROW_LANES) {
                 let at = S_FIRST + row * S_STRIDE + 2 * c;

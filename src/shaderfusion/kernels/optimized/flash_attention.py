@@ -10,11 +10,13 @@ from shaderfusion.kernels.common.matmul import MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 __all__ = [
+    "MAX_HEAD_DIM",
     "FlashTile",
     "MatrixFlashTile",
     "choose_flash_tile",
     "choose_matrix_flash_tile",
     "flash_attention",
+    "flash_tiles",
     "matrix_flash_tiles",
 ]
 
@@ -87,7 +89,10 @@ class FlashTile:
 
 @dataclass(frozen=True)
 class MatrixFlashTile:
-    """Sizes of the kernel on matrix units, for f16: a workgroup of `subgroups` takes `queries` rows, `keys` at a time."""
+    """Sizes of the kernel on matrix units, for f16: a workgroup takes `queries` rows, a part by each of its subgroups.
+
+    It takes `keys` keys at a time. A lane holds a part of one row of their scores, 8 or more.
+    """
 
     queries: int
     keys: int
@@ -104,8 +109,7 @@ class MatrixFlashTile:
 
     def shared_bytes(self, head_dim: int, dtype: DType) -> int:
         """Workgroup memory that the kernel declares."""
-        width = max(self.units.n, self.units.k)
-        stride = ceil_div(head_dim, width) * width // 8 | 1
+        stride = self._padded(head_dim) // 8 | 1
         tile = 2 * self.keys * stride + self.queries * (self.keys // 4 + 1 + (self.keys // 8 | 1))
         return 16 * max(tile, self.queries * stride) + 16
 
@@ -131,28 +135,46 @@ class MatrixFlashTile:
         if units.subgroup_size % rows or self.keys * rows % (8 * units.subgroup_size):
             raise ShapeError(f"{self}: a subgroup's lanes must divide its {rows} rows evenly, each into 8 keys or more")
         sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
-        return {**sizes, **units.constants}
+        padded = self._padded(head_dim)
+        matrices = {
+            "ROW_MATRICES": rows // units.m,
+            "KEY_MATRICES": self.keys // units.n,
+            "KEY_STEPS": self.keys // units.k,
+        }
+        matrices |= {"D_MATRICES": padded // units.n, "D_STEPS": padded // units.k}
+        return {**sizes, **matrices, "D_BLOCKS": ceil_div(padded, self.keys), **units.constants}
+
+    def _padded(self, head_dim: int) -> int:
+        """Channels of a head in whole matrices, of q and k as of v."""
+        width = max(self.units.n, self.units.k)
+        return ceil_div(head_dim, width) * width
 
 
-def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
-    """The first of some tiles that fits a workgroup: many queries, then many keys, then operands in f32.
+def flash_tiles(head_dim: int, dtype: DType, capabilities: Capabilities) -> list[FlashTile]:
+    """Tiles that fit a workgroup: those of many queries first, then of many keys, then with operands in f32.
 
     A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output and 4 rows: more
-    do not fit its registers. ShapeError where no tile fits.
+    do not fit its registers.
     """
     max_bytes = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    tiles: list[FlashTile] = []
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
-        for widened in ("qk", "k", ""):
-            tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
-            if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size):
-                return tile
-    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {max_bytes} bytes")
+        tiles += [FlashTile(queries, 4 * threads_k, thread_queries, 4, widened) for widened in ("qk", "k", "")]
+    return [tile for tile in tiles if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size)]
+
+
+def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
+    """The first of `flash_tiles`; ShapeError where no tile fits."""
+    for tile in flash_tiles(head_dim, dtype, capabilities):
+        return tile
+    most = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {most} bytes")
 
 
 def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> list[MatrixFlashTile]:
-    """All tiles that may serve heads of that size well on a device: those whose workgroups and registers can hold them."""
+    """Tiles that may serve heads of that size well on a device: those that its workgroups and registers can hold."""
     _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
     tiles = [
         MatrixFlashTile(rows * subgroups, keys, subgroups, units)
