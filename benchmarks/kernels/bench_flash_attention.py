@@ -1,4 +1,4 @@
-"""Attention in one dispatch, on matrix units too, and in three: `python -m benchmarks.kernels.bench_flash_attention`."""
+"""Attention in one dispatch, on matrix units too, and in three: python -m benchmarks.kernels.bench_flash_attention."""
 
 from collections.abc import Iterator
 from dataclasses import replace
