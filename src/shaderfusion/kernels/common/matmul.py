@@ -195,7 +195,8 @@ def product_calls(
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
     if isinstance(tile, MatrixUnits):
-        tile = choose_matrix_tile(tile, M, N, num_batches, K) if in_eights else None
+        size = (M, N, num_batches, K)
+        tile, num_splits = choose_matrix_tile(tile, *size, num_splits) if in_eights else (None, num_splits)
     tile = tile or choose_tile(M, N, num_batches, K, pairs=f16_sums and a.dtype == "f16")
     if isinstance(tile, MatrixTile) and not (in_eights and a.dtype == "f16"):
         raise ShapeError(f"{kernel}: {tile} needs f16, and rows of {a} and {b} in multiples of 8 values")
