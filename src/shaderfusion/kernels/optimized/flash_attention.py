@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
+from shaderfusion.kernels.call import KernelCall, ceil_div, read_columns, write
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
@@ -105,8 +105,8 @@ def flash_attention(
 ) -> KernelCall:
     """out_h = softmax(q_h k_h^T / sqrt(D)) v_h; q, out: (B, N, heads D), k, v: (B, M, heads D), one dtype.
 
-    With `head_dim` the root is of that, and the other of a head's D channels are zeros. `causal`: row i sees only keys
-    j <= i.
+    q, k and v may be views of columns, such as thirds of one tensor. With `head_dim` the root is of that, and the other
+    of a head's D channels are zeros. `causal`: row i sees only keys j <= i.
     """
     if len(q.shape) != 3 or num_heads < 1 or q.shape[2] % num_heads:
         raise ShapeError(f"flash_attention: {q} must be (B, N, heads D) with num_heads (={num_heads})")
@@ -125,12 +125,19 @@ def flash_attention(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",
         dtype=q.dtype,
-        bindings=read(q, k, v) + write(out),
+        bindings=read_columns(q, k, v) + write(out),
         constants=tile.constants(D, q.dtype),
         params={
             "queries": N,
             "keys": M,
-            "row_stride": C // 4,  # in vectors of 4
+            # Strides and offsets are in vectors of 4.
+            "q_row": q.row_stride // 4,
+            "q_first": q.first_column // 4,
+            "k_row": k.row_stride // 4,
+            "k_first": k.first_column // 4,
+            "v_row": v.row_stride // 4,
+            "v_first": v.first_column // 4,
+            "out_row": C // 4,
             "diagonal": 1 if causal else M,  # row 0 sees so many keys
             "scale": math.log2(math.e) / math.sqrt(D if head_dim is None else head_dim),
         },

@@ -6,7 +6,7 @@
 // THREADS_K-th channel), and of each tile's scores THREAD_KEYS columns of the same rows, in registers.
 // exp(x) is exp2(x log2(e)), with log2(e) / sqrt(D) as params.scale. Row i sees keys j < min(M, i + params.diagonal).
 
-@group(0) @binding(1) var<storage, read> q: array<vec4<Elem>>;   // (B, N, heads, D / 4)
+@group(0) @binding(1) var<storage, read> q: array<vec4<Elem>>;   // (B, N, heads, D / 4), each at its row stride
 @group(0) @binding(2) var<storage, read> k: array<vec4<Elem>>;   // (B, M, heads, D / 4)
 @group(0) @binding(3) var<storage, read> v: array<vec4<Elem>>;   // (B, M, heads, D / 4)
 @group(0) @binding(4) var<storage, read_write> out: array<Elem>; // (B, N, heads, D)
@@ -63,13 +63,13 @@ fn spot_k(lane: u32, i: u32) -> Spot {
 }
 
 // Keys beyond M repeat the last one; their scores are masked.
-fn address(key: u32, d4: u32, first: u32) -> u32 {
-    return first + min(key, params.keys - 1) * params.row_stride + d4;
+fn row_of(key: u32) -> u32 {
+    return min(key, params.keys - 1);
 }
 
 fn load_k(lane: u32, i: u32, key_0: u32, first: u32) -> vec4<Elem> {
     let spot = spot_k(lane, i);
-    return k[address(key_0 + spot.key, spot.d4, first)];
+    return k[first + row_of(key_0 + spot.key) * params.k_row + spot.d4];
 }
 
 fn stage_k(lane: u32, i: u32, values: vec4<Elem>) {
@@ -86,11 +86,9 @@ alias Block = array<vec4<Elem>, 4>;
 fn load_v(lane: u32, i: u32, key_0: u32, first: u32) -> Block {
     let index = lane + i * THREADS;
     let key = key_0 + index / D4 * 4;
-    let d4 = index % D4;
-    return Block(
-        v[address(key, d4, first)], v[address(key + 1, d4, first)],
-        v[address(key + 2, d4, first)], v[address(key + 3, d4, first)],
-    );
+    var block: Block;
+    for (var j = 0u; j < 4; j++) { block[j] = v[first + row_of(key + j) * params.v_row + index % D4]; }
+    return block;
 }
 
 // Transposes: vectors of 4 channels to vectors of 4 keys. Channel d is at place d % 4 * D4 + d / 4.
@@ -111,8 +109,10 @@ fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
 @compute @workgroup_size(THREADS)
 fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row_0 = group.x * QUERIES;
-    let first_q = group.z * params.queries * params.row_stride + group.y * D4;
-    let first_kv = group.z * params.keys * params.row_stride + group.y * D4;
+    let first_q = group.z * params.queries * params.q_row + params.q_first + group.y * D4;
+    let first_k = group.z * params.keys * params.k_row + params.k_first + group.y * D4;
+    let first_v = group.z * params.keys * params.v_row + params.v_first + group.y * D4;
+    let first_out = group.z * params.queries * params.out_row + group.y * D4;
     let key_end = min(params.keys, row_0 + QUERIES - 1 + params.diagonal); // what the last row sees
 #ifdef INTERLEAVED
     // 2 x 2 threads side by side, as some GPUs serve vectors that neighbours share in half the time.
@@ -126,10 +126,10 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     for (var i = lane; i < QUERIES * D4; i += THREADS) {
         // Rows beyond N repeat the last one; they are not stored.
         let row = min(row_0 + i / D4, params.queries - 1);
-        sh_q[i % D4 * Q_STRIDE + i / D4] = vec4<StageQ>(q[first_q + row * params.row_stride + i % D4]);
+        sh_q[i % D4 * Q_STRIDE + i / D4] = vec4<StageQ>(q[first_q + row * params.q_row + i % D4]);
     }
     for (var i = 0u; i < LOADS; i++) {
-        stage_k(lane, i, load_k(lane, i, 0, first_kv));
+        stage_k(lane, i, load_k(lane, i, 0, first_k));
     }
     workgroupBarrier();
 
@@ -142,8 +142,8 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
         // This tile's values and the next one's keys are on their way while the scores are summed.
         var next_k: array<vec4<Elem>, LOADS>;
         var this_v: array<Block, BLOCK_LOADS>;
-        for (var i = 0u; i < LOADS; i++) { next_k[i] = load_k(lane, i, key_0 + KEYS, first_kv); }
-        for (var i = 0u; i < BLOCK_LOADS; i++) { this_v[i] = load_v(lane, i, key_0, first_kv); }
+        for (var i = 0u; i < LOADS; i++) { next_k[i] = load_k(lane, i, key_0 + KEYS, first_k); }
+        for (var i = 0u; i < BLOCK_LOADS; i++) { this_v[i] = load_v(lane, i, key_0, first_v); }
 
         var s: array<array<f32, THREAD_KEYS>, THREAD_QUERIES>;
         for (var i = 0u; i < THREAD_QUERIES; i++) {
@@ -225,7 +225,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
         var l_row = 0.0;
         for (var t = 0u; t < THREADS_K; t++) { l_row += sh_rows[row * THREADS_K + t]; }
         if (row_0 + row < params.queries) {
-            let first = 4 * (first_q + (row_0 + row) * params.row_stride);
+            let first = 4 * (first_out + (row_0 + row) * params.out_row);
             for (var j = 0u; j < THREAD_CHANNELS; j++) {
                 let place = thread_k + j * THREADS_K;
                 out[first + place % D4 * 4 + place / D4] = Elem(o[i][j] / l_row);

@@ -45,7 +45,7 @@ def geglu_linear(
     if isinstance(tile, Tile) and tile.thread_n4 % 2:
         raise ShapeError(f"geglu_linear: {tile} must have an even thread_n4, so that a thread holds both a and b")
     params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "a_first": 0, "b_row": C // 2, "b_outer": 0, "b_inner": 0}
-    params |= {"b_columns": 2 * C, "out_row": C // 4, "out_outer": 0, "out_inner": 0}
+    params |= {"b_first": 0, "b_columns": 2 * C, "out_row": C // 4, "out_outer": 0, "out_inner": 0}
     sizes, epilogue, flags = (1, 1, x.size // K, 2 * C, K), Epilogue(bias=bias), {"GEGLU": True}
     options = {"tile": tile, "num_splits": 1, "in_eights": in_eights}
     (call,) = product_calls("common/matmul.wgsl", x, weight, out, sizes, params, epilogue, flags, **options)
