@@ -176,6 +176,7 @@ class _Dawn(Runtime):
         "subgroups": ("enable subgroups;",),
         "matrix_units": (
             "enable chromium_experimental_subgroup_matrix;",
+            "enable subgroup_size_control;",
             # Which rows a subgroup takes follows from its invocations' index: uniform, but not for Tint to see.
             "diagnostic(off, chromium.subgroup_matrix_uniformity);",
             "diagnostic(off, subgroup_uniformity);",

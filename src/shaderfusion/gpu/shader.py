@@ -5,6 +5,10 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
     #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
     #ifdef FLAG or #ifndef FLAG, #elif FLAG, #else, #endif
                                  keeps the lines of the first branch that holds; may be nested
+    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a constant of
+                                 the call, up to the `}` below its `for`; may be nested. i is a constant in each
+                                 copy: drivers keep arrays, above all of matrices, in registers if nothing else indexes
+                                 them
 """
 
 import re
@@ -22,6 +26,11 @@ Directives = Mapping[str, tuple[str, ...]]
 Implementations differ; an extension that is left out needs none."""
 
 _F16_ALONE: Directives = {"f16": ("enable f16;",)}
+
+_Line = tuple[str, str]
+"""Its text, and the file and line it came from."""
+
+_UNROLL = "#unroll"
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ def compose(call: KernelCall, directives: Directives = _F16_ALONE) -> ShaderSour
     """The whole WGSL text of a call: prelude (directives, `Elem`, constants, Params), then its file with imports."""
     flags = {name for name, value in call.constants.items() if value is True}
     flags |= {f"{name}_{value.upper()}" for name, value in call.constants.items() if isinstance(value, str)}
-    body = list(_expand(call.source, frozenset(flags), set()))
+    body = _unroll(list(_expand(call.source, frozenset(flags), set())), call.constants)
     extensions = _extensions(call, "\n".join(text for text, _ in body))
     prelude = [line for extension in extensions for line in directives.get(extension, ())]
     lines = [*((text, "prelude") for text in (*prelude, *_declarations(call))), *body]
@@ -101,7 +110,7 @@ class _Block:
         self.has_kept |= self.keeps
 
 
-def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tuple[str, str]]:
+def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[_Line]:
     """The lines of a file that its flags keep, each with `file:line`; imports in place, each file once."""
     if path in imported:
         return
@@ -117,6 +126,9 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
                 yield text, origin
             continue
         match directive[1], directive[2]:
+            case "unroll", "":
+                if all(block.keeps for block in blocks):
+                    yield _UNROLL, origin
             case "import", fragment if fragment:
                 if all(block.keeps for block in blocks):
                     yield from _expand(f"{fragment}.wgsl", flags, imported)
@@ -139,3 +151,28 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
                 raise ShaderError(f"{origin}: unknown directive {text.strip()!r}")
     if blocks:
         raise ShaderError(f"{path}: {len(blocks)} #ifdef or #ifndef without #endif")
+
+
+def _unroll(lines: list[_Line], constants: Mapping[str, int | float | bool | str]) -> list[_Line]:
+    """The lines with each loop after an _UNROLL as copies of its body, one block each."""
+    unrolled: list[_Line] = []
+    index = 0
+    while index < len(lines):
+        text, origin = lines[index]
+        index += 1
+        if text is not _UNROLL:
+            unrolled.append((text, origin))
+            continue
+        head, head_origin = lines[index] if index < len(lines) else ("", origin)
+        loop = re.fullmatch(r"(\s*)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{", head)
+        count = constants.get(loop[3]) if loop else None
+        end = next((i for i in range(index, len(lines)) if loop and lines[i][0] == f"{loop[1]}}}"), None)
+        if not loop or not isinstance(count, int) or end is None:
+            raise ShaderError(
+                f"{origin}: #unroll must stand before `for (var i = 0u; i < COUNT; i++) {{`, with a constant"
+            )
+        body = _unroll(lines[index + 1 : end], constants)
+        for i in range(count):
+            unrolled += [(f"{loop[1]}{{ const {loop[2]} = {i}u;", head_origin), *body, lines[end]]
+        index = end + 1
+    return unrolled

@@ -93,7 +93,7 @@ class MatrixUnits:
 
 @dataclass(frozen=True)
 class MatrixTile:
-    """Sizes of fragments/matrix_matmul: per workgroup m x n sums, k at a time, by subgroups_m x subgroups_n subgroups."""
+    """Sizes of fragments/matrix_matmul: m x n sums, k at a time, by a workgroup of subgroups_m x subgroups_n subgroups."""
 
     m: int
     n: int
@@ -124,7 +124,12 @@ class MatrixTile:
         if threads % (self.k // 8):
             raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 8")
         sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
-        return {**sizes, "SUBGROUPS_M": self.subgroups_m, "SUBGROUPS_N": self.subgroups_n, **units.constants}
+        sizes |= {"SUBGROUPS_M": self.subgroups_m, "SUBGROUPS_N": self.subgroups_n}
+        sizes |= {
+            "FRAGMENTS_M": self.m // self.subgroups_m // units.m,
+            "FRAGMENTS_N": self.n // self.subgroups_n // units.n,
+        }
+        return {**sizes, **units.constants}
 
 
 @dataclass(frozen=True)
