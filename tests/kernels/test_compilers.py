@@ -106,6 +106,8 @@ def refusals(device: Device, name: str) -> list[str]:
 def test_tint(null_dawn: None, name: str) -> None:
     device = open_device(runtime="dawn")
     assert refusals(device, name) == []
+    uses_matrices = {call.source for call in calls_of(name) if call.constants.get("MATRIX_UNITS")}
+    assert bool(uses_matrices) is bool(DEVICES[name][0].matrix_shapes)
     if DEVICES[name][0] is WEBGPU_DEFAULTS:  # whole pipelines too, within limits that naga does not know
         assert len(device.pipelines.get_all(calls_of(name))) > 100
 

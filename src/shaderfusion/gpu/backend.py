@@ -24,7 +24,7 @@ from shaderfusion.kernels.capabilities import MatrixShape
 __all__ = ["RUNTIMES", "Feature", "Runtime", "RuntimeName", "gpu_error_types", "runtimes"]
 
 RuntimeName = Literal["wgpu", "dawn"]
-Feature = Literal["f16", "int64", "subgroups", "timestamps", "matrix_units"]
+Feature = Literal["f16", "int64", "subgroups", "timestamps", "matrix_units", "subgroup_size_control"]
 """What a device may have beyond WebGPU's core."""
 
 
@@ -170,6 +170,7 @@ class _Dawn(Runtime):
         "subgroups": "subgroups",
         "timestamps": "timestamp-query",
         "matrix_units": "chromium-experimental-subgroup-matrix",
+        "subgroup_size_control": "subgroup-size-control",
     }
     directives: ClassVar = {
         "f16": ("enable f16;",),
@@ -239,6 +240,8 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
+        if not {"matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+            return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 
         found = [

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shaderfusion.kernels.tiles import MatrixUnits
 from shaderfusion.tensor import DType
 
 __all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
@@ -49,6 +50,15 @@ class Capabilities:
     """What a timestamp counts; None where the device has no timestamps."""
     is_cpu: bool = False
     """A software implementation, such as llvmpipe."""
+
+    @property
+    def matrix_units(self) -> MatrixUnits | None:
+        """The largest product of `matrix_shapes`, by a subgroup of a size that the device has; None without any."""
+        if not self.matrix_shapes or self.subgroup_sizes is None:
+            return None
+        shape = max(self.matrix_shapes, key=lambda shape: (shape.m * shape.n * shape.k, shape.m))
+        least, largest = self.subgroup_sizes
+        return MatrixUnits(shape.m, shape.n, shape.k, subgroup_size=max(least, min(32, largest)))
 
     @property
     def exchanges_lanes(self) -> bool:

@@ -9,8 +9,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}

@@ -12,17 +12,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.common.matmul import (
-    Epilogue,
-    LaneTile,
-    Tile,
-    attention_scores,
-    attention_values,
-    choose_splits,
-    choose_tile,
-    matmul,
-)
+from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, choose_tile
 from shaderfusion.tensor import DType
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
