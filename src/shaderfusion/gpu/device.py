@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import wgpu
 
 from shaderfusion.errors import DeviceError, InputError
+from shaderfusion.gpu.c_types import parse_together
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
 from shaderfusion.gpu.turn import Turn
@@ -116,19 +117,22 @@ def _adapters() -> tuple[tuple[DeviceInfo, Any], ...]:
     """All adapters that can run compute shaders, GPUs before CPUs, each physical device once."""
     # Where it is unset, Mesa's drivers look for a Wayland display and complain on stderr.
     os.environ.setdefault("XDG_RUNTIME_DIR", "/nonexistent")
-    _leave_out_opengl()
+    _prepare_wgpu_native()
     order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
     found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
     found.sort(key=lambda a: order.get(a.info["adapter_type"], 3))
     return tuple((_describe(index, adapter), adapter) for index, adapter in enumerate(found))
 
 
-def _leave_out_opengl() -> None:
-    """OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find."""
+def _prepare_wgpu_native() -> None:
+    """What is to be done before its first call, where it is the implementation."""
     try:
+        from wgpu.backends.wgpu_native import ffi
         from wgpu.backends.wgpu_native.extras import set_instance_extras
     except ImportError:  # another implementation
         return
+    parse_together(ffi)
+    # OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find.
     with suppress(RuntimeError):  # another user of wgpu in this process was first
         set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
 
