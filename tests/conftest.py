@@ -2,19 +2,36 @@
 
 import pytest
 
-from shaderfusion.gpu.device import Device, open_device
+from shaderfusion.errors import ShaderfusionError
+from shaderfusion.gpu.device import Device, list_devices, open_device
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runtime", choices=("wgpu", "dawn"), default="wgpu", help="the WebGPU implementation to test")
 
 
 @pytest.fixture(scope="session")
-def device() -> Device:
+def runtime(pytestconfig: pytest.Config) -> str:
+    """The WebGPU implementation that all devices are opened by; without an adapter of it, tests are skipped."""
+    name = pytestconfig.getoption("--runtime")
+    try:
+        if list_devices(name):
+            return name
+    except ShaderfusionError as error:
+        pytest.skip(str(error))
+    pytest.skip(f"no adapter of {name} on this machine")
+
+
+@pytest.fixture(scope="session")
+def device(runtime: str) -> Device:
     """The first adapter, with the modules that users get."""
-    return open_device()
+    return open_device(runtime=runtime)
 
 
 @pytest.fixture(scope="session")
-def checked_device() -> Device:
+def checked_device(runtime: str) -> Device:
     """The same adapter with the WebGPU implementation's bounds and loop checks."""
-    return open_device(trusted=False)
+    return open_device(runtime=runtime, trusted=False)
 
 
 @pytest.fixture(params=["trusted", "checked"])

@@ -58,6 +58,38 @@ def test_prelude_of_f32_without_params(kernels: Path) -> None:
     assert compose(make_call()).code == "alias Elem = f32;\n// body\n"
 
 
+DIRECTIVES = {
+    "f16": ("enable f16;",),
+    "subgroups": ("enable s;",),
+    "matrix_units": ("enable m;", "diagnostic(off, m);"),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "flags", "expected"),
+    [
+        ("f32", "fn f(lane: u32) { subgroup_size(); } // subgroups", {}, []),
+        ("f16", "fn f() { subgroupAdd(1.0); }", {}, ["enable f16;", "enable s;"]),
+        ("f32", "fn f(@builtin(subgroup_id) id: u32) {}", {}, ["enable s;"]),
+        ("f32", "#ifdef A\nfn f() { subgroupAdd(1.0); }\n#endif", {"A": False}, []),
+        ("f16", "", {"MATRIX_UNITS": True}, ["enable f16;", "enable m;", "diagnostic(off, m);"]),
+        ("f32", "", {"MATRIX_UNITS": False}, []),
+    ],
+)
+def test_directives_of_what_a_shader_uses(
+    kernels: Path, dtype: DType, text: str, flags: dict[str, bool], expected: list[str]
+) -> None:
+    (kernels / "kernel.wgsl").write_text(f"{text}\n")
+    source = compose(make_call(dtype, constants=flags), DIRECTIVES)
+    assert source.code.splitlines()[: len(expected) + 1] == [*expected, f"alias Elem = {dtype};"]
+    assert source.origins[: len(expected)] == ("prelude",) * len(expected)
+
+
+def test_an_implementation_that_needs_no_directive(kernels: Path) -> None:
+    (kernels / "kernel.wgsl").write_text("fn f() { subgroupAdd(1.0); }\n")
+    assert compose(make_call(), {"f16": ("enable f16;",)}).code.startswith("alias Elem = f32;\n")
+
+
 def test_strings_make_flags(kernels: Path) -> None:
     (kernels / "kernel.wgsl").write_text("#ifdef ACTIVATION_QUICK_GELU\nyes\n#endif\n#ifdef ACTIVATION\nno\n#endif\n")
     assert compose(make_call(constants={"ACTIVATION": "quick_gelu"})).code == "alias Elem = f32;\nyes\n"

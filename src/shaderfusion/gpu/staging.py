@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import wgpu
 
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.failures import gpu_errors
@@ -34,7 +33,7 @@ class Staging:
         self.size_bytes = size_bytes
         self._device = device
         self._used_bytes = 0
-        usage = wgpu.BufferUsage.MAP_WRITE | wgpu.BufferUsage.COPY_SRC
+        usage = "MAP_WRITE|COPY_SRC"
         with gpu_errors(f"allocating {2 * size_bytes / 1e6:.1f} MB for uploads"):
             self._written, self._copied = (
                 device.handle.create_buffer(size=size_bytes, usage=usage, mapped_at_creation=True) for _ in range(2)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import wgpu
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.buffers import allocate, download_all, upload
@@ -61,7 +60,7 @@ class Program:
         for tensor in (graph.inputs | graph.outputs).values():
             self._external[tensor.storage] = allocate(device, tensor.size_bytes, tensor.name)
         params, self._params_offsets = _pack_params(graph.calls)
-        self._params = device.handle.create_buffer_with_data(data=params, usage=wgpu.BufferUsage.UNIFORM)
+        self._params = device.handle.create_buffer_with_data(data=params, usage="UNIFORM")
         self._bound_version = -1
         self._bound: list[_Dispatch] = []
         self._pieces: list[range] | None = None

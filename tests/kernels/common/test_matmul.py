@@ -5,24 +5,16 @@ Pipelines take seconds to compile on software Vulkan, so that most cases share o
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.common.matmul import (
-    Epilogue,
-    LaneTile,
-    Tile,
-    attention_scores,
-    attention_values,
-    choose_splits,
-    choose_tile,
-    matmul,
-)
+from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, choose_tile
 from shaderfusion.tensor import DType
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
@@ -43,7 +35,7 @@ SHAPES = [
 @pytest.fixture(params=[SMALL, SMALL_PAIRS, SMALL_LANES], ids=["tile", "pairs", "lanes"])
 def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
     """A tile of each algorithm that compiles quickly."""
-    if isinstance(request.param, LaneTile) and not any_device.has("subgroup"):
+    if isinstance(request.param, LaneTile) and not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     return request.param
 
@@ -202,7 +194,7 @@ KERNELS = {
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("num_rows", [70, 260])
 def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int) -> None:
-    _skip_where_missing(device, kernels)
+    skip_without(device, kernels.capabilities)
     rng = np.random.default_rng(4)
     a, b = rng.standard_normal((num_rows, 68)), rng.standard_normal((68, 72))
     ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", num_rows, 72)
@@ -213,7 +205,7 @@ def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> None:
-    _skip_where_missing(device, kernels)
+    skip_without(device, kernels.capabilities)
     rng = np.random.default_rng(5)
     q, k, v = rng.standard_normal((3, 2, 77, 24))
     tq, tk, tv, out = tensor_in("q", q), tensor_in("k", k), tensor_in("v", v), tensor_out("out", 2, 77, 24)
@@ -223,13 +215,6 @@ def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> N
     scores = reference.attention_scores(q, k, num_heads=3, scale=8**-0.5)
     probs = reference.softmax_unfused(scores, num_columns=77, causal=causal)
     assert relative_error(actual, reference.attention_values(probs, v, num_heads=3)) < 4 * BOUNDS["f32"]
-
-
-def _skip_where_missing(device: Device, kernels: Kernels) -> None:
-    can = kernels.capabilities
-    for needed, feature in ((can.has_subgroups, "subgroup"), (can.has_int64, "shader-int64")):
-        if needed and not device.has(feature):
-            pytest.skip(f"this device lacks {feature}")
 
 
 def test_small_products_of_great_depth_are_split() -> None:

@@ -8,7 +8,7 @@ from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["FlashTile", "choose_flash_tile", "flash_attention"]
+__all__ = ["MAX_HEAD_DIM", "FlashTile", "choose_flash_tile", "flash_attention", "flash_tiles"]
 
 MAX_HEAD_DIM = 160
 
@@ -69,21 +69,27 @@ class FlashTile:
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
-def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
-    """The first of some tiles that fits a workgroup: many queries, then many keys, then operands in f32.
+def flash_tiles(head_dim: int, dtype: DType, capabilities: Capabilities) -> list[FlashTile]:
+    """Tiles that fit a workgroup: those of many queries first, then of many keys, then with operands in f32.
 
     A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output and 4 rows: more
-    do not fit its registers. ShapeError where no tile fits.
+    do not fit its registers.
     """
     max_bytes = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    tiles: list[FlashTile] = []
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
-        for widened in ("qk", "k", ""):
-            tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
-            if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size):
-                return tile
-    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {max_bytes} bytes")
+        tiles += [FlashTile(queries, 4 * threads_k, thread_queries, 4, widened) for widened in ("qk", "k", "")]
+    return [tile for tile in tiles if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size)]
+
+
+def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
+    """The first of `flash_tiles`; ShapeError where no tile fits."""
+    for tile in flash_tiles(head_dim, dtype, capabilities):
+        return tile
+    most = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {most} bytes")
 
 
 def flash_attention(
