@@ -1,8 +1,12 @@
 """Devices for the tests: every kernel runs as a trusted and as a checked module."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from shaderfusion.errors import ShaderfusionError
+from shaderfusion.gpu import device as device_module
+from shaderfusion.gpu.backend import RUNTIMES
 from shaderfusion.gpu.device import Device, list_devices, open_device
 
 
@@ -38,3 +42,21 @@ def checked_device(runtime: str) -> Device:
 def any_device(request: pytest.FixtureRequest) -> Device:
     """Each in turn."""
     return request.getfixturevalue("device" if request.param == "trusted" else "checked_device")
+
+
+@pytest.fixture
+def null_dawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dawn has its null adapter alone, which needs no GPU: it compiles and validates like others, and runs nothing."""
+    dawn = RUNTIMES["dawn"]
+    if not dawn.is_installed:
+        pytest.skip("wgpudawn comes with the test extra")
+    gpu = dawn._api.gpu
+
+    def enumerate_null() -> list[object]:
+        return [adapter for adapter in gpu._enumerate_all_adapters() if adapter.info["backend_type"] == "Null"]
+
+    monkeypatch.setattr(gpu, "enumerate_adapters_sync", enumerate_null)
+    monkeypatch.setattr(dawn, "_fresh", [])
+    device_module._listed.cache_clear()
+    yield
+    device_module._listed.cache_clear()

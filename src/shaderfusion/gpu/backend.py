@@ -13,11 +13,12 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from shaderfusion.errors import InputError
+from shaderfusion.gpu.c_types import parse_together
 from shaderfusion.gpu.shader import Directives
 from shaderfusion.kernels.capabilities import MatrixShape
 
@@ -117,13 +118,17 @@ class _WgpuNative(Runtime):
         from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
+        parse_together(_api.ffi)
         # OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find.
         with suppress(RuntimeError):  # another user of wgpu in this process was first
             set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
         return _api
 
-    @cache  # noqa: B019 - there is one of them
     def _enumerate(self) -> list[Any]:
+        return self._found
+
+    @cached_property
+    def _found(self) -> list[Any]:
         return [a for a in self._api.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
 
     def suits(self, adapter: Any) -> bool:
@@ -168,7 +173,6 @@ class _Dawn(Runtime):
         "timestamps": "timestamp-query",
         "matrix_units": "chromium-experimental-subgroup-matrix",
         "subgroup_size_control": "subgroup-size-control",
-        "threads": "implicit-device-synchronization",
     }
     directives: ClassVar = {
         "f16": ("enable f16;",),
@@ -184,8 +188,8 @@ class _Dawn(Runtime):
 
     _TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
     """Of the process: matrix units, and f16 on all GPUs that have it."""
-    _TRUSTED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")
-    """Of a device. Compilers' errors and a lack of memory are told all the same."""
+    _TRUSTED_TOGGLES = ("disable_robustness", "disable_workgroup_init")
+    """Of a device: what shaders are compiled to. Calls are validated, which takes next to no time."""
 
     def __init__(self) -> None:
         self._fresh: list[Any] = []

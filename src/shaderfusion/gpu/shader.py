@@ -41,14 +41,18 @@ class ShaderSource:
     origins: tuple[str, ...]
 
     def map_lines(self, message: str) -> str:
-        """A compiler's message with each `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` as the file's own line."""
+        """A compiler's message with the file's own line for each place in the text.
+
+        These are `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` in naga's words, `:LINE:COLUMN error` in Tint's.
+        """
 
         def replace(match: re.Match[str]) -> str:
-            line = int(match[1])
+            line = int(match["line"])
             origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
-            return f"{origin}:{match[2]}"
+            return f"{origin}:{match['column']}"
 
-        return re.sub(r"(?:[\w/.]+\.)?\bwgsl:(\d+):(\d+)", replace, message)
+        label = r"(?:[\w/.]+\.)?\bwgsl|(?<!\S)(?=:\d+:\d+ (?:error|warning|note)\b)"
+        return re.sub(rf"(?:{label}):(?P<line>\d+):(?P<column>\d+)", replace, message)
 
 
 def compose(call: KernelCall, directives: Directives = _F16_ALONE) -> ShaderSource:
@@ -69,7 +73,7 @@ def _extensions(call: KernelCall, body: str) -> Iterator[str]:
         yield "f16"
     if re.search(r"@builtin\(subgroup_|\bsubgroup[A-Z]\w*\(", body):
         yield "subgroups"
-    if call.constants.get("MATRIX_UNITS") is True and call.constants.get("EMULATED") is not True:
+    if re.search(r"\bsubgroup_matrix_(left|right|result)\b", body):
         yield "matrix_units"
 
 
