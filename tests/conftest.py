@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def runtime(pytestconfig: pytest.Config) -> str:
     """The WebGPU implementation that all devices are opened by; without an adapter of it, tests are skipped."""
-    name = pytestconfig.getoption("--runtime")
+    name = str(pytestconfig.getoption("--runtime"))
     try:
         if list_devices(name):
             return name
