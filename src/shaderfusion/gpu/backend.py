@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from shaderfusion.errors import InputError
+from shaderfusion.gpu.c_types import parse_together
 from shaderfusion.gpu.shader import Directives
 from shaderfusion.kernels.capabilities import MatrixShape
 
@@ -120,6 +121,7 @@ class _WgpuNative(Runtime):
         from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
+        parse_together(_api.ffi)
         # OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find.
         with suppress(RuntimeError):  # another user of wgpu in this process was first
             set_instance_extras(backends=["Vulkan", "Metal", "DX12"])

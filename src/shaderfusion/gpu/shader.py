@@ -8,7 +8,7 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
     #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a constant of
                                  the call, up to the `}` below its `for`; may be nested. i is a constant in each
                                  copy: drivers keep arrays, above all of matrices, in registers if nothing else indexes
-                                 them
+                                 them. Loops stay as they are with the flag EMULATED, where matrices are in memory
 """
 
 import re
@@ -127,7 +127,7 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[_L
             continue
         match directive[1], directive[2]:
             case "unroll", "":
-                if all(block.keeps for block in blocks):
+                if all(block.keeps for block in blocks) and "EMULATED" not in flags:
                     yield _UNROLL, origin
             case "import", fragment if fragment:
                 if all(block.keeps for block in blocks):

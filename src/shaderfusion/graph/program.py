@@ -52,7 +52,7 @@ class Program:
         self.device = device
         self.graph = graph
         self.plan = plan_memory(graph.calls)
-        self._pipelines = device.pipelines.get_all(graph.calls)
+        self.pipelines = device.pipelines.get_all(graph.calls)
         self._weights = weights
         self._external: Buffers = {}
         self._arena = Arena(device) if arena is None else arena
@@ -89,7 +89,7 @@ class Program:
     def _dispatches(self) -> list[_Dispatch]:
         """The calls with their bind groups, made anew where the arena's buffers have changed."""
         if self._bound_version != self._arena.version:
-            calls = zip(self.graph.calls, self._pipelines, self._params_offsets, strict=True)
+            calls = zip(self.graph.calls, self.pipelines, self._params_offsets, strict=True)
             self._bound = [self._bind(*call) for call in calls]
             self._bound_version = self._arena.version
         return self._bound

@@ -271,7 +271,7 @@ def _products(
     batches, max_tiles, C_in = V.shape
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
     b_row = U.shape[-1] // 4
-    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_columns": num_channels}
+    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_first": 0, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
     options = {"tile": tile, "num_splits": 1, "f16_sums": False}
