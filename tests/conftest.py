@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from poisoned import PoisonedRuntime
 
 from shaderfusion.errors import ShaderfusionError
 from shaderfusion.gpu import device as device_module
@@ -34,8 +35,10 @@ def device(runtime: str) -> Device:
 
 @pytest.fixture(scope="session")
 def checked_device(runtime: str) -> Device:
-    """The same adapter with the WebGPU implementation's bounds and loop checks."""
-    return open_device(runtime=runtime, trusted=False)
+    """The same adapter with the WebGPU implementation's bounds and loop checks, and poison in workgroup memory."""
+    opened = open_device(runtime=runtime, trusted=False)
+    opened.pipelines._runtime = PoisonedRuntime(opened.pipelines._runtime)  # type: ignore[assignment]
+    return opened
 
 
 @pytest.fixture(params=["trusted", "checked"])
