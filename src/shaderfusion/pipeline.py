@@ -51,6 +51,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         device: Device | int | str | None = None,
+        runtime: str = "auto",
         dtype: DType | None = None,
         scheduler: str | None = None,
         optimizations: Optimizations | None = None,
@@ -58,6 +59,7 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
+        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. Raises ModelError, DeviceError or InputError.
@@ -67,7 +69,7 @@ class StableDiffusionPipeline:
         found = model if isinstance(model, Family) else open_model(model)
         make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
         found.tokenize([""])
-        opened = device if isinstance(device, Device) else open_device(device)
+        opened = device if isinstance(device, Device) else open_device(device, runtime=runtime)
         kernels = Kernels(choose_dtype(opened, dtype), opened.capabilities, optimizations or Optimizations())
         pipeline = cls(opened, found, kernels, scheduler)
         pipeline.load(found.run_size() if size is None else size)
