@@ -1,8 +1,14 @@
 """Devices for the tests: every kernel runs as a trusted and as a checked module."""
 
+import os
+import tempfile
+
 import pytest
 
 from shaderfusion.gpu.device import Device, open_device
+
+# No test sees what `shaderfusion tune` left in the user's cache folder. Mesa's cache stays where it is.
+os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-")
 
 
 @pytest.fixture(scope="session")

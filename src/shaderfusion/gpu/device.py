@@ -20,7 +20,9 @@ from shaderfusion.tensor import DType
 if TYPE_CHECKING:
     from wgpu import GPUAdapter
 
-__all__ = ["Device", "DeviceInfo", "list_devices", "open_device"]
+__all__ = ["RUNTIME", "Device", "DeviceInfo", "list_devices", "open_device"]
+
+RUNTIME = f"wgpu {wgpu.__version__}"
 
 INSTALL_HINT = (
     "no GPU adapter answers. Install your GPU's driver, or software Vulkan, which needs no GPU: "

@@ -131,6 +131,8 @@ class Tuning:
 
     names: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The choice's name for that of its operation."""
+    source: str = "off"
+    """The file that they are from."""
 
     def choose(self, operation: Operation, static: C, candidates: Callable[[], Sequence[C]]) -> C:
         """What was chosen for the operation if it is one of the candidates, else what the static rules choose."""
