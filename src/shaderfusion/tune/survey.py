@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 from shaderfusion.bench.measure import isolate
@@ -22,7 +21,7 @@ Record = Callable[[Kernels], dict[str, Graph]]
 
 @dataclass(frozen=True, eq=False)
 class NthChoice(Tuning):
-    """The n-th way to do each operation: the first is the static rules' own, as of one that has fewer."""
+    """The n-th way to do each operation, or the last, of one that has fewer; the first is the static rules' own."""
 
     n: int = 0
     ways: dict[Operation, Sequence[Any]] = field(default_factory=dict)
@@ -33,7 +32,7 @@ class NthChoice(Tuning):
         if operation not in self.ways:
             self.ways[operation] = [static, *(way for way in candidates() if way != static)]
         ways = self.ways[operation]
-        return ways[self.n] if self.n < len(ways) else static
+        return ways[min(self.n, len(ways) - 1)]
 
 
 @dataclass
@@ -51,19 +50,16 @@ def find_cases(record: Record, kernels: Kernels) -> list[Case]:
     """Those of a model's graphs, of which there is more than one way to do them."""
     cases: dict[Operation, Case] = {}
     choose = NthChoice()
-    for n in count():
-        choose = replace(choose, n=n)
+    while choose.n == 0 or choose.n < max(map(len, choose.ways.values()), default=0):
         graphs = record(replace(kernels, tuning=choose))
         for operation, layers in _layers_of(graphs).items():
-            ways = choose.ways[operation]
-            if n == 0:
+            if choose.n == 0:
                 cases[operation] = Case(operation, Counter(network for network, _ in layers), {})
             calls, known = isolate(next(iter(layers.values())), "weight"), cases[operation].ways
             if not any(same_calls(calls, others) for others in known.values()):
-                known[ways[n]] = calls
-        if n >= max(map(len, choose.ways.values()), default=0):
-            return [case for case in cases.values() if len(case.ways) > 1]
-    raise AssertionError
+                known[choose.ways[operation][choose.n]] = calls
+        choose = replace(choose, n=choose.n + 1)
+    return [case for case in cases.values() if len(case.ways) > 1]
 
 
 def _layers_of(graphs: dict[str, Graph]) -> dict[Operation, dict[tuple[str, str], list[KernelCall]]]:
