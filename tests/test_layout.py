@@ -46,7 +46,7 @@ ORDER = [
 # cli only inside the functions that need it: tests/test_package.py.
 GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
 GPU_USERS += ["tuning_file", "tune", "cli"]
-WGPU_USERS = ["gpu", "graph.program"]
+RUNTIME_USERS = ["gpu.backend"]
 
 
 def find_entry(module: str, entries: Iterable[str]) -> str | None:
@@ -79,8 +79,8 @@ def find_violations(module: str, source: str) -> list[str]:
         package, _, inner = name.partition(".")
         if package == "":
             found.append(f"imports {name}, which is relative")
-        elif package == "wgpu" and not find_entry(module, WGPU_USERS):
-            found.append("imports wgpu")
+        elif package in ("wgpu", "wgpudawn") and not find_entry(module, RUNTIME_USERS):
+            found.append(f"imports {package}")
         elif package == "shaderfusion" and own:
             entry = find_entry(inner, ORDER)
             if entry is None:
@@ -134,6 +134,7 @@ def test_module(module: str) -> None:
         ("gpu.buffers", "import wgpu.utils\nx = 1", "does not define __all__"),
         ("newcomer", "__all__ = []\nx = 1", "is not in ORDER"),
         ("models.unet", "__all__ = []\nfrom wgpu import gpu", "imports wgpu"),
+        ("gpu.buffers", "__all__ = []\nimport wgpudawn", "imports wgpudawn"),
         (
             "kernels.call",
             "__all__ = []\nfrom shaderfusion.graph.graph import Graph",

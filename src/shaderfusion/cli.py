@@ -20,7 +20,7 @@ import shaderfusion
 from shaderfusion.arguments import LARGEST_F32, LARGEST_SEED, require_guidance_scale
 from shaderfusion.errors import DeviceError, InputError, ShaderfusionError
 from shaderfusion.files import shown
-from shaderfusion.output import Table, discard, require_writable, say, show, write_whole
+from shaderfusion.output import Table, discard, progress_bar, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,8 +83,6 @@ def _generate(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:
         opening = beside.submit(open_device, args.device)  # it takes a while, and what follows does not need it yet
-        from tqdm import tqdm
-
         from shaderfusion.families import open_model
         from shaderfusion.kernels.select import Optimizations
         from shaderfusion.pipeline import StableDiffusionPipeline
@@ -116,9 +114,9 @@ def _generate(args: argparse.Namespace) -> None:
     )
     loaded = time.perf_counter()
     images: list[Image] = []
-    with tqdm(total=request.num_steps, disable=None) as bar:  # None: only on a terminal
+    with progress_bar(request.num_steps) as draw:
         for progress in pipe.run(request):
-            bar.update()
+            draw(progress.step)
             images = progress.images or []
     generated = time.perf_counter()
     settings = {

@@ -10,7 +10,8 @@ from shaderfusion.bench import measure as module
 from shaderfusion.bench.measure import environment, isolate, measure, program_of, relative_error
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.call import Binding, KernelCall
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, matmul
+from shaderfusion.kernels.common.matmul import Epilogue, matmul
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import TensorSpec
 
 

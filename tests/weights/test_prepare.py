@@ -41,6 +41,13 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
+@pytest.fixture(params=["host", "device"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a small weight that is as it is gets prepared."""
+    if request.param == "device":
+        monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
+
+
 def test_linear_is_torchs(device: Device) -> None:
     """torch: y_n = sum_k x_k w[n, k]."""
     w, x = random(4, 8), random(3, 8)
@@ -76,6 +83,7 @@ def test_layouts_agree_with_the_graph(device: Device, shape: tuple[int, ...], la
     np.testing.assert_array_equal(np.sort(prepared, axis=None), np.sort(array, axis=None))
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 3)], ids=str)
 def test_padding_of_what_is_as_it_is(device: Device, shape: tuple[int, ...]) -> None:
     array = random(*shape)
@@ -98,6 +106,7 @@ def test_padding_of_rows_needs_a_layout(device: Device) -> None:
         prepare(device, random(3, 4), in_padded_to=4)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(device: Device, value: float, dtype: DType) -> None:
@@ -105,6 +114,7 @@ def test_not_finite(device: Device, value: float, dtype: DType) -> None:
         prepare(device, np.array([1, value, 1e5], np.float32), dtype=dtype)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("value", [65520.0, -1e38])
 def test_over_the_range_of_f16(device: Device, value: float) -> None:
     array = np.array([1, value], np.float32)
@@ -161,6 +171,7 @@ def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypa
     submit = prepare_module.Program.submit
     monkeypatch.setattr(prepare_module.Program, "submit", lambda self: (batches.append(self), submit(self)))
     monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
     np.testing.assert_array_equal(prepare(device, array, layout, **padding), expected)
     assert len(batches) > 1 or array.nbytes <= batch_bytes
 
@@ -168,12 +179,19 @@ def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypa
 def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each half of the staging memory is written again while the other is copied."""
     monkeypatch.setattr(prepare_module, "_BATCH_BYTES", 4096)
+    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 2048)
     arrays = {f"w{k}": np.full((4, 100 + k), k, np.float32) for k in range(40)}
     g = Graph("unet", Kernels("f32"))
-    specs = [g.weight(name, *array.shape, layout="linear") for name, array in arrays.items()]
+    layouts: tuple[WeightLayout, ...] = ("linear", "as_is")
+    specs = [g.weight(f"w{k}", *arrays[f"w{k}"].shape, layout=layouts[k % 2]) for k in range(40)]
     buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
     for k, spec in enumerate(specs):
         assert (download(device, buffers[spec], spec) == k).all()
+
+
+def test_large_tensors_are_copied_in_pieces(device: Device) -> None:
+    array = random(2500, 250)  # two pieces and a part of one
+    np.testing.assert_array_equal(prepare(device, array, "linear"), array.T)
 
 
 def drop(tensors: dict[str, np.ndarray]) -> None:
@@ -204,9 +222,10 @@ def test_everything_is_checked_before_the_first_is_read(
 
 
 def test_the_first_bad_weight_is_named(device: Device, graph: Graph, tensors: dict[str, np.ndarray]) -> None:
-    for name in ("proj.weight", "conv.bias"):
+    """Also where one is prepared on the host and the other on the device."""
+    for name in ("conv.weight", "conv.bias"):
         tensors[name] = np.full(tensors[name].shape, np.nan)
-    with pytest.raises(WeightsError, match=r"^unet.conv.bias: has NaN or infinite values"):
+    with pytest.raises(WeightsError, match=r"^unet.conv.weight: has NaN or infinite values"):
         WeightLoader(device).load(graph.weights.values(), ArraySource(tensors))
 
 

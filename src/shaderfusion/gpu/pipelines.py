@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-import wgpu
-
 from shaderfusion.errors import ShaderError
+from shaderfusion.gpu.backend import Runtime
 from shaderfusion.gpu.failures import gpu_errors
-from shaderfusion.gpu.shader import compose, create_module
+from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KernelCall
 
 __all__ = ["Pipeline", "PipelineCache"]
@@ -36,7 +35,8 @@ class PipelineCache:
     It keeps none itself: sizes of an image are part of some pipelines, and programs of many sizes come and go.
     """
 
-    def __init__(self, device: Any, *, trusted: bool) -> None:
+    def __init__(self, runtime: Runtime, device: Any, *, trusted: bool) -> None:
+        self._runtime = runtime
         self._device = device
         self._trusted = trusted
         self._pipelines: WeakValueDictionary[_Key, Pipeline] = WeakValueDictionary()
@@ -67,24 +67,29 @@ class PipelineCache:
         return [pipeline for key, _ in keys if (pipeline := found[key])]
 
     def _compile(self, call: KernelCall) -> Pipeline:
-        source = compose(call)
-        module = create_module(self._device, source, call.source, trusted=self._trusted)
+        source = compose(call, self._runtime.directives)
+
+        def shader_error(message: str) -> ShaderError:
+            return ShaderError(source.map_lines(message))
+
+        with gpu_errors(call.source, shader_error):
+            module = self._runtime.create_module(self._device, source.code, call.source, trusted=self._trusted)
         access = ("read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings)
         types = (["uniform"] if call.params else []) + [*access]
         first = 0 if call.params else 1
-        name = f"{call.source} ({call.entry_point})"
-        with gpu_errors(name, lambda message: ShaderError(source.map_lines(message))):
+        with gpu_errors(f"{call.source} ({call.entry_point})", shader_error):
             layout = self._device.create_bind_group_layout(
                 entries=[
-                    {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+                    {"binding": first + i, "visibility": "COMPUTE", "buffer": {"type": kind}}
                     for i, kind in enumerate(types)
                 ]
             )
-            handle = self._device.create_compute_pipeline(
+            # Other calls of the device, such as copies of weights, do not wait for what is compiled this way.
+            handle = self._device.create_compute_pipeline_async(
                 label=call.name,
                 layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),
                 compute={"module": module, "entry_point": call.entry_point},
-            )
+            ).sync_wait()
         return Pipeline(handle, layout)
 
 

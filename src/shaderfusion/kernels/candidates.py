@@ -5,8 +5,8 @@ All are valid for the device's capabilities. The static rules of kernels/select 
 
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.common.matmul import LaneTile, Tile, choose_splits, tile_of
 from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles
+from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, tile_of
 from shaderfusion.kernels.tuning import (
     Attention,
     Convolution,

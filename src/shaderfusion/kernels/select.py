@@ -23,13 +23,14 @@ from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, attention_scores, attention_values, matmul
+from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.kernels.optimized.winograd_conv import MAX_FILTERS_BYTES, MAX_TEMPORARY_BYTES, winograd_conv
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, query_strips, row_strips
+from shaderfusion.kernels.tiles import AnyTile, LaneTile, MatrixUnits
 from shaderfusion.kernels.tuning import (
     NO_TUNING,
     Attention,
@@ -155,7 +156,7 @@ class Kernels:
         epilogue: Epilogue,
         *,
         m: int,
-        tile: Tile | LaneTile | None = None,
+        tile: AnyTile = None,
         upsample: int = 1,
         norm: FoldedGroupNorm | None = None,
     ) -> Calls:
@@ -285,7 +286,9 @@ class Kernels:
         choice = self._choose(operation, GatedEpilogue() if fuses else Tiling(), gated_linear_candidates, fused=allowed)
         if isinstance(choice, GatedEpilogue):
             strips = row_strips(self._max_bytes, x, out)
-            calls = (geglu_linear(rows, weight, bias, part, tile=choice.tile) for rows, part in strips)
+            calls = (
+                geglu_linear(rows, weight, bias, part, tile=choice.tile or self.matrix_units) for rows, part in strips
+            )
             return _of(operation, calls)
         wide = TensorSpec(f"{out.name}.wide", (*out.shape[:-1], weight.shape[-1]), self.dtype)
         gates = (
@@ -363,9 +366,16 @@ class Kernels:
         return self.capabilities.exchanges_lanes
 
     @property
-    def _tile(self) -> LaneTile | None:
-        """None on a GPU: a tile by the product's size."""
-        return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32") if self._lanes else None
+    def matrix_units(self) -> MatrixUnits | None:
+        """Those that products of this dtype use; None in f32 and on devices without."""
+        return self.capabilities.matrix_units if self.dtype == "f16" else None
+
+    @property
+    def _tile(self) -> LaneTile | MatrixUnits | None:
+        """This device's kind of products."""
+        if self._lanes:
+            return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32")
+        return self.matrix_units
 
     @property
     def _row_lanes(self) -> int | None:

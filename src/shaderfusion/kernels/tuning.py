@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shaderfusion.kernels.call import ceil_div
-from shaderfusion.kernels.common.matmul import LaneTile, Tile
 from shaderfusion.kernels.optimized.flash_attention import FlashTile
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
-from shaderfusion.gpu.staging import Staging
+from shaderfusion.gpu.staging import Staging, Write
 from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.prepare_weight import (
+    F16_OVERFLOW,
     MAX_PLACES,
     NOT_FINITE,
     OVER_F16,
@@ -28,13 +29,17 @@ from shaderfusion.kernels.common.prepare_weight import (
 )
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = ["WeightLoader", "read_rows"]
 
 _BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
+
+_SMALL_BYTES = 64 << 10
+"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host: for few values
+a dispatch takes longer."""
 
 
 class WeightLoader:
@@ -67,13 +72,19 @@ class WeightLoader:
 
     def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
         with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
+            found_on_host: dict[int, int] = {}
             for index, weight in enumerate(weights):
                 stored = source.read(weight.path, weight.source_shape)
+                if weight.layout == "as_is" and weight.tensor.size_bytes <= _SMALL_BYTES:
+                    values, found_on_host[index] = _prepare_on_host(weight, stored)
+                    batch.write(values, buffers[weight.tensor])
+                    continue
                 for part in _slices(weight, stored, batch.max_bytes):
                     words = batch.upload(part.data)
                     calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
-            for weight, found in zip(weights, batch.finish(), strict=True):
+            for index, (weight, found) in enumerate(zip(weights, batch.finish(), strict=True)):
+                found |= found_on_host.get(index, 0)
                 _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
 
 
@@ -84,7 +95,7 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
     """
     values = source.read_rows(table.path, table.source_shape, rows).to_f32()
     is_finite = bool(np.isfinite(values).all())
-    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < 65520).all()))
+    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < F16_OVERFLOW).all()))
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
 
 
@@ -103,7 +114,7 @@ def _batch_bytes(weights: list[Weight]) -> int:
 
     shapes = [weight.source_shape for weight in weights]
     smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
-    return max(smallest, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
+    return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
 
 class _Slice(NamedTuple):
@@ -118,11 +129,8 @@ class _Slice(NamedTuple):
 def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
     """The whole weight in slices of at most so many stored bytes, or of 4 channels where those are more."""
     shape, tensor = weight.source_shape, weight.tensor
-    if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
-        if tensor.shape[:-1] != shape[:-1]:
-            raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-        in_channels = Places(1, 1)
-        out_channels = _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+    if weight.layout == "as_is":
+        in_channels, out_channels = Places(1, 1), _places_in_one_row(weight)
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
         out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
@@ -137,6 +145,27 @@ def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_S
 
 def _places(channels: int, places: int, parts: int) -> Places:
     return Places(channels, places, parts if places > channels else 1)
+
+
+def _places_in_one_row(weight: Weight) -> Places:
+    """Of all values of a weight as it is, where rows that are padded are parts."""
+    shape, tensor = weight.source_shape, weight.tensor
+    if tensor.shape[:-1] != shape[:-1]:
+        raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
+    return _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+
+
+def _prepare_on_host(weight: Weight, stored: StoredTensor) -> tuple[np.ndarray, int]:
+    """All bytes of the buffer of a weight as it is, and its flags, as prepare_weight finds them."""
+    tensor, places = weight.tensor, _places_in_one_row(weight)
+    values = stored.to_f32()
+    is_finite = bool(np.isfinite(values).all())
+    fits_f16 = bool((np.abs(values) < F16_OVERFLOW).all())
+    padded = np.zeros(tensor.size_bytes // dtype_size_bytes(tensor.dtype), NUMPY_DTYPES[tensor.dtype])
+    rows = padded[: places.places].reshape(places.parts, -1)
+    with np.errstate(over="ignore"):
+        rows[:, : places.part_channels] = values.reshape(places.parts, -1)
+    return padded.view(np.uint8), (0 if is_finite else NOT_FINITE) | (0 if fits_f16 else OVER_F16)
 
 
 def _prepare_calls(
@@ -173,6 +202,7 @@ class _Batch:
     ) -> None:
         self.max_bytes = max_bytes
         self.calls: list[KernelCall] = []
+        self._writes: list[Write] = []
         self.flags = TensorSpec("weights.flags", (num_weights,), "u32", "weight")
         self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         self._device = device
@@ -201,18 +231,24 @@ class _Batch:
             self._submit()
         return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
 
+    def write(self, data: np.ndarray, buffer: Any) -> None:
+        """The bytes as they are to the start of a buffer."""
+        if not self._staging.fits(data.size):
+            self._submit()
+        self._writes.append(Write(self._staging.write(data), data.size, buffer))
+
     def finish(self) -> list[int]:
         """Runs all calls, waits for them, and returns the flags."""
         self._submit()
         return download(self._device, self._own[self.flags], self.flags).tolist()
 
     def _submit(self) -> None:
-        self._pipelines.update(self._device.pipelines.get_all(self.calls))
         graph = Graph("weights", Kernels("f32"))
         graph.calls = self.calls
         program = Program(self._device, graph, self._buffers, self._arena)
-        self._staging.copy_to(self._own[self._words])
+        self._pipelines.update(program.pipelines)
+        self._staging.copy_to(self._own[self._words], self._writes)
         program.submit()
         if self._program:
             self._program.close()
-        self._program, self.calls = program, []
+        self._program, self.calls, self._writes = program, [], []

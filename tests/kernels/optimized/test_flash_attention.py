@@ -16,8 +16,9 @@ from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common.matmul import Tile, attention_scores, attention_values
+from shaderfusion.kernels.common.matmul import attention_scores, attention_values
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, choose_flash_tile, flash_attention
+from shaderfusion.kernels.tiles import Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 1e-3}

@@ -8,8 +8,6 @@
 const THREADS = SUBGROUPS_M * SUBGROUPS_N * SUBGROUP_SIZE;
 const SUBGROUP_M = TILE_M / SUBGROUPS_M; // of the tile, by each subgroup
 const SUBGROUP_N = TILE_N / SUBGROUPS_N;
-const FRAGMENTS_M = SUBGROUP_M / MATRIX_M;
-const FRAGMENTS_N = SUBGROUP_N / MATRIX_N;
 
 const K8 = TILE_K / 8;
 const N4 = TILE_N / 4;
@@ -38,7 +36,11 @@ fn load_b_at(batch: u32, k_0: u32, tile: u32, i: u32) -> vec4<u32> {
 #endif
 }
 
+#ifdef EMULATED
 @compute @workgroup_size(THREADS)
+#else
+@compute @workgroup_size(THREADS) @subgroup_size(SUBGROUP_SIZE)
+#endif
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32,
            @builtin(subgroup_id) subgroup: u32) {
     let row_0 = group.y * TILE_M;
@@ -81,9 +83,11 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_b_at(batch, next_k, group.x, lane + i * THREADS); }
         for (var k = 0u; k < TILE_K; k += MATRIX_K) {
             var a: array<Left, FRAGMENTS_M>;
+#unroll
             for (var i = 0u; i < FRAGMENTS_M; i++) {
                 a[i] = load_left((subgroup_row * SUBGROUP_M + i * MATRIX_M) * A_STRIDE + k / 8, A_STRIDE);
             }
+#unroll
             for (var j = 0u; j < FRAGMENTS_N; j++) {
                 let column = subgroup_column * SUBGROUP_N + j * MATRIX_N;
 #ifdef TRANSPOSE_B
@@ -91,13 +95,18 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
 #else
                 let b = load_right(A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
 #endif
-                for (var i = 0u; i < FRAGMENTS_M; i++) { sums[i][j] = multiply_add(a[i], b, sums[i][j]); }
+#unroll
+                for (var i = 0u; i < FRAGMENTS_M; i++) {
+                    sums[i][j] = multiply_add(a[i], b, sums[i][j]);
+                }
             }
         }
         workgroupBarrier();
     }
 
+#unroll
     for (var i = 0u; i < FRAGMENTS_M; i++) {
+#unroll
         for (var j = 0u; j < FRAGMENTS_N; j++) {
             let column4 = (subgroup_column * SUBGROUP_N + j * MATRIX_N) / 4;
             store_result(subgroup_row * MATRIX_M * OUT_STRIDE + column4, OUT_STRIDE, sums[i][j]);

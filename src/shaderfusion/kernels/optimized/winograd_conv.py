@@ -8,14 +8,8 @@ from typing import NamedTuple
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, InputRows, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
-from shaderfusion.kernels.common.matmul import (
-    Epilogue,
-    LaneTile,
-    Tile,
-    product_calls,
-    require_multiples_of_4,
-    with_epilogue,
-)
+from shaderfusion.kernels.common.matmul import Epilogue, product_calls, require_multiples_of_4, with_epilogue
+from shaderfusion.kernels.tiles import AnyTile
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
 __all__ = [
@@ -183,7 +177,7 @@ def winograd_conv(
     upsample: int = 1,
     norm: FoldedGroupNorm | None = None,
     rows: InputRows | None = None,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     max_filters_bytes: int = MAX_FILTERS_BYTES,
     max_temporary_bytes: int = MAX_TEMPORARY_BYTES,
 ) -> tuple[KernelCall, ...]:
@@ -267,7 +261,7 @@ def _transform(
 
 
 def _products(
-    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, num_channels: int, tile: Tile | LaneTile | None
+    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, num_channels: int, tile: AnyTile
 ) -> tuple[KernelCall, ...]:
     """M[i] = V[i] U[i], num_tiles x num_channels.
 
@@ -277,10 +271,12 @@ def _products(
     batches, max_tiles, C_in = V.shape
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
     b_row = U.shape[-1] // 4
-    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_columns": num_channels}
+    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_first": 0, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
-    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile, num_splits=1, f16_sums=False)
+    options = {"tile": tile, "num_splits": 1, "f16_sums": False}
+    in_eights = C_in % 8 == U.shape[-1] % 8 == num_channels % 8 == 0
+    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, in_eights=in_eights, **options)
 
 
 def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
