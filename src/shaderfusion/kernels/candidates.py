@@ -5,7 +5,7 @@ All are valid for the device's capabilities. The static rules of kernels/select 
 
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles
+from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles, matrix_flash_tiles
 from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, tile_of
 from shaderfusion.kernels.tuning import (
     Attention,
@@ -82,7 +82,9 @@ def attention_candidates(operation: Attention, capabilities: Capabilities, *, fl
     o = operation
     found: list[Flash | Scores] = []
     if flash and not capabilities.exchanges_lanes and o.head_dim % 8 == 0 and o.head_dim <= MAX_HEAD_DIM:
-        found += [Flash(tile) for tile in flash_tiles(o.head_dim, o.dtype, capabilities)]
+        units = capabilities.matrix_units if o.dtype == "f16" else None
+        on_matrices = matrix_flash_tiles(o.head_dim, units, capabilities) if units else []
+        found += [Flash(tile) for tile in on_matrices or flash_tiles(o.head_dim, o.dtype, capabilities)]
     columns = ceil_div(o.keys, 4) * 4
     if o.batch * o.heads * o.queries * columns * dtype_size_bytes(o.dtype) <= _MAX_SCORES_BYTES:
         found.append(Scores())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shaderfusion.kernels.call import ceil_div
-from shaderfusion.kernels.optimized.flash_attention import FlashTile
+from shaderfusion.kernels.optimized.flash_attention import FlashTile, MatrixFlashTile
 from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType
 
@@ -110,7 +110,7 @@ class Winograd:
 class Flash:
     """FlashAttention with that tile."""
 
-    tile: FlashTile
+    tile: FlashTile | MatrixFlashTile
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,11 @@ class MatrixFlashTile:
     """Values that it loads at once."""
 
     @property
+    def rows(self) -> int:
+        """Of the queries, by a subgroup."""
+        return self.queries // self.subgroups
+
+    @property
     def num_threads(self) -> int:
         """Threads of a workgroup."""
         return self.subgroups * self.units.subgroup_size
@@ -115,8 +120,7 @@ class MatrixFlashTile:
 
     def num_registers(self, head_dim: int) -> int:
         """32-bit registers of a lane for what it holds at once: q, o, scores, and loads of keys and values."""
-        rows = self.queries // self.subgroups
-        values = rows * head_dim // 2 + rows * head_dim + rows * self.keys
+        values = self.rows * (head_dim // 2 + head_dim + self.keys)
         loads = ceil_div(self.keys * head_dim // self.vector, self.num_threads)
         return values // self.units.subgroup_size + 2 * 4 * loads
 
@@ -131,13 +135,12 @@ class MatrixFlashTile:
         units = self.units
         if self.queries % (self.subgroups * units.m) or self.keys % max(units.n, units.k):
             raise ShapeError(f"{self}: its subgroups must divide queries into matrices, and keys be whole matrices")
-        rows = self.queries // self.subgroups
-        if units.subgroup_size % rows or self.keys * rows % (8 * units.subgroup_size):
-            raise ShapeError(f"{self}: a subgroup's lanes must divide its {rows} rows evenly, each into 8 keys or more")
+        if units.subgroup_size % self.rows or self.keys * self.rows % (8 * units.subgroup_size):
+            raise ShapeError(f"{self}: a subgroup's lanes must share its {self.rows} rows, each 8 keys of one or more")
         sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
         padded = self._padded(head_dim)
         matrices = {
-            "ROW_MATRICES": rows // units.m,
+            "ROW_MATRICES": self.rows // units.m,
             "KEY_MATRICES": self.keys // units.n,
             "KEY_STEPS": self.keys // units.k,
         }
@@ -204,12 +207,9 @@ def choose_matrix_flash_tile(
     subgroups = 8 if head_dim <= 48 else 4 if head_dim <= 96 else 2
     while subgroups > 1 and num_heads * ceil_div(num_queries, rows * subgroups) < _ENOUGH_WORKGROUPS:
         subgroups //= 2
-    tiles = [
-        tile
-        for tile in matrix_flash_tiles(head_dim, units, capabilities)
-        if tile.queries == rows * tile.subgroups and tile.subgroups <= subgroups and tile.keys <= 32
-    ]
-    return max(tiles, key=lambda tile: (tile.queries * tile.keys, tile.keys), default=None)
+    tiles = matrix_flash_tiles(head_dim, units, capabilities)
+    few = [tile for tile in tiles if tile.rows <= rows and tile.keys <= 32 and tile.subgroups <= subgroups]
+    return max(few or tiles, key=lambda tile: (tile.queries * tile.keys, tile.keys, tile.rows), default=None)
 
 
 def flash_attention(
