@@ -16,7 +16,7 @@ from typing import Any
 import shaderfusion
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import exists, load_json, shown
-from shaderfusion.gpu.device import RUNTIME, DeviceInfo
+from shaderfusion.gpu.device import DeviceInfo
 from shaderfusion.kernels.tuning import NO_TUNING, Tuning
 from shaderfusion.output import write_whole
 from shaderfusion.tensor import DType
@@ -40,15 +40,8 @@ class TunedOperation:
 
 def maker_of(info: DeviceInfo, dtype: DType) -> dict[str, str]:
     """What a file is for, and nothing else may use: a device with its driver and runtime, this version, a dtype."""
-    version = shaderfusion.__version__
-    return {
-        "adapter": info.name,
-        "driver": info.driver,
-        "backend": info.backend,
-        "runtime": RUNTIME,
-        "version": version,
-        "dtype": dtype,
-    }
+    device = {"adapter": info.name, "driver": info.driver, "backend": info.backend, "runtime": info.runtime}
+    return {**device, "version": shaderfusion.__version__, "dtype": dtype}
 
 
 def default_path(info: DeviceInfo, dtype: DType) -> Path:

@@ -1,7 +1,7 @@
 """Every candidate of an operation, run on the device, against the reference."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -13,14 +13,28 @@ from shaderfusion.graph.graph import LAYOUT_SHAPES
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.candidates import attention_candidates, convolution_candidates, linear_candidates
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common.matmul import Epilogue, Tile
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import MatrixUnits, Tile
 from shaderfusion.kernels.tuning import Attention, Convolution, Flash, Linear, Scores, Tiling, Winograd
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.tune.survey import NthChoice
 
 CAPS: dict[DType, float] = {"f32": 1e-5, "f16": 3e-3}
 LANES = Capabilities(is_cpu=True, has_subgroups=True, has_int64=True)
+
+
+@dataclass(frozen=True)
+class Emulated(Capabilities):
+    """Of a device whose matrix units are the lanes of its subgroups."""
+
+    @property
+    def matrix_units(self) -> MatrixUnits:
+        """Of the least size."""
+        return MatrixUnits(8, 8, 8, 8, emulated=True)
+
+
+MATRICES = Emulated(has_subgroups=True, subgroup_sizes=(8, 8))
 
 Layer = Callable[[Kernels], tuple[np.ndarray, np.ndarray]]
 """Runs one operation: its output, and the reference's."""
@@ -33,9 +47,9 @@ def normal(*shape: int) -> np.ndarray:
 
 def linear(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]:
     """Ragged rows and columns, K deep enough to be split."""
-    x, weight, bias = normal(70, 520), normal(520, 100) / 20, normal(100)
+    x, weight, bias = normal(70, 520), normal(520, 104) / 20, normal(104)
     tensors = [tensor_in(name, array, kernels.dtype) for name, array in (("x", x), ("w", weight), ("b", bias))]
-    out = tensor_out("out", 70, 100, dtype=kernels.dtype)
+    out = tensor_out("out", 70, 104, dtype=kernels.dtype)
     calls = kernels.matmul(tensors[0], tensors[1], out, Epilogue(bias=tensors[2]))
     (actual,) = run_calls(device, calls, dict(zip(tensors, (x, weight, bias), strict=True)), out)
     x, weight, bias = (rounded(array, kernels.dtype) for array in (x, weight, bias))
@@ -44,9 +58,9 @@ def linear(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]:
 
 def gated_linear(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]:
     """The last tile has columns of a and some beyond the end."""
-    x, weight, bias = normal(2, 35, 132), normal(132, 200) / 12, normal(200)
+    x, weight, bias = normal(2, 35, 136), normal(136, 208) / 12, normal(208)
     tensors = [tensor_in(name, array, kernels.dtype) for name, array in (("x", x), ("w", weight), ("b", bias))]
-    out = tensor_out("out", 2, 35, 100, dtype=kernels.dtype)
+    out = tensor_out("out", 2, 35, 104, dtype=kernels.dtype)
     calls = kernels.geglu_linear(tensors[0], tensors[1], tensors[2], out)
     (actual,) = run_calls(device, calls, dict(zip(tensors, (x, weight, bias), strict=True)), out)
     x, weight, bias = (rounded(array, kernels.dtype) for array in (x, weight, bias))
@@ -55,14 +69,14 @@ def gated_linear(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarr
 
 def convolution(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]:
     """Sides that no tile divides; the filters as each choice wants them."""
-    x, taps = normal(2, 9, 11, 36), normal(3, 3, 36, 40) / 18
-    out = tensor_out("out", 2, 9, 11, 40, dtype=kernels.dtype)
+    x, taps = normal(2, 9, 11, 40), normal(3, 3, 40, 48) / 19
+    out = tensor_out("out", 2, 9, 11, 48, dtype=kernels.dtype)
     spec = tensor_in("x", x, kernels.dtype)
     layout = kernels.conv2d_layout(spec, out)
     held = rounded(taps, kernels.dtype)
     if layout != "conv2d":
         held = reference.winograd_filters(held, m=int(layout[-1]))
-    weight = TensorSpec("w", LAYOUT_SHAPES[layout]((40, 36, 3, 3)), kernels.dtype, "input")
+    weight = TensorSpec("w", LAYOUT_SHAPES[layout]((48, 40, 3, 3)), kernels.dtype, "input")
     (actual,) = run_calls(device, kernels.conv2d(spec, weight, out, Epilogue()), {spec: x, weight: held}, out)
     return actual, reference.conv2d_direct(rounded(x, kernels.dtype), rounded(taps, kernels.dtype))
 
@@ -81,13 +95,15 @@ def attention(device: Device, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]
 LAYERS = {"linear": linear, "gated_linear": gated_linear, "convolution": convolution, "attention": attention}
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("gpu", "f32"), ("gpu", "f16"), ("lanes", "f32")])
+@pytest.mark.parametrize(("kind", "dtype"), [("gpu", "f32"), ("gpu", "f16"), ("lanes", "f32"), ("matrices", "f16")])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_candidate(device: Device, layer: str, kind: str, dtype: DType) -> None:
-    if (kind == "lanes" and not device.has("subgroup")) or (dtype == "f16" and not device.info.has_f16):
+    if (kind in ("lanes", "matrices") and not device.capabilities.has_subgroups) or (
+        dtype == "f16" and not device.info.has_f16
+    ):
         pytest.skip("the device lacks it")
-    int64 = device.capabilities.has_int64
-    capabilities = WEBGPU_DEFAULTS if kind == "gpu" else replace(LANES, has_int64=int64)
+    kinds = {"gpu": WEBGPU_DEFAULTS, "matrices": MATRICES}
+    capabilities = kinds.get(kind) or replace(LANES, has_int64=device.capabilities.has_int64)
     choose = NthChoice()
     found = []
     for n in count():
@@ -99,6 +115,7 @@ def test_every_candidate(device: Device, layer: str, kind: str, dtype: DType) ->
         if n == len(ways) - 1:
             break
     assert len(found) == len(set(found)) > 2
+    assert any("MatrixTile" in repr(way) for way in found) is (kind == "matrices")
 
 
 def test_some_are_tried_of_each_kind() -> None:

@@ -7,9 +7,10 @@ from kernel_runner import tensor_out
 
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
-from shaderfusion.kernels.common.matmul import Epilogue, Tile, tile_of
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, choose_flash_tile
 from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.tiles import Tile, tile_of
 from shaderfusion.kernels.tuning import (
     NO_TUNING,
     Attention,

@@ -6,8 +6,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
-from shaderfusion.kernels.common.matmul import Epilogue, tile_of
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import tile_of
 from shaderfusion.kernels.tuning import Linear, Tiling
 from shaderfusion.tune import search as module
 from shaderfusion.tune.search import Search

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from shaderfusion.bench.runs import NUM_STEPS
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.errors import InputError
 from shaderfusion.kernels.tuning import Tuning
-from shaderfusion.output import Table, require_writable, say, show
+from shaderfusion.output import Table, progress_bar, require_writable, say, show
 from shaderfusion.tune.compare import Comparison, compare
 from shaderfusion.tune.search import Search
 from shaderfusion.tune.survey import Case, find_cases
@@ -91,7 +89,10 @@ def _search(
     was_interrupted = False
     started = time.perf_counter()
     try:
-        tried.extend(tqdm(search, total=len(cases), unit="shape", disable=None))  # None: only on a terminal
+        with progress_bar(len(cases)) as draw:
+            for item in search:
+                tried.append(item)
+                draw(len(tried))
     except KeyboardInterrupt:
         say("interrupted: comparing what was found so far; once more gives it up")
         was_interrupted = True
