@@ -162,7 +162,7 @@ def test_views_of_columns(any_device: Device, tile: FlashTile | MatrixFlashTile,
 
 @pytest.mark.parametrize(("device_name", "tile", "head_dim"), MATRIX_TILES)
 def test_growing_maxima(request: pytest.FixtureRequest, device_name: str, tile: MatrixFlashTile, head_dim: int) -> None:
-    """Row i's logits grow by 0.6 i from tile to tile of 8 keys, and one key's leaps ahead: m is raised late or early."""
+    """Row i's logits grow by 0.6 i per 8 keys, and one key's leaps ahead: m is raised late or early."""
     case = Attention((1, 13, 61), 2, head_dim, "f16", seed=3)
     keys = np.arange(61) / 8
     keys[50] *= 4
