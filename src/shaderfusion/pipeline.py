@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         device: Device | int | str | None = None,
+        runtime: str = "auto",
         dtype: DType | None = None,
         scheduler: str | None = None,
         optimizations: Optimizations | None = None,
@@ -58,16 +60,21 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
+        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. Raises ModelError, DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
-        found = model if isinstance(model, Family) else open_model(model)
-        make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
-        found.tokenize([""])
-        opened = device if isinstance(device, Device) else open_device(device)
+        with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
+            opening = beside.submit(
+                lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
+            )
+            found = model if isinstance(model, Family) else open_model(model)
+            make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
+            found.tokenize([""])
+            opened = opening.result()
         kernels = Kernels(choose_dtype(opened, dtype), opened.capabilities, optimizations or Optimizations())
         pipeline = cls(opened, found, kernels, scheduler)
         pipeline.load(found.run_size() if size is None else size)

@@ -4,7 +4,6 @@ Neither needs a GPU: Tint compiles on Dawn's null adapter, naga on any adapter o
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
