@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 
@@ -43,6 +45,15 @@ def run_calls(
         program.write(tensor.name, array)
     program.run()
     return [program.read(out.name).astype(np.float64) for out in outputs]
+
+
+def skip_without(device: Device, needed: Capabilities) -> None:
+    """Skips the test where the device lacks a feature of those capabilities."""
+    for name in ("has_f16", "has_int64", "has_subgroups"):
+        if getattr(needed, name) and not getattr(device.capabilities, name):
+            pytest.skip(f"this device lacks {name.removeprefix('has_')}")
+    if not set(needed.matrix_shapes) <= set(device.capabilities.matrix_shapes):
+        pytest.skip("this device lacks matrix units of that shape")
 
 
 def rounded(array: np.ndarray, dtype: DType) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shaderfusion.errors import InputError
-from shaderfusion.output import Table, require_writable, write_whole
+from shaderfusion.output import Table, progress_bar, require_writable, write_whole
 
 TABLE = Table(("name", "ms"), [("a", "1.5"), ("long name", "12.5")], "<>", "Times")
 
@@ -25,6 +25,23 @@ def test_text() -> None:
 
 def test_markdown() -> None:
     assert TABLE.markdown() == "Times:\n\n| name | ms |\n| --- | ---: |\n| a | 1.5 |\n| long name | 12.5 |"
+
+
+@pytest.mark.parametrize(("is_terminal", "lines"), [(True, ["0/3", "1/3", "3/3"]), (False, [])])
+def test_progress_bar(
+    is_terminal: bool, lines: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    with progress_bar(3) as draw:
+        draw(1)
+        draw(3)
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in err.split("\r")[1:]] == lines
+    assert out == ""
+    if is_terminal:
+        assert f" [{'#' * 10}{' ' * 20}] " in err
+        assert f" [{'#' * 30}] " in err
+        assert err.endswith(" s\n")
 
 
 def test_require_writable(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What commands print and write: tables, and files that are checked before the work and whole after it."""
+"""What commands print and write: tables, progress, and files that are checked before the work and whole after it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shaderfusion.errors import InputError
 
-__all__ = ["Table", "discard", "require_writable", "say", "show", "write_whole"]
+__all__ = ["Table", "discard", "progress_bar", "require_writable", "say", "show", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,26 @@ def discard(stream: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that draws how many of `total` steps are done, on stderr, where that is a terminal."""
+    started = time.perf_counter()
+    is_terminal = sys.stderr.isatty()
+
+    def draw(done: int) -> None:
+        if is_terminal:
+            bar = "#" * (30 * done // total)
+            seconds = time.perf_counter() - started
+            print(f"\r{done}/{total} [{bar:30}] {seconds:.1f} s", end="", file=sys.stderr, flush=True)
+
+    draw(0)
+    try:
+        yield draw
+    finally:
+        if is_terminal:
+            print(file=sys.stderr)
 
 
 def say(text: str) -> None:

@@ -10,7 +10,8 @@ from shaderfusion.bench import measure as module
 from shaderfusion.bench.measure import environment, isolate, measure, program_of, relative_error
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.call import Binding, KernelCall
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, matmul
+from shaderfusion.kernels.common.matmul import Epilogue, matmul
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import TensorSpec
 
 
@@ -52,7 +53,7 @@ def test_measure(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment(device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SHADERFUSION_COMMIT", raising=False)
     where = environment(device)
-    assert set(where) == {"device", "driver", "backend", "version", "commit", "date"}
+    assert set(where) == {"device", "driver", "backend", "runtime", "version", "commit", "date"}
     assert all(where.values())
     monkeypatch.setattr(module, "_CHECKOUT", tmp_path)
     assert environment(device)["commit"] == "unknown"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.models import golden, load, model_folder
-from kernel_runner import relative_error
+from kernel_runner import relative_error, skip_without
 
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import ShaderError
@@ -35,9 +35,9 @@ KINDS = pytest.mark.parametrize("kind", [GPU, CPU], ids=["gpu", "cpu"])
 
 
 @pytest.fixture(scope="module")
-def small_device() -> Device:
+def small_device(runtime: str) -> Device:
     """The first adapter, opened with the limits of every WebGPU device."""
-    return open_device(default_limits=True)
+    return open_device(runtime=runtime, default_limits=True)
 
 
 def bindings_of(calls: Iterable[KernelCall]) -> list[TensorSpec]:
@@ -54,7 +54,7 @@ def is_cut(graph: Graph) -> bool:
 @pytest.mark.parametrize("name", ["sd1", "odd"])
 @KINDS
 def test_whole_run(small_device: Device, kind: Capabilities, name: str, optimizations: str) -> None:
-    if kind is CPU and not small_device.has("subgroup"):
+    if kind is CPU and not small_device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     run = golden(name).runs[0]
     pipe = load.__wrapped__(small_device, name, "f32", Kernels("f32", kind, Optimizations.parse(optimizations)))
@@ -75,7 +75,7 @@ DECODERS = [  # model, largest binding, its largest weight is a little smaller
 def test_decoder_in_strips(device: Device, name: str, max_binding_bytes: int, optimizations: str) -> None:
     # Convolutions, upsampling ones too, linear layers, group norms and activations; with lanes, whose products of
     # tiny tensors need no partial sums that would be larger than the tensors.
-    if not device.has("subgroup"):
+    if not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     run = next(run for run in golden(name).runs if run.pixels is not None)
     assert run.pixels is not None
@@ -87,7 +87,8 @@ def test_decoder_in_strips(device: Device, name: str, max_binding_bytes: int, op
     graph = network.record(kernels, model.run_size(width=width, height=height))
     assert is_cut(graph)
     assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-    program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+    (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+    program = Program(device, graph, weights)
     program.write("latents", run.latents[-1][:1])
     program.run()
     assert relative_error(program.read("image")[..., :3], run.pixels[:1]) < BOUND
@@ -100,7 +101,7 @@ def test_denoiser_in_strips(
     device: Device, kind: Capabilities, name: str, optimizations: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an image so large that weights are the smaller tensors, against the same network without strips."""
-    if kind is CPU and not device.has("subgroup"):
+    if kind is CPU and not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 1 << 10)
     monkeypatch.setattr(matmul, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
@@ -113,7 +114,8 @@ def test_denoiser_in_strips(
         graph = network.record(Kernels("f32", capabilities, Optimizations.parse(optimizations)), size)
         assert is_cut(graph) is (max_binding_bytes < 1 << 27)
         assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-        program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+        (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+        program = Program(device, graph, weights)
         rng = np.random.default_rng(0)
         for key in graph.inputs.keys() - {"timestep", "coefficients", "noise", "x_t", "x_saved", "history"}:
             program.write(key, rng.standard_normal(graph.inputs[key].shape))
@@ -159,9 +161,7 @@ def _python(expression: str) -> str:
 @KINDS
 def test_sd_14_fits(small_device: Device, kind: Capabilities, dtype: DType, optimizations: str) -> None:
     """At 512x512 with guidance: what is bound, what is allocated, and each pipeline, on a device that refuses more."""
-    for feature, needed in (("shader-f16", dtype == "f16"), ("subgroup", kind is CPU)):
-        if needed and not small_device.has(feature):
-            pytest.skip(f"this device has no {feature}")
+    skip_without(small_device, replace(kind, has_f16=dtype == "f16"))
     model = StableDiffusion(SD14_FOLDER, ModelConfig.from_folder(SD14_FOLDER))
     kernels = Kernels(dtype, kind, Optimizations.parse(optimizations))
     graphs = model.record(kernels, model.run_size(width=512, height=512))

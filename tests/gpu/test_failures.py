@@ -35,8 +35,8 @@ def test_gpu_errors(error: Exception, ours: type[Exception], message: str) -> No
     assert type(caught.value) is ours
 
 
-def test_a_lost_device() -> None:
-    device = open_device()
+def test_a_lost_device(runtime: str) -> None:
+    device = open_device(runtime=runtime)
     device.handle.destroy()
     with pytest.raises(DeviceLostError, match=r"^allocating 0.0 MB for unet.x: the driver dropped the device"):
         allocate(device, 64, "unet.x")
@@ -53,9 +53,9 @@ def test_what_else_fails_is_told_in_its_own_way() -> None:
 
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "checked"])
-def test_a_device_lost_while_compiling(trusted: bool) -> None:
+def test_a_device_lost_while_compiling(runtime: str, trusted: bool) -> None:
     x = TensorSpec("x", (8,), "f32", "output")
-    device = open_device(trusted=trusted)
+    device = open_device(runtime=runtime, trusted=trusted)
     device.handle.destroy()
     with pytest.raises(DeviceLostError, match=r"^common/elementwise.wgsl: the driver dropped the device"):
         device.pipelines.get(add(x, x, x))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shaderfusion.errors import ShaderError
-from shaderfusion.gpu import pipelines
+from shaderfusion.gpu.backend import RUNTIMES
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import PipelineCache
 from shaderfusion.kernels.call import KernelCall
@@ -16,23 +16,24 @@ from shaderfusion.tensor import TensorSpec
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def modules(device: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The code of each module that is compiled from here on."""
     compiled: list[str] = []
-    create = pipelines.create_module
+    own = RUNTIMES[device.info.runtime]
+    create = own.create_module
 
-    def record(device: Any, source: Any, *args: Any, **options: Any) -> Any:
-        compiled.append(source.code)
-        return create(device, source, *args, **options)
+    def record(device: Any, code: str, *args: Any, **options: Any) -> Any:
+        compiled.append(code)
+        return create(device, code, *args, **options)
 
-    monkeypatch.setattr(pipelines, "create_module", record)
+    monkeypatch.setattr(own, "create_module", record)
     return compiled
 
 
 @pytest.fixture
 def cache(device: Device) -> PipelineCache:
     """An empty cache on the device."""
-    return PipelineCache(device.handle, trusted=True)
+    return PipelineCache(RUNTIMES[device.info.runtime], device.handle, trusted=True)
 
 
 def tensors(*shape: int) -> list[TensorSpec]:

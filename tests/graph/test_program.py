@@ -117,7 +117,7 @@ def test_unknown_name(device: Device) -> None:
 
 
 def test_timing(device: Device) -> None:
-    if not device.has("timestamp-query"):
+    if not device.info.has_timestamps:
         pytest.skip("this device has no timestamp queries")
     program = Program(device, make_graph(8), {})
     x = np.arange(8, dtype=np.float32)

@@ -31,7 +31,7 @@ CPU = replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True)
 @pytest.fixture(params=[GPU, CPU], ids=["gpu", "cpu"])
 def kind(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.MonkeyPatch) -> Capabilities:
     """Of a GPU and of a CPU, whose products are another kernel's."""
-    if request.param is CPU and not device.has("subgroup"):
+    if request.param is CPU and not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     monkeypatch.setattr(matmul, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
     return request.param

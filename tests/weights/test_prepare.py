@@ -14,11 +14,12 @@ from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph, WeightLayout
+from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights import prepare as prepare_module
-from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 NAME = "diffusion_pytorch_model.safetensors"
@@ -34,12 +35,24 @@ def prepare(
     """What the device holds of a weight named "w" of the graph "unet"."""
     g = Graph("unet", Kernels(dtype))
     tensor = g.weight("w", *array.shape, layout=layout, **padding)
-    return download(device, WeightLoader(device).load(g.weights.values(), ArraySource({"w": array}))[tensor], tensor)
+    return download(device, load(device, g, ArraySource({"w": array}))[tensor], tensor)
+
+
+def load(device: Device, g: Graph, source: TensorSource) -> Buffers:
+    """All weights of a graph."""
+    return WeightLoader(device).load(dict.fromkeys(g.weights.values(), source))
 
 
 def random(*shape: int) -> np.ndarray:
     """Values that f32 holds."""
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(params=["host", "device"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a small weight that is as it is gets prepared."""
+    if request.param == "device":
+        monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
 
 
 def test_linear_is_torchs(device: Device) -> None:
@@ -77,6 +90,7 @@ def test_layouts_agree_with_the_graph(device: Device, shape: tuple[int, ...], la
     np.testing.assert_array_equal(np.sort(prepared, axis=None), np.sort(array, axis=None))
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 3)], ids=str)
 def test_padding_of_what_is_as_it_is(device: Device, shape: tuple[int, ...]) -> None:
     array = random(*shape)
@@ -114,16 +128,17 @@ def test_several_tensors_side_by_side(
     g = Graph("unet", Kernels("f32"))
     joined = g.weight(tuple("qkv"), *shape, **padding)
     source = ArraySource(arrays)
-    buffers = WeightLoader(device).load(g.weights.values(), source)
+    buffers = load(device, g, source)
     np.testing.assert_array_equal(download(device, buffers[joined], joined), np.concatenate(expected, axis=-1))
     assert source.read_paths == ["q", "k", "v"]
 
 
+@pytest.mark.usefixtures("either")
 def test_several_biases_side_by_side(device: Device) -> None:
     arrays = dict(zip("kv", random(2, 10), strict=True))
     g = Graph("unet", Kernels("f32"))
     joined = g.weight(("k", "v"), 10, padded_to=16, out_parts=2)
-    buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
+    buffers = load(device, g, ArraySource(arrays))
     heads = np.concatenate(list(arrays.values())).reshape(4, 5)
     np.testing.assert_array_equal(
         download(device, buffers[joined], joined), np.pad(heads, [(0, 0), (0, 3)]).reshape(-1)
@@ -138,7 +153,7 @@ def test_several_tensors_of_different_dtypes(device: Device, tmp_path: Path) -> 
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     g = Graph("unet", Kernels("f16"))
     joined = g.weight(("k", "v"), 4, 8, layout="linear")
-    buffers = WeightLoader(device).load(g.weights.values(), Checkpoint(tmp_path))
+    buffers = load(device, g, Checkpoint(tmp_path))
     np.testing.assert_array_equal(download(device, buffers[joined], joined), np.concatenate(list(arrays.values())).T)
 
 
@@ -147,6 +162,7 @@ def test_padding_of_rows_needs_a_layout(device: Device) -> None:
         prepare(device, random(3, 4), in_padded_to=4)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(device: Device, value: float, dtype: DType) -> None:
@@ -159,11 +175,12 @@ def test_every_tensor_of_several_is_checked(device: Device) -> None:
     g.weight(("attn.q", "attn.k"), 4, 4, layout="linear")
     arrays = {"attn.q": np.ones((4, 4)), "attn.k": np.full((4, 4), np.nan)}
     with pytest.raises(WeightsError, match=r"unet.attn.q\+attn.k: has NaN or infinite values"):
-        WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
+        load(device, g, ArraySource(arrays))
     with pytest.raises(WeightsError, match=r"no attn.k of shape \(4, 4\)"):
-        WeightLoader(device).load(g.weights.values(), ArraySource({"attn.q": np.ones((4, 4))}))
+        load(device, g, ArraySource({"attn.q": np.ones((4, 4))}))
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("value", [65520.0, -1e38])
 def test_over_the_range_of_f16(device: Device, value: float) -> None:
     array = np.array([1, value], np.float32)
@@ -198,7 +215,7 @@ def test_load_weights(
 ) -> None:
     # Behind a tensor of 3 values, so that none begins at a whole word of the file.
     write_safetensors(tmp_path / NAME, {"of another component": np.ones(3), **tensors}, stored)
-    buffers = WeightLoader(device).load(graph.weights.values(), Checkpoint(tmp_path))
+    buffers = load(device, graph, Checkpoint(tmp_path))
     expected = {
         "conv.weight": np.pad(tensors["conv.weight"].transpose(2, 3, 1, 0), [(0, 0)] * 3 + [(0, 1)]),
         "conv.bias": np.pad(tensors["conv.bias"], (0, 1)),
@@ -220,6 +237,7 @@ def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypa
     submit = prepare_module.Program.submit
     monkeypatch.setattr(prepare_module.Program, "submit", lambda self: (batches.append(self), submit(self)))
     monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
     np.testing.assert_array_equal(prepare(device, array, layout, **padding), expected)
     assert len(batches) > 1 or array.nbytes <= batch_bytes
 
@@ -227,12 +245,19 @@ def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypa
 def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each half of the staging memory is written again while the other is copied."""
     monkeypatch.setattr(prepare_module, "_BATCH_BYTES", 4096)
+    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 2048)
     arrays = {f"w{k}": np.full((4, 100 + k), k, np.float32) for k in range(40)}
     g = Graph("unet", Kernels("f32"))
-    specs = [g.weight(name, *array.shape, layout="linear") for name, array in arrays.items()]
-    buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
+    layouts: tuple[WeightLayout, ...] = ("linear", "as_is")
+    specs = [g.weight(f"w{k}", *arrays[f"w{k}"].shape, layout=layouts[k % 2]) for k in range(40)]
+    buffers = load(device, g, ArraySource(arrays))
     for k, spec in enumerate(specs):
         assert (download(device, buffers[spec], spec) == k).all()
+
+
+def test_large_tensors_are_copied_in_pieces(device: Device) -> None:
+    array = random(2500, 250)  # two pieces and a part of one
+    np.testing.assert_array_equal(prepare(device, array, "linear"), array.T)
 
 
 def drop(tensors: dict[str, np.ndarray]) -> None:
@@ -258,15 +283,16 @@ def test_everything_is_checked_before_the_first_is_read(
     allocated: list[str] = []
     monkeypatch.setattr(prepare_module, "allocate", lambda *_: allocated.append("memory"))
     with pytest.raises(WeightsError, match=r"no proj.weight of shape \(8, 4\)"):
-        WeightLoader(device).load(graph.weights.values(), source)
+        load(device, graph, source)
     assert (source.read_paths, allocated) == ([], [])
 
 
 def test_the_first_bad_weight_is_named(device: Device, graph: Graph, tensors: dict[str, np.ndarray]) -> None:
-    for name in ("proj.weight", "conv.bias"):
+    """Also where one is prepared on the host and the other on the device."""
+    for name in ("conv.weight", "conv.bias"):
         tensors[name] = np.full(tensors[name].shape, np.nan)
-    with pytest.raises(WeightsError, match=r"^unet.conv.bias: has NaN or infinite values"):
-        WeightLoader(device).load(graph.weights.values(), ArraySource(tensors))
+    with pytest.raises(WeightsError, match=r"^unet.conv.weight: has NaN or infinite values"):
+        load(device, graph, ArraySource(tensors))
 
 
 # ---- read_rows

@@ -1,1 +1,1 @@
-"""Everything that touches a GPU. The only package that imports wgpu."""
+"""Everything that touches a GPU. `backend` alone imports an implementation of WebGPU."""

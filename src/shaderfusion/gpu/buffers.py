@@ -5,7 +5,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import wgpu
 
 from shaderfusion.errors import DeviceLimitError, ShapeError
 from shaderfusion.gpu.device import Device
@@ -16,7 +15,7 @@ __all__ = ["NUMPY_DTYPES", "allocate", "download", "download_all", "upload"]
 
 NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
 
-_USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
+_USAGE = "STORAGE|COPY_DST|COPY_SRC"
 
 
 def allocate(device: Device, size_bytes: int, name: str) -> Any:
@@ -59,7 +58,7 @@ def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> l
     names = ", ".join(tensor.name for _, tensor in tensors)
     offsets = [0, *accumulate(tensor.size_bytes for _, tensor in tensors)]
     with gpu_errors(f"reading {names}"):
-        usage = wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.MAP_READ
+        usage = "COPY_DST|MAP_READ"
         staging: Any = device.handle.create_buffer(label="read back", size=offsets[-1], usage=usage)
         encoder = device.handle.create_command_encoder()
         for (buffer, tensor), offset in zip(tensors, offsets, strict=False):

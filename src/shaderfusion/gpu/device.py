@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import wgpu
+from typing import Any
 
 from shaderfusion.errors import DeviceError, InputError
+from shaderfusion.gpu.backend import RUNTIMES, Runtime, RuntimeName, runtimes
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import PipelineCache
 from shaderfusion.gpu.turn import Turn
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.tensor import DType
-
-if TYPE_CHECKING:
-    from wgpu import GPUAdapter
 
 __all__ = ["Device", "DeviceInfo", "list_devices", "open_device"]
 
@@ -28,7 +22,6 @@ INSTALL_HINT = (
     "`sudo pacman -S vulkan-swrast` (Arch)"
 )
 
-_OPTIONAL_FEATURES = ("shader-f16", "shader-int64", "subgroup", "timestamp-query")
 _LIMITS = {
     "max_binding_bytes": "max-storage-buffer-binding-size",
     "max_buffer_bytes": "max-buffer-size",
@@ -42,9 +35,12 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """What a person needs to tell adapters apart; `index` is what `--device` takes."""
+    """What a person needs to tell adapters apart."""
 
+    runtime: RuntimeName
+    """The WebGPU implementation that lists it; each lists the machine's adapters anew."""
     index: int
+    """Among the adapters of its runtime; what `--device` takes."""
     name: str
     driver: str
     backend: str
@@ -52,6 +48,8 @@ class DeviceInfo:
     """DiscreteGPU, IntegratedGPU, CPU or Unknown, as the driver says."""
     has_f16: bool
     has_timestamps: bool
+    has_matrix_units: bool
+    """Its shaders reach matrix units, with the products that kernels use (`Capabilities.matrix_shapes`)."""
     max_binding_bytes: int
 
     @property
@@ -72,35 +70,29 @@ class Device:
     `default_limits` the device grants no more than every WebGPU device does, whatever the adapter could.
     """
 
-    def __init__(
-        self, adapter: GPUAdapter, info: DeviceInfo, *, trusted: bool = True, default_limits: bool = False
-    ) -> None:
+    def __init__(self, adapter: Any, info: DeviceInfo, *, trusted: bool = True, default_limits: bool = False) -> None:
         self.info = info
-        features: list[Any] = [feature for feature in _OPTIONAL_FEATURES if feature in adapter.features]
+        runtime = RUNTIMES[info.runtime]
+        features = runtime.features_of(adapter)
+        matrix_shapes, subgroup_sizes = runtime.matrix_shapes(adapter), runtime.subgroup_sizes(adapter)
         granted = asdict(WEBGPU_DEFAULTS) if default_limits else {}
-        limits: dict[str, Any] = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
-        try:
-            with gpu_errors(f"opening {info.name}"):
-                self.handle = adapter.request_device_sync(required_features=features, required_limits=limits)
-        except RuntimeError as error:
-            raise DeviceError(f"device {info.index} ({info.name}) could not be opened: {error}") from error
+        limits = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
+        with gpu_errors(f"device {info.index} ({info.name}) could not be opened"):
+            self.handle = runtime.open(adapter, features, limits, trusted=trusted)
         self.capabilities = Capabilities(
             **{field: self.handle.limits[name] for field, name in _LIMITS.items()},
-            subgroup_sizes=_subgroup_sizes(adapter),
-            has_f16=self.has("shader-f16"),
-            has_int64=self.has("shader-int64"),
-            has_subgroups=self.has("subgroup"),
-            timestamp_period_ns=_timestamp_period_ns(self.handle) if self.has("timestamp-query") else None,
+            subgroup_sizes=subgroup_sizes,
+            has_f16="f16" in features,
+            has_int64="int64" in features,
+            has_subgroups="subgroups" in features,
+            matrix_shapes=matrix_shapes,
+            timestamp_period_ns=runtime.timestamp_period_ns(self.handle) if "timestamps" in features else None,
             is_cpu=info.kind == "CPU",
         )
-        self.pipelines = PipelineCache(self.handle, trusted=trusted)
+        self.pipelines = PipelineCache(runtime, self.handle, trusted=trusted)
         self.turn = Turn()
         # Reading it waits for what was submitted before: wgpu 0.32's own on_submitted_work_done raises a TypeError.
-        self._fence = self.handle.create_buffer(size=4, usage=wgpu.BufferUsage.COPY_SRC)
-
-    def has(self, feature: str) -> bool:
-        """Whether the opened device has an optional feature, by WebGPU's or wgpu's name."""
-        return feature in self.handle.features
+        self._fence = self.handle.create_buffer(size=4, usage="COPY_SRC")
 
     def wait(self) -> None:
         """Until the GPU has done all that was submitted."""
@@ -108,85 +100,73 @@ class Device:
             self.handle.queue.read_buffer(self._fence)
 
     def __repr__(self) -> str:
-        return f"Device({self.info.index}: {self.info.name}, {self.info.backend}, {self.info.driver})"
+        info = self.info
+        return f"Device({info.runtime} {info.index}: {info.name}, {info.backend}, {info.driver})"
 
 
 @cache
-def _adapters() -> tuple[tuple[DeviceInfo, Any], ...]:
-    """All adapters that can run compute shaders, GPUs before CPUs, each physical device once."""
-    # Where it is unset, Mesa's drivers look for a Wayland display and complain on stderr.
-    os.environ.setdefault("XDG_RUNTIME_DIR", "/nonexistent")
-    _leave_out_opengl()
-    order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
-    found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
-    found.sort(key=lambda a: order.get(a.info["adapter_type"], 3))
-    return tuple((_describe(index, adapter), adapter) for index, adapter in enumerate(found))
+def _listed(runtime: Runtime) -> tuple[DeviceInfo, ...]:
+    return tuple(_describe(runtime, index, adapter) for index, adapter in enumerate(runtime.adapters()))
 
 
-def _leave_out_opengl() -> None:
-    """OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find."""
-    try:
-        from wgpu.backends.wgpu_native.extras import set_instance_extras
-    except ImportError:  # another implementation
-        return
-    with suppress(RuntimeError):  # another user of wgpu in this process was first
-        set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
-
-
-def _describe(index: int, adapter: GPUAdapter) -> DeviceInfo:
-    info = adapter.info
+def _describe(runtime: Runtime, index: int, adapter: Any) -> DeviceInfo:
+    info, features = adapter.info, runtime.features_of(adapter)
     return DeviceInfo(
+        runtime=runtime.name,
         index=index,
         name=info["device"],
         driver=info["description"],
         backend=info["backend_type"],
         kind=info["adapter_type"],
-        has_f16="shader-f16" in adapter.features,
-        has_timestamps="timestamp-query" in adapter.features,
+        has_f16="f16" in features,
+        has_timestamps="timestamps" in features,
+        has_matrix_units=bool(runtime.matrix_shapes(adapter)),
         max_binding_bytes=adapter.limits["max-storage-buffer-binding-size"],
     )
 
 
-def _subgroup_sizes(adapter: GPUAdapter) -> tuple[int, int] | None:
-    """The adapter's least and largest subgroup; None where the driver does not say."""
-    # wgpu 0.32 spells WebGPU's subgroup_min_size "stackgroup_min_size".
-    info: dict[str, Any] = dict(adapter.info)
-    least, largest = (info.get(f"subgroup_{end}_size", info.get(f"stackgroup_{end}_size", 0)) for end in ("min", "max"))
-    return (least, largest) if least > 0 else None
+def list_devices(runtime: str = "auto") -> list[DeviceInfo]:
+    """The adapters of this machine, by runtime and index; of `auto`, those that each installed runtime lists.
 
-
-def _timestamp_period_ns(handle: Any) -> float:
-    """Nanoseconds of a timestamp's tick: wgpu-native gives the device's own ticks, WebGPU elsewhere nanoseconds.
-
-    wgpu.h: float wgpuQueueGetTimestampPeriod(queue), which the wgpu package declares but does not wrap.
+    Empty where there is none. InputError for a runtime that is not installed.
     """
-    try:
-        from wgpu.backends.wgpu_native import _api
-    except ImportError:
-        return 1.0
-    native: Any = _api  # its attributes are made at run time
-    if not hasattr(native.lib, "wgpuQueueGetTimestampPeriod"):
-        return 1.0
-    return float(native.libf.wgpuQueueGetTimestampPeriod(handle.queue._internal))
+    return [info for each in runtimes(runtime) for info in _listed(each)]
 
 
-def list_devices() -> list[DeviceInfo]:
-    """The adapters of this machine, in the order of their index; empty where there is none."""
-    return [info for info, _ in _adapters()]
-
-
-def open_device(selector: int | str | None = None, *, trusted: bool = True, default_limits: bool = False) -> Device:
+def open_device(
+    selector: int | str | None = None, *, runtime: str = "auto", trusted: bool = True, default_limits: bool = False
+) -> Device:
     """Opens the adapter with that index, or the first whose name contains that text; the first of all by default.
 
-    `trusted` and `default_limits` are those of Device. Raises DeviceError where there is no adapter and InputError
-    where none matches.
+    The runtime is `wgpu` or `dawn`. `auto` takes Dawn where it is installed and reaches the matrix units of the adapter
+    that it finds by that selector, else wgpu. `trusted` and `default_limits` are those of Device. Raises DeviceError
+    where there is no adapter and InputError where none matches, or the runtime is not installed.
     """
-    adapters = _adapters()
-    if not adapters:
-        raise DeviceError(INSTALL_HINT)
     text = "0" if selector is None else str(selector).strip()
-    for info, adapter in adapters:
-        if text == str(info.index) or (not text.isdigit() and text and text.lower() in info.name.lower()):
-            return Device(adapter, info, trusted=trusted, default_limits=default_limits)
-    known = "; ".join(f"{info.index}: {info.name}" for info, _ in adapters)
-    raise InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")
+    found: list[tuple[Runtime, DeviceInfo]] = []
+    for each in runtimes(runtime):
+        info = next((info for info in _listed(each) if _matches(text, info)), None)
+        if info is not None:
+            found.append((each, info))
+            if each.suits(each.adapters()[info.index]):
+                break
+    if not found:
+        raise _not_found(text, runtime)
+    chosen, info = found[-1]
+    return Device(chosen.adapters()[info.index], info, trusted=trusted, default_limits=default_limits)
+
+
+def _matches(text: str, info: DeviceInfo) -> bool:
+    return text == str(info.index) or (not text.isdigit() and text != "" and text.lower() in info.name.lower())
+
+
+def _not_found(text: str, runtime: str) -> DeviceError | InputError:
+    devices = list_devices(runtime)
+    if devices:
+        known = "; ".join(f"{info.index}: {info.name}" for info in devices)
+        return InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")
+    reasons = [why for each in runtimes(runtime) if (why := each.why_no_adapter)]
+    if runtime == "dawn":
+        because = f" ({reasons[0]})" if reasons else ""
+        return DeviceError(f"Dawn finds no GPU adapter that it can use{because}; use the runtime wgpu")
+    return DeviceError(INSTALL_HINT)

@@ -3,15 +3,15 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-import wgpu
-
 from shaderfusion.errors import ShaderError
+from shaderfusion.gpu.backend import Runtime
 from shaderfusion.gpu.failures import gpu_errors
-from shaderfusion.gpu.shader import compose, create_module
+from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KernelCall
 
 __all__ = ["Pipeline", "PipelineCache"]
@@ -36,7 +36,8 @@ class PipelineCache:
     It keeps none itself: sizes of an image are part of some pipelines, and programs of many sizes come and go.
     """
 
-    def __init__(self, device: Any, *, trusted: bool) -> None:
+    def __init__(self, runtime: Runtime, device: Any, *, trusted: bool) -> None:
+        self._runtime = runtime
         self._device = device
         self._trusted = trusted
         self._pipelines: WeakValueDictionary[_Key, Pipeline] = WeakValueDictionary()
@@ -57,34 +58,43 @@ class PipelineCache:
         keys = [(_key(call), call) for call in calls]
         found = {key: self._pipelines.get(key) for key, _ in keys}
         missing = {key: call for key, call in keys if found[key] is None}
-        if len(missing) > 1:
-            with ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as compilers:
-                compiled = list(compilers.map(self._compile, missing.values()))
-        else:
-            compiled = [self._compile(call) for call in missing.values()]
-        for key, pipeline in zip(missing, compiled, strict=True):
+        for key, pipeline in zip(missing, self._compile_all(list(missing.values())), strict=True):
             self._pipelines[key] = found[key] = pipeline
         return [pipeline for key, _ in keys if (pipeline := found[key])]
 
+    def _compile_all(self, calls: list[KernelCall]) -> list[Pipeline]:
+        if len(calls) > 1:
+            with (
+                suppress(ShaderError),  # is found again below: Dawn may tell one thread of another's error
+                ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as compilers,
+            ):
+                return list(compilers.map(self._compile, calls))
+        return [self._compile(call) for call in calls]
+
     def _compile(self, call: KernelCall) -> Pipeline:
-        source = compose(call)
-        module = create_module(self._device, source, call.source, trusted=self._trusted)
+        source = compose(call, self._runtime.directives)
+
+        def shader_error(message: str) -> ShaderError:
+            return ShaderError(source.map_lines(message))
+
+        with gpu_errors(call.source, shader_error):
+            module = self._runtime.create_module(self._device, source.code, call.source, trusted=self._trusted)
         access = ("read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings)
         types = (["uniform"] if call.params else []) + [*access]
         first = 0 if call.params else 1
-        name = f"{call.source} ({call.entry_point})"
-        with gpu_errors(name, lambda message: ShaderError(source.map_lines(message))):
+        with gpu_errors(f"{call.source} ({call.entry_point})", shader_error):
             layout = self._device.create_bind_group_layout(
                 entries=[
-                    {"binding": first + i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+                    {"binding": first + i, "visibility": "COMPUTE", "buffer": {"type": kind}}
                     for i, kind in enumerate(types)
                 ]
             )
-            handle = self._device.create_compute_pipeline(
+            # Other calls of the device, such as copies of weights, do not wait for what is compiled this way.
+            handle = self._device.create_compute_pipeline_async(
                 label=call.name,
                 layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),
                 compute={"module": module, "entry_point": call.entry_point},
-            )
+            ).sync_wait()
         return Pipeline(handle, layout)
 
 

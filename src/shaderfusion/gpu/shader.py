@@ -1,23 +1,36 @@
-"""WGSL files to shader modules: a prelude, imports, flags, and error lines mapped back to the file.
+"""WGSL files to a shader's text: a prelude, imports, flags, and error lines mapped back to the file.
 
 A kernel file is plain WGSL plus directives, each on a line of its own:
 
     #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
     #ifdef FLAG or #ifndef FLAG, #elif FLAG, #else, #endif
                                  keeps the lines of the first branch that holds; may be nested
+    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a number or a
+                                 constant of the call, up to the `}` below its `for`; may be nested. i is a constant in
+                                 each copy: drivers keep arrays, above all of matrices, in registers if nothing else
+                                 indexes them. With the flag EMULATED, where matrices are in memory, loops stay
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from shaderfusion.errors import ShaderError
-from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 
-__all__ = ["ShaderSource", "can_trust", "compose", "create_module"]
+__all__ = ["Directives", "ShaderSource", "compose"]
+
+Directives = Mapping[str, tuple[str, ...]]
+"""By extension of WGSL, which are f16, subgroups and matrix_units, the lines that a shader which uses it begins with.
+Implementations differ; an extension that is left out needs none."""
+
+_F16_ALONE: Directives = {"f16": ("enable f16;",)}
+
+_Line = tuple[str, str]
+"""Its text, and the file and line it came from."""
+
+_UNROLL = "#unroll"
 
 
 @dataclass(frozen=True)
@@ -28,29 +41,43 @@ class ShaderSource:
     origins: tuple[str, ...]
 
     def map_lines(self, message: str) -> str:
-        """A compiler's message with each `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` as the file's own line."""
+        """A compiler's message with the file's own line for each place in the text.
+
+        These are `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` in naga's words, `:LINE:COLUMN error` in Tint's.
+        """
 
         def replace(match: re.Match[str]) -> str:
-            line = int(match[1])
+            line = int(match["line"])
             origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
-            return f"{origin}:{match[2]}"
+            return f"{origin}:{match['column']}"
 
-        return re.sub(r"(?:[\w/.]+\.)?\bwgsl:(\d+):(\d+)", replace, message)
+        label = r"(?:[\w/.]+\.)?\bwgsl|(?<!\S)(?=:\d+:\d+ (?:error|warning|note)\b)"
+        return re.sub(rf"(?:{label}):(?P<line>\d+):(?P<column>\d+)", replace, message)
 
 
-def compose(call: KernelCall) -> ShaderSource:
-    """The whole WGSL text of a call: prelude (`Elem`, constants, Params), then its file with imports expanded."""
+def compose(call: KernelCall, directives: Directives = _F16_ALONE) -> ShaderSource:
+    """The whole WGSL text of a call: prelude (directives, `Elem`, constants, Params), then its file with imports."""
     flags = {name for name, value in call.constants.items() if value is True}
     flags |= {f"{name}_{value.upper()}" for name, value in call.constants.items() if isinstance(value, str)}
-    lines = [(text, "prelude") for text in _prelude(call)]
-    lines += _expand(call.source, frozenset(flags), set())
+    body = _unroll(list(_expand(call.source, frozenset(flags), set())), call.constants)
+    extensions = _extensions(call, "\n".join(text for text, _ in body))
+    prelude = [line for extension in extensions for line in directives.get(extension, ())]
+    lines = [*((text, "prelude") for text in (*prelude, *_declarations(call))), *body]
     code = "\n".join(text for text, _ in lines) + "\n"
     return ShaderSource(code, tuple(origin for _, origin in lines))
 
 
-def _prelude(call: KernelCall) -> Iterator[str]:
+def _extensions(call: KernelCall, body: str) -> Iterator[str]:
+    """The extensions of WGSL that a call's shader uses."""
     if call.dtype == "f16":
-        yield "enable f16;"
+        yield "f16"
+    if re.search(r"@builtin\(subgroup_|\bsubgroup[A-Z]\w*\(", body):
+        yield "subgroups"
+    if re.search(r"\bsubgroup_matrix_(left|right|result)\b", body):
+        yield "matrix_units"
+
+
+def _declarations(call: KernelCall) -> Iterator[str]:
     yield f"alias Elem = {call.dtype};"
     for name, value in call.constants.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -83,7 +110,7 @@ class _Block:
         self.has_kept |= self.keeps
 
 
-def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tuple[str, str]]:
+def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[_Line]:
     """The lines of a file that its flags keep, each with `file:line`; imports in place, each file once."""
     if path in imported:
         return
@@ -99,6 +126,9 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
                 yield text, origin
             continue
         match directive[1], directive[2]:
+            case "unroll", "":
+                if all(block.keeps for block in blocks) and "EMULATED" not in flags:
+                    yield _UNROLL, origin
             case "import", fragment if fragment:
                 if all(block.keeps for block in blocks):
                     yield from _expand(f"{fragment}.wgsl", flags, imported)
@@ -123,44 +153,26 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[tu
         raise ShaderError(f"{path}: {len(blocks)} #ifdef or #ifndef without #endif")
 
 
-def create_module(device: Any, source: ShaderSource, label: str, *, trusted: bool) -> Any:
-    """Compiles a composed source; ShaderError carries the compiler's message with our files and lines."""
-    create = _create_trusted_module if trusted and can_trust() else _create_checked_module
-    with gpu_errors(label, lambda message: ShaderError(source.map_lines(message))):
-        return create(device, source.code, label)
-
-
-def _create_checked_module(device: Any, code: str, label: str) -> Any:
-    return device.create_shader_module(label=label, code=code)
-
-
-@cache
-def can_trust() -> bool:
-    """Whether this wgpu implementation can compile a module without bounds and loop checks."""
-    try:
-        from wgpu.backends.wgpu_native import lib
-    except ImportError:
-        return False
-    return hasattr(lib, "wgpuDeviceCreateShaderModuleTrusted")
-
-
-def _create_trusted_module(device: Any, code: str, label: str) -> Any:
-    """wgpu-native's extension call, which the wgpu package declares but does not wrap.
-
-    wgpu.h: WGPUShaderModule wgpuDeviceCreateShaderModuleTrusted(device, descriptor, runtime checks to keep).
-    """
-    from wgpu.backends.wgpu_native import _api
-
-    native: Any = _api  # its attributes are made at run time
-
-    wgsl = native.new_struct_p("WGPUShaderSourceWGSL *", code=native.to_c_string_view(code))
-    wgsl[0].chain.next = native.ffi.NULL
-    wgsl[0].chain.sType = native.lib.WGPUSType_ShaderSourceWGSL
-    descriptor = native.new_struct_p(
-        "WGPUShaderModuleDescriptor *",
-        nextInChain=native.ffi.cast("WGPUChainedStruct *", wgsl),
-        label=native.to_c_string_view(label),
-    )
-    no_checks = native.lib.WGPUShaderRuntimeChecks_None
-    module = native.libf.wgpuDeviceCreateShaderModuleTrusted(device._internal, descriptor, no_checks)
-    return native.GPUShaderModule(label, module, device)
+def _unroll(lines: list[_Line], constants: Mapping[str, int | float | bool | str]) -> list[_Line]:
+    """The lines with each loop after an _UNROLL as copies of its body, one block each."""
+    unrolled: list[_Line] = []
+    index = 0
+    while index < len(lines):
+        text, origin = lines[index]
+        index += 1
+        if text is not _UNROLL:
+            unrolled.append((text, origin))
+            continue
+        head, head_origin = lines[index] if index < len(lines) else ("", origin)
+        loop = re.fullmatch(r"(\s*)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{", head)
+        count = (int(loop[3]) if loop[3].isdigit() else constants.get(loop[3])) if loop else None
+        end = next((i for i in range(index, len(lines)) if loop and lines[i][0] == f"{loop[1]}}}"), None)
+        if not loop or not isinstance(count, int) or end is None:
+            raise ShaderError(
+                f"{origin}: #unroll must stand before `for (var i = 0u; i < COUNT; i++) {{`, with a constant"
+            )
+        body = _unroll(lines[index + 1 : end], constants)
+        for i in range(count):
+            unrolled += [(f"{loop[1]}{{ const {loop[2]} = {i}u;", head_origin), *body, lines[end]]
+        index = end + 1
+    return unrolled

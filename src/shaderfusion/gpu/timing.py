@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import wgpu
 
 from shaderfusion.errors import DeviceError
 from shaderfusion.gpu.device import Device
@@ -23,7 +22,7 @@ class Timestamps:
         self._period_ns = period_ns
         self._count = count
         self._written = 0
-        usage = wgpu.BufferUsage.QUERY_RESOLVE | wgpu.BufferUsage.COPY_SRC
+        usage = "QUERY_RESOLVE|COPY_SRC"
         with gpu_errors("making timestamp queries"):
             self._queries = device.handle.create_query_set(type="timestamp", count=2 * count)
             self._buffer = device.handle.create_buffer(size=16 * count, usage=usage)

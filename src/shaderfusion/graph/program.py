@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import wgpu
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.buffers import allocate, download_all, upload
@@ -53,7 +52,7 @@ class Program:
         self.device = device
         self.graph = graph
         self.plan = plan_memory(graph.calls)
-        self._pipelines = device.pipelines.get_all(graph.calls)
+        self.pipelines = device.pipelines.get_all(graph.calls)
         self._weights = weights
         self._external: Buffers = {}
         self._arena = Arena(device) if arena is None else arena
@@ -61,7 +60,7 @@ class Program:
         for tensor in (graph.inputs | graph.outputs).values():
             self._external[tensor.storage] = allocate(device, tensor.size_bytes, tensor.name)
         params, self._params_offsets = _pack_params(graph.calls)
-        self._params = device.handle.create_buffer_with_data(data=params, usage=wgpu.BufferUsage.UNIFORM)
+        self._params = device.handle.create_buffer_with_data(data=params, usage="UNIFORM")
         self._bound_version = -1
         self._bound: list[_Dispatch] = []
         self._pieces: list[range] | None = None
@@ -90,7 +89,7 @@ class Program:
     def _dispatches(self) -> list[_Dispatch]:
         """The calls with their bind groups, made anew where the arena's buffers have changed."""
         if self._bound_version != self._arena.version:
-            calls = zip(self.graph.calls, self._pipelines, self._params_offsets, strict=True)
+            calls = zip(self.graph.calls, self.pipelines, self._params_offsets, strict=True)
             self._bound = [self._bind(*call) for call in calls]
             self._bound_version = self._arena.version
         return self._bound

@@ -79,6 +79,8 @@ class KernelCall:
     constants: Mapping[str, int | float | bool | str] = field(default_factory=dict)
     params: Mapping[str, int | float] = field(default_factory=dict)
     label: str = ""
+    operation: object = None
+    """The layer that it is part of (kernels/tuning), where there is more than one way to do it."""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,23 @@
 
 from dataclasses import dataclass
 
-__all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities"]
+from shaderfusion.kernels.tiles import MatrixUnits
+from shaderfusion.tensor import DType
+
+__all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
+
+
+@dataclass(frozen=True)
+class MatrixShape:
+    """A product that a subgroup does at once on matrix units: (m, k) times (k, n), added to (m, n)."""
+
+    m: int
+    n: int
+    k: int
+    operand: DType
+    """Of both factors."""
+    result: DType
+    """Of the sums."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +43,26 @@ class Capabilities:
     """Shaders have 64-bit integers."""
     has_subgroups: bool = False
     """Shaders exchange values within a subgroup."""
+    matrix_shapes: tuple[MatrixShape, ...] = ()
+    """Of products on matrix units that kernels may use: of f16, summed in f32. A workgroup's first dimension is then a
+    multiple of the largest subgroup."""
     timestamp_period_ns: float | None = None
     """What a timestamp counts; None where the device has no timestamps."""
     is_cpu: bool = False
     """A software implementation, such as llvmpipe."""
+
+    @property
+    def matrix_units(self) -> MatrixUnits | None:
+        """The largest product of `matrix_shapes`, by a subgroup of a size that the device has; None without any."""
+        if not self.matrix_shapes or self.subgroup_sizes is None:
+            return None
+        shape = max(self.matrix_shapes, key=lambda shape: (shape.m * shape.n * shape.k, shape.m))
+        least, largest = self.subgroup_sizes
+        return MatrixUnits(shape.m, shape.n, shape.k, subgroup_size=max(least, min(32, largest)))
+
+    def has_subgroups_of(self, size: int) -> bool:
+        """Whether shaders exchange values within subgroups, and all are of that size."""
+        return self.has_subgroups and self.subgroup_sizes == (size, size)
 
     @property
     def exchanges_lanes(self) -> bool:

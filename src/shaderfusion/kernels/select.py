@@ -1,9 +1,9 @@
 """Which kernels serve an operation, by shape and device. The only place where that is decided."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
@@ -11,23 +11,54 @@ from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
 from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.candidates import (
+    attention_candidates,
+    convolution_candidates,
+    gated_linear_candidates,
+    linear_candidates,
+    winograd_fits,
+)
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, attention_scores, attention_values, matmul
-from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
+from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
+from shaderfusion.kernels.optimized.flash_attention import (
+    MAX_HEAD_DIM,
+    FlashTile,
+    MatrixFlashTile,
+    choose_flash_tile,
+    choose_matrix_flash_tile,
+    flash_attention,
+)
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.kernels.optimized.winograd_conv import MAX_FILTERS_BYTES, MAX_TEMPORARY_BYTES, winograd_conv
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, query_strips, row_strips
+from shaderfusion.kernels.tiles import AnyTile, LaneTile, MatrixUnits
+from shaderfusion.kernels.tuning import (
+    NO_TUNING,
+    Attention,
+    Choice,
+    Convolution,
+    Flash,
+    GatedEpilogue,
+    GatedLinear,
+    Linear,
+    Operation,
+    Scores,
+    Tiling,
+    Tuning,
+    Winograd,
+)
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 __all__ = ["Kernels", "Optimizations"]
 
 Calls = tuple[KernelCall, ...]
+C = TypeVar("C", bound=Choice)
 FilterLayout = Literal["conv2d", "winograd_2", "winograd_4"]
 
 _WINOGRAD_LAYOUTS: dict[int, FilterLayout] = {2: "winograd_2", 4: "winograd_4"}
@@ -81,11 +112,19 @@ class Kernels:
     dtype: DType
     capabilities: Capabilities = WEBGPU_DEFAULTS
     optimizations: Optimizations = Optimizations()
+    tuning: Tuning = NO_TUNING
+    """What was found to be faster on the device than the rules here."""
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
+        operation = Linear(x.dtype, *_product_size(x, out.shape[-1]))
+        tiling = self._choose(operation, Tiling(), linear_candidates)
+        return _of(operation, self._product(x, weight, out, epilogue, tiling))
+
+    def _product(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue, tiling: Tiling) -> Calls:
+        options = {"tile": tiling.tile or self._tile, "num_splits": tiling.num_splits}
         strips = linear_strips(self._max_bytes, x, out, epilogue)
-        return _join(matmul(rows, weight, part, added, tile=self._tile) for rows, part, added in strips)
+        return _join(matmul(rows, weight, part, added, **options) for rows, part, added in strips)
 
     def joins(self, x: TensorSpec, channels: int) -> bool:
         """Whether linear layers of x (..., K) to so many channels in all can be one product, of which all is bound."""
@@ -107,17 +146,19 @@ class Kernels:
 
         It takes a `norm` of x only where `folds_group_norm` says so.
         """
-        m = self._winograd_m(x, out, stride)
-        if m is not None:
-            return self.winograd_conv(x, weight, out, epilogue, m=m, upsample=upsample, norm=norm)
+        operation = _convolution(x, out, stride)
+        choice = self._choose_convolution(operation)
+        if isinstance(choice, Winograd):
+            return _of(
+                operation, self.winograd_conv(x, weight, out, epilogue, **vars(choice), upsample=upsample, norm=norm)
+            )
         if norm:
             raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
         sampling = {"stride": stride, "upsample": upsample}
+        options = {**sampling, "tile": choice.tile or self._tile, "num_splits": choice.num_splits}
         strips = convolution_strips(self._max_bytes, x, out, epilogue, **sampling)
-        return _join(
-            conv2d_direct(strip.x, weight, strip.out, strip.epilogue, rows=strip.rows, tile=self._tile, **sampling)
-            for strip in strips
-        )
+        calls = (conv2d_direct(part.x, weight, part.out, part.epilogue, rows=part.rows, **options) for part in strips)
+        return _of(operation, _join(calls))
 
     def winograd_conv(
         self,
@@ -127,10 +168,11 @@ class Kernels:
         epilogue: Epilogue,
         *,
         m: int,
+        tile: AnyTile = None,
         upsample: int = 1,
         norm: FoldedGroupNorm | None = None,
     ) -> Calls:
-        """The 3x3 convolution by F(m x m, 3x3), with this device's kind of products."""
+        """The 3x3 convolution by F(m x m, 3x3), with that tile of its products, or this device's kind of them."""
         return _join(
             winograd_conv(
                 strip.x,
@@ -141,7 +183,7 @@ class Kernels:
                 upsample=upsample,
                 norm=norm and replace(norm, first_image=strip.first_image),
                 rows=strip.rows,
-                tile=self._tile,
+                tile=tile or self._tile,
                 max_filters_bytes=min(MAX_FILTERS_BYTES, self._max_bytes),
                 max_temporary_bytes=min(MAX_TEMPORARY_BYTES, self._max_bytes),
             )
@@ -150,37 +192,40 @@ class Kernels:
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
         """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
-        folds = self.optimizations.group_norm and self._winograd_m(x, out, stride=1) is not None
-        return folds and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
+        is_winograd = isinstance(self._choose_convolution(_convolution(x, out, stride=1)), Winograd)
+        return is_winograd and self.optimizations.group_norm and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
     def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> FilterLayout:
         """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
 
         Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
         """
-        m = self._winograd_m(x, out, stride)
-        if m is None:
+        choice = self._choose_convolution(_convolution(x, out, stride))
+        if not isinstance(choice, Winograd):
             return "conv2d"
-        filters_bytes = (m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
+        filters_bytes = (choice.m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
         loaded = filters_bytes <= min(self._max_bytes, self._max_bytes if self._lanes else _MAX_LOADED_FILTERS_BYTES)
-        return _WINOGRAD_LAYOUTS[m] if loaded else "conv2d"
+        return _WINOGRAD_LAYOUTS[choice.m] if loaded else "conv2d"
 
-    def _winograd_m(self, x: TensorSpec, out: TensorSpec, stride: int) -> int | None:
+    def _choose_convolution(self, operation: Convolution) -> Tiling | Winograd:
+        m = self._winograd_m(operation)
+        static = Tiling() if m is None else Winograd(m)
+        return self._choose(operation, static, convolution_candidates, winograd=self.optimizations.winograd_conv)
+
+    def _winograd_m(self, operation: Convolution) -> int | None:
         """The m of F(m x m, 3x3) where it pays and can be bound, else None: it takes enough channels and tiles.
 
         Of few tiles the transforms and the filters' traffic take the gain; with those in between F(2x2) is as fast as
-        F(4x4), and exacter. docs/tuning.md has the times.
+        F(4x4), and exacter, and on matrix units the direct convolution. docs/tuning.md has the times.
         """
-        if not self.optimizations.winograd_conv or stride != 1 or min(x.shape[-1], out.shape[-1]) < 32:
+        least_channels = min(operation.x_shape[-1], operation.out_shape[-1])
+        if not self.optimizations.winograd_conv or operation.stride != 1 or least_channels < 32:
             return None
-        tiles = _num_tiles(out, 4)
-        if tiles < 32:
+        tiles = operation.num_tiles(4)
+        if tiles < (128 if self.matrix_units else 32):
             return None
         m = _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
-        # A row of tiles, and a vector of filters for each input channel, are the least that it holds at a time.
-        most = max(ceil_div(out.shape[2], m) * max(x.shape[-1], out.shape[-1]), 4 * x.shape[-1])
-        fits = (m + 2) ** 2 * most * dtype_size_bytes(self.dtype) <= self._max_bytes
-        return m if fits else None
+        return m if winograd_fits(operation, m, self.capabilities) else None
 
     def group_norm(
         self,
@@ -234,7 +279,9 @@ class Kernels:
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
         strips = row_strips(self._max_bytes, x, out)
-        return tuple(layer_norm(rows, weight, bias, part, eps=eps, row_lanes=self._row_lanes) for rows, part in strips)
+        row_lanes = self._row_lanes or 32
+        options = {"row_lanes": row_lanes, "subgroup_rows": self.capabilities.has_subgroups_of(row_lanes)}
+        return tuple(layer_norm(rows, weight, bias, part, eps=eps, **options) for rows, part in strips)
 
     def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation) -> Calls:
         """out = activation(x), of any shape."""
@@ -247,23 +294,39 @@ class Kernels:
 
     def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
-        if self.optimizations.geglu and not self._lanes and out.size >= _FUSED_GEGLU_SIZE:
-            return tuple(geglu_linear(rows, weight, bias, part) for rows, part in row_strips(self._max_bytes, x, out))
+        operation = GatedLinear(x.dtype, *_product_size(x, weight.shape[-1]))
+        allowed = self.optimizations.geglu
+        fuses = allowed and not self._lanes and out.size >= _FUSED_GEGLU_SIZE
+        choice = self._choose(operation, GatedEpilogue() if fuses else Tiling(), gated_linear_candidates, fused=allowed)
+        if isinstance(choice, GatedEpilogue):
+            strips = row_strips(self._max_bytes, x, out)
+            calls = (
+                geglu_linear(rows, weight, bias, part, tile=choice.tile or self.matrix_units) for rows, part in strips
+            )
+            return _of(operation, calls)
         wide = TensorSpec(f"{out.name}.wide", (*out.shape[:-1], weight.shape[-1]), self.dtype)
         gates = (
-            (geglu(rows, part),) if self.optimizations.geglu else geglu_unfused(rows, part)
+            (geglu(rows, part),) if allowed else geglu_unfused(rows, part)
             for rows, part in row_strips(self._max_bytes, wide, out)
         )
-        return *self.matmul(x, weight, wide, Epilogue(bias=bias)), *_join(gates)
+        product = self._product(x, weight, wide, Epilogue(bias=bias), choice)
+        return _of(operation, (*product, *_join(gates)))
 
     def padded_head_dim(self, head_dim: int) -> int:
         """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take."""
         flash_dim = ceil_div(head_dim, 8) * 8
-        return flash_dim if self._takes_flash(flash_dim) else ceil_div(head_dim, 4) * 4
+        return flash_dim if self._flash_tile(flash_dim) else ceil_div(head_dim, 4) * 4
 
-    def _takes_flash(self, D: int) -> bool:
-        # A thread cannot hold enough rows of more channels.
-        return self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0
+    def _flash_tile(self, D: int) -> FlashTile | MatrixFlashTile | None:
+        """FlashAttention's for heads of that size; None where unfused kernels had better serve."""
+        if not self.optimizations.flash_attention or self._lanes or D % 8 or D > MAX_HEAD_DIM:
+            return None
+        tile = None
+        if self.matrix_units:
+            tile = choose_matrix_flash_tile(D, self.matrix_units, self.capabilities)
+        if tile is None and D <= 80:  # a thread cannot hold enough rows of more channels
+            tile = choose_flash_tile(D, self.dtype, self.capabilities)
+        return tile
 
     def attention(
         self,
@@ -285,26 +348,35 @@ class Kernels:
         M = k.shape[1]
         D = C // num_heads
         head_dim = D if head_dim is None else head_dim
-        if self._takes_flash(D):
-            flash_tile = choose_flash_tile(D, q.dtype, self.capabilities)
+        operation = Attention(q.dtype, B, num_heads, N, M, D, causal)
+        tile = self._flash_tile(D)
+        static = Flash(tile) if tile else Scores()
+        choice = self._choose(operation, static, attention_candidates, flash=self.optimizations.flash_attention)
+        if isinstance(choice, Flash):
             options = {"num_heads": num_heads, "head_dim": head_dim, "causal": causal}
-            return (flash_attention(q, k, v, out, tile=flash_tile, **options),)
-        tile, row_lanes = self._tile, self._row_lanes
+            return _of(operation, [flash_attention(q, k, v, out, tile=choice.tile, **options)])
+        score_tile, value_tile = choice.scores or self._tile, choice.values or self._tile
+        row_lanes = self._row_lanes
         columns = ceil_div(M, 4) * 4
         query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
         calls: list[KernelCall] = []
         for queries in query_strips(self._max_bytes, N, query_bytes, out.name):
             scores = TensorSpec(f"{out.name}.scores", (B, num_heads, len(queries), columns), self.dtype)
-            strip = {"num_heads": num_heads, "first_query": queries.start, "tile": tile}
-            calls += attention_scores(q, k, scores, scale=head_dim**-0.5, **strip)
+            strip: dict[str, Any] = {"num_heads": num_heads, "first_query": queries.start}
+            calls += attention_scores(q, k, scores, scale=head_dim**-0.5, tile=score_tile, **strip)
             if self.optimizations.partially_fused_softmax:
-                calls += partially_fused_softmax(scores, v, out, causal=causal, row_lanes=row_lanes, **strip)
+                strip |= {"causal": causal, "tile": value_tile, "row_lanes": row_lanes}
+                calls += partially_fused_softmax(scores, v, out, **strip)
                 continue
             probs = TensorSpec(f"{out.name}.probs", scores.shape, self.dtype)
             rows = {"num_columns": M, "causal": causal, "first_query": queries.start, "row_lanes": row_lanes}
             calls.append(softmax_unfused(scores, probs, **rows))
-            calls += attention_values(probs, v, out, **strip)
-        return tuple(calls)
+            calls += attention_values(probs, v, out, tile=value_tile, **strip)
+        return _of(operation, calls)
+
+    def _choose(self, operation: Operation, static: C, candidates: Callable[..., Sequence[C]], **allowed: bool) -> C:
+        """What the tuning has for the operation, else `static`."""
+        return self.tuning.choose(operation, static, lambda: candidates(operation, self.capabilities, **allowed))
 
     @property
     def _max_bytes(self) -> int:
@@ -316,9 +388,16 @@ class Kernels:
         return self.capabilities.exchanges_lanes
 
     @property
-    def _tile(self) -> LaneTile | None:
-        """None on a GPU: a tile by the product's size."""
-        return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32") if self._lanes else None
+    def matrix_units(self) -> MatrixUnits | None:
+        """Those that products of this dtype use; None in f32 and on devices without."""
+        return self.capabilities.matrix_units if self.dtype == "f16" else None
+
+    @property
+    def _tile(self) -> LaneTile | MatrixUnits | None:
+        """This device's kind of products."""
+        if self._lanes:
+            return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32")
+        return self.matrix_units
 
     @property
     def _row_lanes(self) -> int | None:
@@ -334,12 +413,20 @@ def _join(calls: Iterable[Calls]) -> Calls:
     return tuple(chain.from_iterable(calls))
 
 
+def _of(operation: Operation, calls: Iterable[KernelCall]) -> Calls:
+    """The calls, as those of the operation."""
+    return tuple(replace(call, operation=operation) for call in calls)
+
+
+def _product_size(x: TensorSpec, columns: int) -> tuple[int, int, int]:
+    """Rows, columns and depth of the product of x (..., K) and a weight (K, columns)."""
+    return x.size // x.shape[-1], columns, x.shape[-1]
+
+
+def _convolution(x: TensorSpec, out: TensorSpec, stride: int) -> Convolution:
+    return Convolution(x.dtype, x.shape, out.shape, stride)
+
+
 def _group_size(x: TensorSpec, num_groups: int) -> int:
     """Values of x (B, ..., C) that a group normalization takes the mean of."""
     return x.size // (x.shape[0] * num_groups)
-
-
-def _num_tiles(out: TensorSpec, m: int) -> int:
-    """Tiles of m x m pixels in out (B, H, W, C)."""
-    B, H, W, _ = out.shape
-    return B * ceil_div(H, m) * ceil_div(W, m)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
-from shaderfusion.gpu.staging import Staging
+from shaderfusion.gpu.staging import Staging, Write
 from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.prepare_weight import (
+    F16_OVERFLOW,
     MAX_PLACES,
     NOT_FINITE,
     OVER_F16,
@@ -28,13 +29,17 @@ from shaderfusion.kernels.common.prepare_weight import (
 )
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = ["WeightLoader", "read_rows"]
 
 _BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
+
+_SMALL_BYTES = 64 << 10
+"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host: for few values
+a dispatch takes longer."""
 
 
 class WeightLoader:
@@ -44,38 +49,41 @@ class WeightLoader:
         self._device = device
         self._pipelines: set[Pipeline] = set()
 
-    def load(self, weights: Iterable[Weight], source: TensorSource) -> Buffers:
-        """Buffers of all weights. All names and shapes are checked before the first is read.
+    def load(self, sources: Mapping[Weight, TensorSource]) -> Buffers:
+        """Buffers of weights, each from its source. All names and shapes are checked before the first is read.
 
         WeightsError names the first weight with NaN, or with values over the range of its dtype.
         """
-        weights = list(weights)
-        for weight in weights:
+        for weight, source in sources.items():
             for path in weight.paths:
                 source.find(path, weight.source_shape)
         buffers: Buffers = {}
         try:
-            for weight in weights:
-                tensor = weight.tensor
+            for tensor in (weight.tensor for weight in sources):
                 buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
-            if weights:
-                self._fill(buffers, weights, source)
+            if sources:
+                self._fill(buffers, sources)
         except BaseException:
             for buffer in buffers.values():
                 buffer.destroy()
             raise
         return buffers
 
-    def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
-        with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
-            for index, weight in enumerate(weights):
-                for place, path in enumerate(weight.paths):
-                    stored = source.read(path, weight.source_shape)
-                    for part in _slices(weight, place, stored, batch.max_bytes):
-                        words = batch.upload(part.data)
-                        calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
-                        batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
-            for weight, found in zip(weights, batch.finish(), strict=True):
+    def _fill(self, buffers: Buffers, sources: Mapping[Weight, TensorSource]) -> None:
+        with _Batch(self._device, buffers, _batch_bytes(sources), len(sources), self._pipelines) as batch:
+            found_on_host: dict[int, int] = {}
+            for index, (weight, source) in enumerate(sources.items()):
+                tensors = [source.read(path, weight.source_shape) for path in weight.paths]
+                if weight.layout == "as_is" and weight.tensor.size_bytes <= _SMALL_BYTES:
+                    values, found_on_host[index] = _prepare_on_host(weight, tensors)
+                    batch.write(values, buffers[weight.tensor])
+                    continue
+                for part in _slices(weight, tensors, batch.max_bytes):
+                    words = batch.upload(part.data)
+                    calls = _prepare_calls(words, weight, part, batch.flags, index)
+                    batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
+            for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
+                found |= found_on_host.get(index, 0)
                 _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
 
 
@@ -87,7 +95,7 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
     (path,) = table.paths
     values = source.read_rows(path, table.source_shape, rows).to_f32()
     is_finite = bool(np.isfinite(values).all())
-    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < 65520).all()))
+    _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < F16_OVERFLOW).all()))
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
 
 
@@ -98,7 +106,7 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> 
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-def _batch_bytes(weights: list[Weight]) -> int:
+def _batch_bytes(weights: Iterable[Weight]) -> int:
     """For all weights if they are few, for 4 output channels if those are large, and as many f32 at most."""
 
     def aligned(values: int) -> int:
@@ -106,7 +114,7 @@ def _batch_bytes(weights: list[Weight]) -> int:
 
     shapes = [weight.source_shape for weight in weights for _ in weight.paths]
     smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
-    return max(smallest, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
+    return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
 
 class _Slice(NamedTuple):
@@ -115,38 +123,59 @@ class _Slice(NamedTuple):
     in_channels: Places
     out_channels: Places
     places: range
+    stored: StoredDType
     data: np.ndarray
 
 
-def _slices(weight: Weight, index: int, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
-    """Its tensor of that index in slices of at most so many stored bytes, or of 4 channels where those are more."""
-    shape, tensor, num_tensors = weight.joined_shape, weight.tensor, len(weight.paths)
-    if weight.layout == "as_is":  # as one row, in which rows that are padded are parts
-        if tensor.shape[:-1] != shape[:-1]:
-            raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-        in_channels = Places(1, 1)
-        num_rows = math.prod(weight.source_shape[:-1])
-        out_channels = _places(math.prod(shape), tensor.size, num_tensors * num_rows * weight.out_parts)
+def _slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> Iterator[_Slice]:
+    """The whole weight in slices, each of one tensor: of at most so many stored bytes, or of 4 channels."""
+    shape, tensor = weight.joined_shape, weight.tensor
+    if weight.layout == "as_is":
+        in_channels, out_channels = Places(1, 1), _places_in_one_row(weight)
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
-        out_channels = _places(shape[0], tensor.shape[-1], num_tensors * weight.out_parts)
-    num_places, num_channels = out_channels.places // num_tensors, out_channels.channels // num_tensors
-    channel_bytes = stored.data.size // num_channels
-    most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
-    for first in range(index * num_places, (index + 1) * num_places, most):
-        places = range(first, min(first + most, (index + 1) * num_places))
-        channels = (out_channels.channels_before(place) for place in (places.start, places.stop))
-        begin, end = (channel_bytes * (channel - index * num_channels) for channel in channels)
-        if begin < end:  # else they stay zeros, as new buffers are
-            yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
+        out_channels = _places(shape[0], tensor.shape[-1], len(tensors) * weight.out_parts)
+    num_places, num_channels = out_channels.places // len(tensors), out_channels.channels // len(tensors)
+    for index, stored in enumerate(tensors):
+        channel_bytes = stored.data.size // num_channels
+        most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+        end_place = (index + 1) * num_places
+        for first in range(index * num_places, end_place, most):
+            places = range(first, min(first + most, end_place))
+            channels = (out_channels.channels_before(place) for place in (places.start, places.stop))
+            begin, end = (channel_bytes * (channel - index * num_channels) for channel in channels)
+            if begin < end:  # else they stay zeros, as new buffers are
+                yield _Slice(in_channels, out_channels, places, stored.dtype, stored.data[begin:end])
 
 
 def _places(channels: int, places: int, parts: int) -> Places:
     return Places(channels, places, parts if places > channels else 1)
 
 
+def _places_in_one_row(weight: Weight) -> Places:
+    """Of all values of a weight as it is, where rows that are padded are parts."""
+    shape, tensor = weight.joined_shape, weight.tensor
+    if tensor.shape[:-1] != shape[:-1]:
+        raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
+    num_rows = len(weight.paths) * math.prod(shape[:-1])
+    return _places(math.prod(shape), tensor.size, num_rows * weight.out_parts)
+
+
+def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[np.ndarray, int]:
+    """All bytes of the buffer of a weight as it is, and its flags, as prepare_weight finds them."""
+    tensor, places = weight.tensor, _places_in_one_row(weight)
+    values = np.concatenate([stored.to_f32() for stored in tensors])
+    is_finite = bool(np.isfinite(values).all())
+    fits_f16 = bool((np.abs(values) < F16_OVERFLOW).all())
+    padded = np.zeros(tensor.size_bytes // dtype_size_bytes(tensor.dtype), NUMPY_DTYPES[tensor.dtype])
+    rows = padded[: places.places].reshape(places.parts, -1)
+    with np.errstate(over="ignore"):
+        rows[:, : places.part_channels] = values.reshape(places.parts, -1)
+    return padded.view(np.uint8), (0 if is_finite else NOT_FINITE) | (0 if fits_f16 else OVER_F16)
+
+
 def _prepare_calls(
-    words: TensorSpec, weight: Weight, part: _Slice, stored: StoredDType, flags: TensorSpec, index: int
+    words: TensorSpec, weight: Weight, part: _Slice, flags: TensorSpec, index: int
 ) -> Iterator[KernelCall]:
     """From the words of a slice to those places of the weight."""
     tensor = weight.tensor
@@ -160,7 +189,7 @@ def _prepare_calls(
         words,
         out,
         flags,
-        stored=stored,
+        stored=part.stored,
         in_channels=part.in_channels,
         out_channels=part.out_channels,
         out_slice=part.places,
@@ -179,6 +208,7 @@ class _Batch:
     ) -> None:
         self.max_bytes = max_bytes
         self.calls: list[KernelCall] = []
+        self._writes: list[Write] = []
         self.flags = TensorSpec("weights.flags", (num_weights,), "u32", "weight")
         self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         self._device = device
@@ -207,18 +237,24 @@ class _Batch:
             self._submit()
         return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
 
+    def write(self, data: np.ndarray, buffer: Any) -> None:
+        """The bytes as they are to the start of a buffer."""
+        if not self._staging.fits(data.size):
+            self._submit()
+        self._writes.append(Write(self._staging.write(data), data.size, buffer))
+
     def finish(self) -> list[int]:
         """Runs all calls, waits for them, and returns the flags."""
         self._submit()
         return download(self._device, self._own[self.flags], self.flags).tolist()
 
     def _submit(self) -> None:
-        self._pipelines.update(self._device.pipelines.get_all(self.calls))
         graph = Graph("weights", Kernels("f32"))
         graph.calls = self.calls
         program = Program(self._device, graph, self._buffers, self._arena)
-        self._staging.copy_to(self._own[self._words])
+        self._pipelines.update(program.pipelines)
+        self._staging.copy_to(self._own[self._words], self._writes)
         program.submit()
         if self._program:
             self._program.close()
-        self._program, self.calls = program, []
+        self._program, self.calls, self._writes = program, [], []

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.capabilities import Capabilities
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
@@ -22,7 +23,7 @@ SMALL_LANES = LaneTile(4, 32)
 @pytest.fixture(params=[SMALL, SMALL_LANES], ids=["tile", "lanes"])
 def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
     """A tile of each algorithm that compiles quickly."""
-    if isinstance(request.param, LaneTile) and not any_device.has("subgroup"):
+    if isinstance(request.param, LaneTile) and not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     return request.param
 
@@ -69,13 +70,13 @@ def test_upsample_to_an_odd_size(any_device: Device, small: Tile | LaneTile, siz
 
 
 def test_upsample_by_lanes(any_device: Device) -> None:
-    if not any_device.has("subgroup"):
+    if not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     assert _error(any_device, (2, 5, 7, 12), 20, "f32", tile=SMALL_LANES, upsample=2) < BOUNDS["f32"]
 
 
 def test_lanes_in_f16(device: Device) -> None:
-    if not device.has("subgroup"):
+    if not device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     assert _error(device, (2, 5, 7, 12), 20, "f16", tile=SMALL_LANES) < BOUNDS["f16"]
 
@@ -109,10 +110,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
-    can = kernels.capabilities
-    for needed, feature in ((can.has_subgroups, "subgroup"), (can.has_int64, "shader-int64")):
-        if needed and not device.has(feature):
-            pytest.skip(f"this device lacks {feature}")
+    skip_without(device, kernels.capabilities)
     # What select.py runs: more pixels and channels than a tile of 64 x 128, and split K on a GPU.
     rng = np.random.default_rng(1)
     x, weight = rng.standard_normal((1, 10, 7, 20)), rng.standard_normal((3, 3, 20, 132))

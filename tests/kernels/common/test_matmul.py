@@ -7,24 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common.matmul import (
-    Epilogue,
-    LaneTile,
-    Tile,
-    attention_scores,
-    attention_values,
-    choose_splits,
-    choose_tile,
-    matmul,
-)
+from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, choose_tile
 from shaderfusion.tensor import DType
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
@@ -45,7 +37,7 @@ SHAPES = [
 @pytest.fixture(params=[SMALL, SMALL_PAIRS, SMALL_LANES], ids=["tile", "pairs", "lanes"])
 def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
     """A tile of each algorithm that compiles quickly."""
-    if isinstance(request.param, LaneTile) and not any_device.has("subgroup"):
+    if isinstance(request.param, LaneTile) and not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     return request.param
 
@@ -204,7 +196,7 @@ KERNELS = {
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("num_rows", [70, 260])
 def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int) -> None:
-    _skip_where_missing(device, kernels)
+    skip_without(device, kernels.capabilities)
     rng = np.random.default_rng(4)
     a, b = rng.standard_normal((num_rows, 68)), rng.standard_normal((68, 72))
     ta, tb, out = tensor_in("a", a), tensor_in("b", b), tensor_out("out", num_rows, 72)
@@ -215,7 +207,7 @@ def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> None:
-    _skip_where_missing(device, kernels)
+    skip_without(device, kernels.capabilities)
     rng = np.random.default_rng(5)
     q, k, v = rng.standard_normal((3, 2, 77, 24))
     tq, tk, tv, out = tensor_in("q", q), tensor_in("k", k), tensor_in("v", v), tensor_out("out", 2, 77, 24)
@@ -231,7 +223,7 @@ def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> N
 @pytest.mark.parametrize("optimizations", ["none", "pfs", "flash"])
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_attention_of_columns(any_device: Device, kernels: Kernels, optimizations: str) -> None:
-    _skip_where_missing(any_device, kernels)
+    skip_without(any_device, kernels.capabilities)
     kernels = replace(kernels, optimizations=Optimizations.parse(optimizations))
     rng = np.random.default_rng(6)
     B, N, M, C = 2, 67, 13, 24
@@ -265,13 +257,6 @@ def test_linear_layers_take_whole_rows() -> None:
     a, b, out = tensor_out("a", 3, 16), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
     with pytest.raises(ShapeError, match=r"a\[3, 8\]:f32: a view of columns is only for kernels that go by strides"):
         matmul(a.columns(8, 8), b, out)
-
-
-def _skip_where_missing(device: Device, kernels: Kernels) -> None:
-    can = kernels.capabilities
-    for needed, feature in ((can.has_subgroups, "subgroup"), (can.has_int64, "shader-int64")):
-        if needed and not device.has(feature):
-            pytest.skip(f"this device lacks {feature}")
 
 
 def test_small_products_of_great_depth_are_split() -> None:

@@ -9,8 +9,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
-from shaderfusion.kernels.common.matmul import Epilogue, Tile, matmul
+from shaderfusion.kernels.common.matmul import Epilogue, matmul
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
+from shaderfusion.kernels.tiles import Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 CAPS: dict[DType, float] = {"f32": 2e-6, "f16": 1e-3}

@@ -9,8 +9,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
-from shaderfusion.kernels.common.matmul import LaneTile, Tile, attention_values
+from shaderfusion.kernels.common.matmul import attention_values
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 CAPS: dict[DType, float] = {"f32": 2e-6, "f16": 2e-3}
@@ -32,7 +33,7 @@ def test_partially_fused_softmax(
 
 
 def test_lanes(device: Device) -> None:
-    if not device.has("subgroup"):
+    if not device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     assert _errors(device, CASES[1], True, "f32", LaneTile(), scale=3.0)[0] < CAPS["f32"]
 

@@ -11,8 +11,9 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_conv, winograd_filters
+from shaderfusion.kernels.tiles import LaneTile, Tile
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
 # Relative error on white noise, the worst of inputs: it grows with m as test_winograd_matrices.test_amplification says,
@@ -198,7 +199,7 @@ def test_folded_group_norm_with_padding_channels(any_device: Device) -> None:
 
 
 def test_lanes(any_device: Device) -> None:
-    if not any_device.has("subgroup"):
+    if not any_device.capabilities.has_subgroups:
         pytest.skip("LaneTile needs subgroups, which this device lacks")
     x = np.random.default_rng(0).standard_normal((2, 9, 7, 12))
     actual, expected = _run(any_device, x, 20, "f32", 4, tile=SMALL_LANES)

@@ -2,7 +2,8 @@
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import InputRows, KernelCall, ceil_div
-from shaderfusion.kernels.common.matmul import Epilogue, LaneTile, Tile, product_calls, require_multiples_of_4
+from shaderfusion.kernels.common.matmul import Epilogue, product_calls, require_multiples_of_4
+from shaderfusion.kernels.tiles import AnyTile
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["conv2d_direct"]
@@ -18,7 +19,7 @@ def conv2d_direct(
     padding: int = 1,
     upsample: int = 1,
     rows: InputRows | None = None,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """x: (B, H, W, C_in), weight: (k, k, C_in, C_out), out: (B, H', W', C_out); zeros pad the image's border.
@@ -61,4 +62,5 @@ def conv2d_direct(
         {"KERNEL_SIZE": kernel_size, "STRIDE": stride, "PADDING": padding, "UPSAMPLE": upsample},
         tile=tile,
         num_splits=num_splits,
+        in_eights=C_in % 8 == C_out % 8 == 0,
     )

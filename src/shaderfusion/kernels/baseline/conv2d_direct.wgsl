@@ -9,10 +9,20 @@
 #ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
+alias LoadB = vec4<Elem>;
+const LOAD_SIZE = 2u;
 @group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, in_rows, in_columns, C_in / 2)
 @group(0) @binding(2) var<storage, read> weight: array<Pair>;       // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 2)
+#elif MATRIX_UNITS
+alias LoadA = vec4<u32>;
+alias LoadB = vec4<u32>;
+const LOAD_SIZE = 8u;
+@group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;       // (B, in_rows, in_columns, C_in / 8)
+@group(0) @binding(2) var<storage, read> weight: array<vec4<u32>>;  // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 8)
 #else
 alias LoadA = vec4<Elem>;
+alias LoadB = vec4<Elem>;
+const LOAD_SIZE = 4u;
 @group(0) @binding(1) var<storage, read> x: array<vec4<Elem>>;      // (B, in_rows, in_columns, C_in / 4)
 @group(0) @binding(2) var<storage, read> weight: array<vec4<Elem>>; // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 4)
 #endif
@@ -37,19 +47,19 @@ fn load_a(row: RowA, k: u32) -> LoadA {
     let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + u32(y) / UPSAMPLE;
     let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + u32(column) / UPSAMPLE;
 #ifdef LANES
-    return unpack(x[(pixel * params.in_channels + channel) / 2]);
+    return unpack(x[(pixel * params.in_channels + channel) / LOAD_SIZE]);
 #else
-    return x[(pixel * params.in_channels + channel) / 4];
+    return x[(pixel * params.in_channels + channel) / LOAD_SIZE];
 #endif
 }
 
-fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
-    if (k >= params.depth || column >= params.num_columns) { return vec4<Elem>(); }
+fn load_b(batch: u32, k: u32, column: u32) -> LoadB {
+    if (k >= params.depth || column >= params.num_columns) { return LoadB(); }
+    let i = (k * params.num_columns + column) / LOAD_SIZE;
 #ifdef LANES
-    let i = (k * params.num_columns + column) / 2;
     return vec4<Elem>(unpack(weight[i]), unpack(weight[i + 1]));
 #else
-    return weight[(k * params.num_columns + column) / 4];
+    return weight[i];
 #endif
 }
 #endif

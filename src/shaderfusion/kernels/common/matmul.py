@@ -6,69 +6,28 @@ from pathlib import PurePosixPath
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, read_columns, spread_workgroups, write
+from shaderfusion.kernels.tiles import (
+    AnyTile,
+    MatrixTile,
+    MatrixUnits,
+    Tile,
+    choose_matrix_tile,
+    choose_splits,
+    choose_tile,
+)
 from shaderfusion.tensor import TensorSpec
 
 __all__ = [
     "Epilogue",
-    "LaneTile",
-    "Tile",
     "attention_scores",
     "attention_values",
-    "choose_splits",
-    "choose_tile",
     "matmul",
     "product_calls",
     "require_multiples_of_4",
-    "tile_of",
     "with_epilogue",
 ]
 
 _SUM_WORKGROUP_SIZE = 64
-
-_ENOUGH_WORKGROUPS = 350
-"""So many tiles occupy a large GPU: about 3 for each of 100 to 130 multiprocessors."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Sizes of fragments/tile_matmul: per workgroup m x n sums, k at a time; per thread thread_m x 4 thread_n4."""
-
-    m: int = 128
-    n: int = 64
-    k: int = 16
-    thread_m: int = 8
-    thread_n4: int = 2
-    pairs: bool = False
-    """Sum the products of k / 2 values in the tensors' dtype, even and odd ones apart, before they are added in f32."""
-
-    @property
-    def constants(self) -> dict[str, int | bool]:
-        """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
-        threads = (self.m // self.thread_m) * (self.n // 4 // self.thread_n4)
-        if self.m % (2 * self.thread_m) or self.n % (8 * self.thread_n4) or self.k % 4:
-            raise ShapeError(f"{self}: m, n and k must be multiples of 2 thread_m, 8 thread_n4 and 4")
-        if threads % (self.k // 4) or (self.m * self.k // 4) % threads:
-            raise ShapeError(f"{self}: its {threads} threads must be a multiple of k / 4 and divide m k / 4")
-        sizes = {"TILE_M": self.m, "TILE_N": self.n, "TILE_K": self.k}
-        return {**sizes, "THREAD_M": self.thread_m, "THREAD_N4": self.thread_n4, "PAIRS": self.pairs}
-
-
-@dataclass(frozen=True)
-class LaneTile:
-    """Sizes of fragments/lane_matmul: per workgroup, which is one subgroup of a CPU, m rows x n columns.
-
-    llvmpipe unrolls loops of up to 32 turns, which keeps m sums a lane in registers or on its stack.
-    """
-
-    m: int = 32
-    n: int = 32
-    int64_pairs: bool = False
-    """Load two f32 as one u64 (fragments/pair)."""
-
-    @property
-    def constants(self) -> dict[str, int | bool]:
-        """The kernel's constants: 4 columns a lane. 8 lanes are a subgroup of llvmpipe with 256-bit vectors."""
-        return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m, "INT64_PAIRS": self.int64_pairs}
 
 
 @dataclass(frozen=True)
@@ -84,53 +43,13 @@ class Epilogue:
     """The shape of out."""
 
 
-def tile_of(m: int, n: int, *, pairs: bool, thread_n4: int = 2) -> Tile:
-    """A tile of m x n sums, with the depth and the rows of a thread that are fastest for its kind of sums."""
-    return Tile(m, n, 32 if pairs else 16, thread_m=4, thread_n4=thread_n4, pairs=pairs)
-
-
-def choose_tile(num_rows: int, num_columns: int, num_batches: int, depth: int, *, pairs: bool) -> Tile:
-    """The tile for a product of that size: the largest that still occupies a large GPU.
-
-    Fitted to sweeps of SD 1.4's shapes (docs/tuning.md). Deep sums occupy a GPU by splits (`choose_splits`).
-    """
-    small = tile_of(32, 64, thread_n4=1, pairs=pairs)
-    medium = tile_of(64, 64, pairs=pairs)
-    wide = tile_of(64, 128, pairs=pairs)
-    depth_to_split = depth if num_batches == 1 else 0
-
-    def occupies(tile: Tile) -> bool:
-        return _num_workgroups(tile, num_rows, num_columns, num_batches) >= _ENOUGH_WORKGROUPS
-
-    if num_columns <= 32:
-        return tile_of(64, 32, thread_n4=1, pairs=pairs)
-    if num_rows > 64 and num_columns % wide.n == 0 and (occupies(wide) or depth_to_split > 5120):
-        return wide
-    if num_rows <= 64 or (num_rows <= 256 and num_batches == 1):
-        return small
-    return medium if occupies(medium) or depth_to_split >= 1280 else small
-
-
-def choose_splits(tile: Tile, num_rows: int, num_columns: int, num_batches: int, depth: int) -> int:
-    """How many workgroups share one tile's sum over K, so that small products of great depth still fill a GPU.
-
-    Their sums, of at most 640 tiles of 64 x 128, take at most 21 MB, which every device can bind.
-    """
-    workgroups = _num_workgroups(tile, num_rows, num_columns, num_batches)
-    return 1 if workgroups >= _ENOUGH_WORKGROUPS else max(1, min(640 // workgroups, depth // 128, 12))
-
-
-def _num_workgroups(tile: Tile, num_rows: int, num_columns: int, num_batches: int) -> int:
-    return num_batches * ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-
-
 def matmul(
     a: TensorSpec,
     b: TensorSpec,
     out: TensorSpec,
     epilogue: Epilogue | None = None,
     *,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     num_splits: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """out = epilogue(a b), a linear layer; a: (..., M, K), b: (K, N), out: (..., M, N)."""
@@ -154,7 +73,16 @@ def matmul(
     }
     params |= {"out_row": N // 4, "out_outer": 0, "out_inner": 0}
     return product_calls(
-        "common/matmul.wgsl", a, b, out, (1, 1, M, N, K), params, epilogue, tile=tile, num_splits=num_splits
+        "common/matmul.wgsl",
+        a,
+        b,
+        out,
+        (1, 1, M, N, K),
+        params,
+        epilogue,
+        tile=tile,
+        num_splits=num_splits,
+        in_eights=K % 8 == N % 8 == 0,
     )
 
 
@@ -166,7 +94,7 @@ def attention_scores(
     num_heads: int,
     scale: float,
     first_query: int = 0,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
 ) -> tuple[KernelCall, ...]:
     """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, n, M rounded up to 4).
 
@@ -188,7 +116,7 @@ def attention_scores(
     sizes = (B, num_heads, num_rows, padded, D)
     constants = {"TRANSPOSE_B": True}
     # Logits may be large and cancel: f16 would round them by more than softmax forgives.
-    kind = {"tile": tile, "f16_sums": False, "strided": True}
+    kind = {"tile": tile, "f16_sums": False, "strided": True, "in_eights": D % 8 == 0 and _in_eights(q, k)}
     return product_calls("common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, **kind)
 
 
@@ -201,7 +129,7 @@ def attention_values(
     statistics: TensorSpec | None = None,
     causal: bool = False,
     first_query: int = 0,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
 ) -> tuple[KernelCall, ...]:
     """out_h = probs[b, h] v_h; probs: (B, heads, n, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D).
 
@@ -226,6 +154,7 @@ def attention_values(
     rows = (statistics,) if statistics else ()
     kind = {"more": rows, "tile": tile, "strided": True}
     sizes = (B, num_heads, num_rows, D, M)
+    kind |= {"in_eights": D % 8 == 0 and _in_eights(probs, v)}
     return product_calls("common/matmul.wgsl", probs, v, out, sizes, params, constants=flags, **kind)
 
 
@@ -240,16 +169,18 @@ def product_calls(
     constants: Mapping[str, int | bool] | None = None,
     *,
     more: tuple[TensorSpec, ...] = (),
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     num_splits: int | None = None,
     f16_sums: bool = True,
     strided: bool = False,
+    in_eights: bool = False,
 ) -> tuple[KernelCall, ...]:
     """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
     `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, the strides of out, and
     out_first, its first vector, if that is not 0; `more` tensors are read from binding 3 on. `f16_sums` allows short
     sums of products in f16 where the tensors are f16. `strided`: a and b may be views of columns, as the params say.
+    `in_eights`: rows of a and b begin and end at multiples of 8 values, or with zeros there, as matrix units need it.
     """
     outer, num_inner, M, N, K = sizes
     epilogue = epilogue or Epilogue()
@@ -265,9 +196,14 @@ def product_calls(
     if num_splits is not None and num_splits < 1:
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
+    if isinstance(tile, MatrixUnits):
+        size = (M, N, num_batches, K)
+        tile, num_splits = choose_matrix_tile(tile, *size, num_splits) if in_eights else (None, num_splits)
     tile = tile or choose_tile(M, N, num_batches, K, pairs=f16_sums and a.dtype == "f16")
+    if isinstance(tile, MatrixTile) and not (in_eights and a.dtype == "f16"):
+        raise ShapeError(f"{kernel}: {tile} needs f16, and rows of {a} and {b} in multiples of 8 values")
     split_depth = K
-    if isinstance(tile, Tile):
+    if isinstance(tile, (Tile, MatrixTile)):
         if num_splits is None:
             num_splits = choose_splits(tile, M, N, num_batches, K)
         split_depth = ceil_div(ceil_div(K, num_splits), tile.k) * tile.k
@@ -347,6 +283,11 @@ def require_multiples_of_4(kernel: str, **sizes: int) -> None:
 def _require_heads(kernel: str, a: TensorSpec, b: TensorSpec, num_heads: int) -> None:
     if len(a.shape) != 3 or len(b.shape) != 3 or num_heads < 1:
         raise ShapeError(f"{kernel}: {a} and {b} must be (B, tokens, heads D), num_heads (={num_heads}) at least 1")
+
+
+def _in_eights(*tensors: TensorSpec) -> bool:
+    """Whether all rows begin at multiples of 8 values."""
+    return all(tensor.row_stride % 8 == tensor.first_column % 8 == 0 for tensor in tensors)
 
 
 def _require_queries(kernel: str, queries: TensorSpec, rows: TensorSpec, first_query: int) -> None:

@@ -7,12 +7,20 @@
 #ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
-const LOAD_A_SIZE = 2u;
+alias LoadB = vec4<Elem>;
+const LOAD_SIZE = 2u;
 @group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<Pair>; // (B, K, N / 2) or (B, N, K / 2)
+#elif MATRIX_UNITS
+alias LoadA = vec4<u32>;
+alias LoadB = vec4<u32>;
+const LOAD_SIZE = 8u;
+@group(0) @binding(1) var<storage, read> a: array<vec4<u32>>; // (B, M, K / 8), at any row stride, as b
+@group(0) @binding(2) var<storage, read> b: array<vec4<u32>>; // (B, K, N / 8) or (B, N, K / 8)
 #else
 alias LoadA = vec4<Elem>;
-const LOAD_A_SIZE = 4u;
+alias LoadB = vec4<Elem>;
+const LOAD_SIZE = 4u;
 @group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<vec4<Elem>>; // (B, K, N / 4) or (B, N, K / 4)
 #endif
@@ -36,9 +44,9 @@ fn row_a(batch: u32, row: u32) -> RowA {
 fn load_a(row: RowA, k: u32) -> LoadA {
     if (k >= params.depth) { return LoadA(); }
 #ifdef LANES
-    let values = unpack(a[2 * row.start + k / 2]);
+    let values = unpack(a[(4 * row.start + k) / LOAD_SIZE]);
 #else
-    let values = a[row.start + k / 4];
+    let values = a[(4 * row.start + k) / LOAD_SIZE];
 #endif
 #ifdef SOFTMAX
     return soften(row, k, values);
@@ -49,21 +57,31 @@ fn load_a(row: RowA, k: u32) -> LoadA {
 
 #ifdef SOFTMAX
 // exp(A_ij - L_i) / S_i; keys past M, and with CAUSAL those after the query, count as 0 whatever A holds.
-fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
+fn soften_score(row: RowA, k: u32, score: f32) -> f32 {
     var end = params.depth;
 #ifdef CAUSAL
     end = min(end, params.first_query + row.row + 1);
 #endif
+    return select(0.0, exp(score - row.LS.x) / row.LS.y, k < end);
+}
+
+fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
     var probabilities = LoadA();
-    for (var i = 0u; i < LOAD_A_SIZE; i++) {
-        if (k + i < end) { probabilities[i] = Elem(exp(f32(scores[i]) - row.LS.x) / row.LS.y); }
+#ifdef MATRIX_UNITS
+    for (var i = 0u; i < 4; i++) {
+        let pair = unpack2x16float(scores[i]);
+        let first = k + 2 * i;
+        probabilities[i] = pack2x16float(vec2(soften_score(row, first, pair.x), soften_score(row, first + 1, pair.y)));
     }
+#else
+    for (var i = 0u; i < LOAD_SIZE; i++) { probabilities[i] = Elem(soften_score(row, k + i, f32(scores[i]))); }
+#endif
     return probabilities;
 }
 #endif
 
-fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
-    if (k >= params.depth || column >= params.b_columns) { return vec4<Elem>(); }
+fn load_b(batch: u32, k: u32, column: u32) -> LoadB {
+    if (k >= params.depth || column >= params.b_columns) { return LoadB(); }
     let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner
         + params.b_first;
 #ifdef LANES
@@ -79,9 +97,9 @@ fn load_b(batch: u32, k: u32, column: u32) -> vec4<Elem> {
 #endif
 #else
 #ifdef TRANSPOSE_B
-    return b[start + column * params.b_row + k / 4];
+    return b[(4 * (start + column * params.b_row) + k) / LOAD_SIZE];
 #else
-    return b[start + k * params.b_row + column / 4];
+    return b[(4 * (start + k * params.b_row) + column) / LOAD_SIZE];
 #endif
 #endif
 }

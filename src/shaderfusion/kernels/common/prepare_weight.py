@@ -7,7 +7,16 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import MAX_WORKGROUPS_PER_DIMENSION, Binding, KernelCall, ceil_div, read, write
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["MAX_PLACES", "NOT_FINITE", "OVER_F16", "STORED_SIZE_BYTES", "Places", "StoredDType", "prepare_weight"]
+__all__ = [
+    "F16_OVERFLOW",
+    "MAX_PLACES",
+    "NOT_FINITE",
+    "OVER_F16",
+    "STORED_SIZE_BYTES",
+    "Places",
+    "StoredDType",
+    "prepare_weight",
+]
 
 StoredDType = Literal["F32", "F16", "BF16"]
 """A tensor's dtype, as safetensors names it."""
@@ -18,6 +27,8 @@ NOT_FINITE = 1
 """Flag of a weight that has a stored value that is NaN or infinite."""
 OVER_F16 = 2
 """Flag of a weight that has a finite stored value which f16 rounds to infinity."""
+F16_OVERFLOW = 65520
+"""The least value that it rounds to infinity."""
 
 _OUT_LANES, _IN_LANES = 32, 8
 

@@ -44,17 +44,6 @@ fn block_k(i: u32) -> u32 { return i / N4; }
 fn block_column(i: u32) -> u32 { return i % N4; }
 #endif
 
-// The column of B at a place, 0 to TILE_N - 1, of the tile. With GEGLU the first half of the places takes columns of a,
-// the second half those of b that gate them, so that a thread, whose THREAD_N4 is even, has the sums of both.
-fn column_at(tile: u32, place: u32) -> u32 {
-#ifdef GEGLU
-    const HALF = TILE_N / 2;
-    return (place / HALF) * (params.num_columns / 2) + tile * HALF + place % HALF;
-#else
-    return tile * TILE_N + place;
-#endif
-}
-
 fn load_block(batch: u32, k_0: u32, tile: u32, i: u32) -> Block {
     let k = k_0 + 4 * block_k(i);
     let column = column_at(tile, 4 * block_column(i));

@@ -6,14 +6,27 @@ from dataclasses import dataclass
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read_columns, write
 from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.tiles import MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["FlashTile", "choose_flash_tile", "flash_attention"]
+__all__ = [
+    "MAX_HEAD_DIM",
+    "FlashTile",
+    "MatrixFlashTile",
+    "choose_flash_tile",
+    "choose_matrix_flash_tile",
+    "flash_attention",
+    "flash_tiles",
+    "matrix_flash_tiles",
+]
 
 MAX_HEAD_DIM = 160
 
 _ENOUGH_WORKGROUP_BYTES = 32768
 """A tile takes no more workgroup memory, even where there is more, so that a GPU can hold several workgroups."""
+
+_MOST_REGISTERS = 220
+"""Of a lane, of the 255 that GPUs with matrix units grant."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,9 @@ class FlashTile:
     """Which of the operands q and k workgroup memory holds in f32, whatever the dtype."""
     interleaved: bool = True
     """The 32 threads of a subgroup in blocks of 2 x 2, instead of row by row."""
+
+    vector = 4
+    """Values that it loads at once."""
 
     @property
     def num_threads(self) -> int:
@@ -69,21 +85,122 @@ class FlashTile:
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
-def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
-    """The first of some tiles that fits a workgroup: many queries, then many keys, then operands in f32.
+@dataclass(frozen=True)
+class MatrixFlashTile:
+    """Sizes of the kernel on matrix units, for f16: a workgroup takes `queries` rows, a part by each of its subgroups.
+
+    It takes `keys` keys at a time. A lane holds a part of one row of their scores, 8 or more.
+    """
+
+    queries: int
+    keys: int
+    subgroups: int
+    units: MatrixUnits
+
+    vector = 8
+    """Values that it loads at once."""
+
+    @property
+    def rows(self) -> int:
+        """Of the queries, by a subgroup."""
+        return self.queries // self.subgroups
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a workgroup."""
+        return self.subgroups * self.units.subgroup_size
+
+    def shared_bytes(self, head_dim: int, dtype: DType) -> int:
+        """Workgroup memory that the kernel declares."""
+        stride = self._padded(head_dim) // 8 | 1
+        tile = 2 * self.keys * stride + self.queries * (self.keys // 4 + 1 + (self.keys // 8 | 1))
+        return 16 * max(tile, self.queries * stride) + 16
+
+    def num_registers(self, head_dim: int) -> int:
+        """32-bit registers of a lane for what it holds at once: q, o, scores, and loads of keys and values."""
+        values = self.rows * (head_dim // 2 + head_dim + self.keys)
+        loads = ceil_div(self.keys * head_dim // self.vector, self.num_threads)
+        return values // self.units.subgroup_size + 2 * 4 * loads
+
+    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
+        """Whether a workgroup of these limits can hold it."""
+        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
+
+    def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
+        """The kernel's constants; ShapeError where the tile does not divide evenly among subgroups and lanes."""
+        if dtype != "f16":
+            raise ShapeError(f"{self}: its matrices are of f16, not {dtype}")
+        units = self.units
+        if self.queries % (self.subgroups * units.m) or self.keys % max(units.n, units.k):
+            raise ShapeError(f"{self}: its subgroups must divide queries into matrices, and keys be whole matrices")
+        if units.subgroup_size % self.rows or self.keys * self.rows % (8 * units.subgroup_size):
+            raise ShapeError(f"{self}: a subgroup's lanes must share its {self.rows} rows, each 8 keys of one or more")
+        sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
+        padded = self._padded(head_dim)
+        matrices = {
+            "ROW_MATRICES": self.rows // units.m,
+            "KEY_MATRICES": self.keys // units.n,
+            "KEY_STEPS": self.keys // units.k,
+        }
+        matrices |= {"D_MATRICES": padded // units.n, "D_STEPS": padded // units.k}
+        return {**sizes, **matrices, "D_BLOCKS": ceil_div(padded, self.keys), **units.constants}
+
+    def _padded(self, head_dim: int) -> int:
+        """Channels of a head in whole matrices, of q and k as of v."""
+        width = max(self.units.n, self.units.k)
+        return ceil_div(head_dim, width) * width
+
+
+def flash_tiles(head_dim: int, dtype: DType, capabilities: Capabilities) -> list[FlashTile]:
+    """Tiles that fit a workgroup: those of many queries first, then of many keys, then with operands in f32.
 
     A workgroup has 64 threads or more where a tile allows it, a thread at most 64 sums of the output and 4 rows: more
-    do not fit its registers. ShapeError where no tile fits.
+    do not fit its registers.
     """
     max_bytes = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    tiles: list[FlashTile] = []
     for queries, threads_k in ((64, 8), (32, 8), (16, 8), (16, 4), (8, 4)):
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
-        for widened in ("qk", "k", ""):
-            tile = FlashTile(queries, 4 * threads_k, thread_queries, 4, widened)
-            if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size):
-                return tile
-    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {max_bytes} bytes")
+        tiles += [FlashTile(queries, 4 * threads_k, thread_queries, 4, widened) for widened in ("qk", "k", "")]
+    return [tile for tile in tiles if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size)]
+
+
+def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
+    """The first of `flash_tiles`; ShapeError where no tile fits."""
+    for tile in flash_tiles(head_dim, dtype, capabilities):
+        return tile
+    most = min(capabilities.max_workgroup_bytes, _ENOUGH_WORKGROUP_BYTES)
+    raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {most} bytes")
+
+
+def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> list[MatrixFlashTile]:
+    """Tiles that may serve heads of that size well on a device: those that its workgroups and registers can hold."""
+    tiles = [
+        MatrixFlashTile(rows * subgroups, keys, subgroups, units)
+        for rows in range(units.m, units.subgroup_size + 1, units.m)
+        for keys in (64, 32, 16)
+        for subgroups in (8, 4, 2, 1)
+        if units.subgroup_size % rows == 0 and rows * keys % (8 * units.subgroup_size) == 0
+    ]
+    return [
+        tile
+        for tile in tiles
+        if tile.fits(head_dim, "f16", capabilities.max_workgroup_bytes, capabilities.max_workgroup_size)
+        and tile.num_registers(head_dim) <= _MOST_REGISTERS
+    ]
+
+
+def choose_matrix_flash_tile(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> MatrixFlashTile | None:
+    """The tile for heads of that size, of those that fit: the one nearest to what is fastest (docs/tuning.md)."""
+    rows = units.subgroup_size if head_dim <= 96 else max(units.m, units.subgroup_size // 2)
+    keys = 16 if head_dim <= 48 else 32
+    subgroups = 2 if head_dim <= 64 else 4
+
+    def distance(tile: MatrixFlashTile) -> tuple[int, int, int]:
+        return abs(tile.rows - rows), abs(tile.keys - keys), abs(tile.subgroups - subgroups)
+
+    return min(matrix_flash_tiles(head_dim, units, capabilities), key=distance, default=None)
 
 
 def flash_attention(
@@ -93,7 +210,7 @@ def flash_attention(
     out: TensorSpec,
     *,
     num_heads: int,
-    tile: FlashTile,
+    tile: FlashTile | MatrixFlashTile,
     head_dim: int | None = None,
     causal: bool = False,
 ) -> KernelCall:
@@ -115,6 +232,12 @@ def flash_attention(
         raise ShapeError(f"flash_attention: head dim (={D}) must be a multiple of 8 up to {MAX_HEAD_DIM}")
     if head_dim is not None and not 1 <= head_dim <= D:
         raise ShapeError(f"flash_attention: head_dim (={head_dim}) must be from 1 to the {D} channels of a head")
+    for tensor in (q, k, v):
+        if tensor.row_stride % tile.vector or tensor.first_column % tile.vector:
+            raise ShapeError(
+                f"flash_attention: {tensor} begins at column {tensor.first_column} of {tensor.row_stride}; with {tile} "
+                f"both must be multiples of {tile.vector}"
+            )
     return KernelCall(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",
@@ -124,14 +247,14 @@ def flash_attention(
         params={
             "queries": N,
             "keys": M,
-            # Strides and offsets are in vectors of 4.
-            "q_row": q.row_stride // 4,
-            "q_first": q.first_column // 4,
-            "k_row": k.row_stride // 4,
-            "k_first": k.first_column // 4,
-            "v_row": v.row_stride // 4,
-            "v_first": v.first_column // 4,
-            "out_row": C // 4,
+            # Strides and offsets are in vectors.
+            "q_row": q.row_stride // tile.vector,
+            "q_first": q.first_column // tile.vector,
+            "k_row": k.row_stride // tile.vector,
+            "k_first": k.first_column // tile.vector,
+            "v_row": v.row_stride // tile.vector,
+            "v_first": v.first_column // tile.vector,
+            "out_row": C // tile.vector,
             "diagonal": 1 if causal else M,  # row 0 sees so many keys
             "scale": math.log2(math.e) / math.sqrt(D if head_dim is None else head_dim),
         },

@@ -3,7 +3,8 @@
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.baseline.geglu_unfused import require_halves
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
-from shaderfusion.kernels.common.matmul import Epilogue, Tile, product_calls, require_multiples_of_4, tile_of
+from shaderfusion.kernels.common.matmul import Epilogue, product_calls, require_multiples_of_4
+from shaderfusion.kernels.tiles import AnyTile, MatrixTile, MatrixUnits, Tile, tile_of
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["geglu", "geglu_linear"]
@@ -27,7 +28,7 @@ def geglu(x: TensorSpec, out: TensorSpec) -> KernelCall:
 
 
 def geglu_linear(
-    x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, tile: Tile | None = None
+    x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, tile: AnyTile = None
 ) -> KernelCall:
     """out = a GELU(b) with [a, b] = x weight + bias, for GPUs: common/matmul with the flag GEGLU.
 
@@ -38,13 +39,14 @@ def geglu_linear(
     if weight.shape != (K, 2 * C) or out.shape[:-1] != x.shape[:-1]:
         raise ShapeError(f"geglu_linear: {x} times {weight} must be twice as wide as {out}")
     require_multiples_of_4("geglu_linear", K=K, C=C)
-    tile = tile or tile_of(64, 128, pairs=x.dtype == "f16")
-    if tile.thread_n4 % 2:
+    in_eights = K % 8 == C % 8 == 0
+    if not (isinstance(tile, (Tile, MatrixTile)) or (isinstance(tile, MatrixUnits) and in_eights)):
+        tile = tile_of(64, 128, pairs=x.dtype == "f16")
+    if isinstance(tile, Tile) and tile.thread_n4 % 2:
         raise ShapeError(f"geglu_linear: {tile} must have an even thread_n4, so that a thread holds both a and b")
     params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "a_first": 0, "b_row": C // 2, "b_outer": 0, "b_inner": 0}
     params |= {"b_first": 0, "b_columns": 2 * C, "out_row": C // 4, "out_outer": 0, "out_inner": 0}
     sizes, epilogue, flags = (1, 1, x.size // K, 2 * C, K), Epilogue(bias=bias), {"GEGLU": True}
-    (call,) = product_calls(
-        "common/matmul.wgsl", x, weight, out, sizes, params, epilogue, flags, tile=tile, num_splits=1
-    )
+    options = {"tile": tile, "num_splits": 1, "in_eights": in_eights}
+    (call,) = product_calls("common/matmul.wgsl", x, weight, out, sizes, params, epilogue, flags, **options)
     return call

@@ -2,8 +2,9 @@
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, write
-from shaderfusion.kernels.common.matmul import LaneTile, Tile, attention_values
+from shaderfusion.kernels.common.matmul import attention_values
 from shaderfusion.kernels.softmax_rows import softmax_rows_call
+from shaderfusion.kernels.tiles import AnyTile
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["partially_fused_softmax"]
@@ -17,7 +18,7 @@ def partially_fused_softmax(
     num_heads: int,
     causal: bool = False,
     first_query: int = 0,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     row_lanes: int | None = None,
 ) -> tuple[KernelCall, ...]:
     """out_h = softmax(scores[b, h]) v_h; scores: (B, heads, n, M rounded up to 4), v: (B, M, heads D), out as q.

@@ -8,14 +8,8 @@ from typing import NamedTuple
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, InputRows, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
-from shaderfusion.kernels.common.matmul import (
-    Epilogue,
-    LaneTile,
-    Tile,
-    product_calls,
-    require_multiples_of_4,
-    with_epilogue,
-)
+from shaderfusion.kernels.common.matmul import Epilogue, product_calls, require_multiples_of_4, with_epilogue
+from shaderfusion.kernels.tiles import AnyTile
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
 __all__ = [
@@ -183,7 +177,7 @@ def winograd_conv(
     upsample: int = 1,
     norm: FoldedGroupNorm | None = None,
     rows: InputRows | None = None,
-    tile: Tile | LaneTile | None = None,
+    tile: AnyTile = None,
     max_filters_bytes: int = MAX_FILTERS_BYTES,
     max_temporary_bytes: int = MAX_TEMPORARY_BYTES,
 ) -> tuple[KernelCall, ...]:
@@ -208,7 +202,9 @@ def winograd_conv(
     plain = len(weight.shape) == 4
     slice_channels = C_out
     if plain:
-        slice_channels = 4 * _part_size(C_out // 4, max_filters_bytes // (num_products * C_in * 4 * element_bytes))
+        unit = 4 if C_out % 8 else 8  # eights, for matrix units, where they can be
+        most = max_filters_bytes // (num_products * C_in * unit * element_bytes)
+        slice_channels = unit * _part_size(C_out // unit, most)
     tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
     tile_rows = B * tiles_y  # of all images, one below the other
     row_bytes = num_products * tiles_x * (C_in + slice_channels) * element_bytes
@@ -260,14 +256,14 @@ def _transform(
         entry_point=f"transform_{name}",
         dtype=bindings[0].tensor.dtype,
         bindings=bindings,
-        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
+        constants={"M": m, "N": m + 2, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
         params=params,
         workgroups=spread_workgroups(ceil_div(num_vectors, lanes)),
     )
 
 
 def _products(
-    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, num_channels: int, tile: Tile | LaneTile | None
+    V: TensorSpec, U: TensorSpec, M: TensorSpec, num_tiles: int, num_channels: int, tile: AnyTile
 ) -> tuple[KernelCall, ...]:
     """M[i] = V[i] U[i], num_tiles x num_channels.
 
@@ -280,7 +276,9 @@ def _products(
     params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_first": 0, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
-    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, tile=tile, num_splits=1, f16_sums=False)
+    options = {"tile": tile, "num_splits": 1, "f16_sums": False}
+    in_eights = C_in % 8 == U.shape[-1] % 8 == num_channels % 8 == 0
+    return product_calls("common/matmul.wgsl", V, U, M, sizes, params, in_eights=in_eights, **options)
 
 
 def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int, part: dict[str, int]) -> KernelCall:
