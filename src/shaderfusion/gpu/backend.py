@@ -235,7 +235,7 @@ class _Dawn(Runtime):
             required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
-            disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
+            disable_toggles=["timestamp_quantization"],  # which browsers want
         )
 
     def create_module(self, device: Any, code: str, label: str, *, trusted: bool) -> Any:
