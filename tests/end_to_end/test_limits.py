@@ -86,7 +86,8 @@ def test_decoder_in_strips(device: Device, name: str, max_binding_bytes: int, op
     graph = network.record(kernels, model.run_size(width=width, height=height))
     assert is_cut(graph)
     assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-    program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+    (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+    program = Program(device, graph, weights)
     program.write("latents", run.latents[-1][:1])
     program.run()
     assert relative_error(program.read("image")[..., :3], run.pixels[:1]) < BOUND
@@ -112,7 +113,8 @@ def test_denoiser_in_strips(
         graph = network.record(Kernels("f32", capabilities, Optimizations.parse(optimizations)), size)
         assert is_cut(graph) is (max_binding_bytes < 1 << 27)
         assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-        program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+        (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+        program = Program(device, graph, weights)
         rng = np.random.default_rng(0)
         for key in ("latents", "embedding"):
             program.write(key, rng.standard_normal(graph.inputs[key].shape))
