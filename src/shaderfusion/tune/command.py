@@ -30,6 +30,7 @@ def run_tune(
     model: str,
     *,
     device: str | None = None,
+    runtime: str = "auto",
     dtype: DType | None = None,
     width: int | None = None,
     height: int | None = None,
@@ -42,7 +43,7 @@ def run_tune(
     The file keeps what it has of other operations. Ctrl-C ends the search, and what it found so far is kept;
     KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
     """
-    subject = open_subject(model, device=device, dtype=dtype, width=width, height=height, batch=batch)
+    subject = open_subject(model, device=device, runtime=runtime, dtype=dtype, width=width, height=height, batch=batch)
     info, dtype = subject.device.info, subject.dtype
     path = _in_cache(default_path(info, dtype)) if output is None else output
     require_writable("--output", path, ".json", "tuning.json")
