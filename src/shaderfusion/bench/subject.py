@@ -126,7 +126,6 @@ def open_subject(
     model: str | None = None,
     *,
     device: Device | int | str | None = None,
-    runtime: str = "auto",
     dtype: DType | None = None,
     width: int | None = None,
     height: int | None = None,
@@ -135,11 +134,11 @@ def open_subject(
 ) -> Subject:
     """`sd14`, an embedded model or a folder, in pixels, by default at the model's own size.
 
-    `runtime` and `tuning` are those of `StableDiffusionPipeline.from_pretrained`.
+    `tuning` is that of `StableDiffusionPipeline.from_pretrained`.
 
     Loads no weights. Raises ModelError, DeviceError or InputError.
     """
-    opened = device if isinstance(device, Device) else open_device(device, runtime=runtime)
+    opened = device if isinstance(device, Device) else open_device(device)
     name = default_model(opened) if model is None else model
     found = RandomStableDiffusion.from_folder(SD14_FOLDER) if name == SD14 else open_model(name)
     size = found.run_size(batch=batch, width=width, height=height)
