@@ -245,7 +245,7 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
-        if not {"matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+        if not {"f16", "matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 
