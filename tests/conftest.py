@@ -1,8 +1,15 @@
 """Devices for the tests: every kernel runs as a trusted and as a checked module."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+
 import pytest
+from poisoned import PoisonedRuntime
 
 from shaderfusion.errors import ShaderfusionError
+from shaderfusion.gpu import device as device_module
+from shaderfusion.gpu.backend import RUNTIMES
 from shaderfusion.gpu.device import Device, list_devices, open_device
 
 
@@ -10,10 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", choices=("wgpu", "dawn"), default="wgpu", help="the WebGPU implementation to test")
 
 
+# No test sees what `shaderfusion tune` left in the user's cache folder. Mesa's cache stays where it is.
+os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-")
+
+
 @pytest.fixture(scope="session")
 def runtime(pytestconfig: pytest.Config) -> str:
     """The WebGPU implementation that all devices are opened by; without an adapter of it, tests are skipped."""
-    name = pytestconfig.getoption("--runtime")
+    name = str(pytestconfig.getoption("--runtime"))
     try:
         if list_devices(name):
             return name
@@ -30,11 +41,31 @@ def device(runtime: str) -> Device:
 
 @pytest.fixture(scope="session")
 def checked_device(runtime: str) -> Device:
-    """The same adapter with the WebGPU implementation's bounds and loop checks."""
-    return open_device(runtime=runtime, trusted=False)
+    """The same adapter with the WebGPU implementation's bounds and loop checks, and poison in workgroup memory."""
+    opened = open_device(runtime=runtime, trusted=False)
+    opened.pipelines._runtime = PoisonedRuntime(opened.pipelines._runtime)  # type: ignore[assignment]
+    return opened
 
 
 @pytest.fixture(params=["trusted", "checked"])
 def any_device(request: pytest.FixtureRequest) -> Device:
     """Each in turn."""
     return request.getfixturevalue("device" if request.param == "trusted" else "checked_device")
+
+
+@pytest.fixture
+def null_dawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dawn has its null adapter alone, which needs no GPU: it compiles and validates like others, and runs nothing."""
+    dawn = RUNTIMES["dawn"]
+    if not dawn.is_installed:
+        pytest.skip("wgpudawn comes with the test extra")
+    gpu = dawn._api.gpu
+
+    def enumerate_null() -> list[object]:
+        return [adapter for adapter in gpu._enumerate_all_adapters() if adapter.info["backend_type"] == "Null"]
+
+    monkeypatch.setattr(gpu, "enumerate_adapters_sync", enumerate_null)
+    monkeypatch.setattr(dawn, "_fresh", [])
+    device_module._listed.cache_clear()
+    yield
+    device_module._listed.cache_clear()

@@ -42,6 +42,54 @@ def test_views_have_one_storage() -> None:
         view.reshape(5, 2)
 
 
+def test_views_of_columns() -> None:
+    x = TensorSpec("x", (2, 5, 24), "f16")
+    left, right = x.split_columns(2)
+    assert (left.shape, left.first_column, left.row_stride) == ((2, 5, 12), 0, 24)
+    assert (right.shape, right.first_column, right.row_stride) == ((2, 5, 12), 12, 24)
+    assert right.storage is x
+    assert (right.size, right.size_bytes, right.offset_bytes) == (120, x.size_bytes, 0)  # whole rows are bound
+    within = right.columns(8, 4)
+    assert (within.shape, within.first_column, within.row_stride) == ((2, 5, 4), 20, 24)
+    assert right.reshape(10, 12).row_stride == 24
+    assert x.row_stride == 24
+    assert x.reshape(4, 60).row_stride == 60
+
+
+def test_rows_of_columns() -> None:
+    x = TensorSpec("x", (4, 2, 64), "f32")
+    view = x.columns(16, 32).rows(1, 2)
+    assert (view.shape, view.offset_bytes, view.size_bytes) == ((2, 2, 32), 2 * 64 * 4, 2 * 2 * 64 * 4)
+    assert (view.first_column, view.row_stride) == (16, 64)
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "message"),
+    [
+        (20, 8, r"x: columns 20 to 28 must be some of rows \(3, 24\)"),
+        (-4, 8, r"x: columns -4 to 4 must be some"),
+        (0, 0, r"x: columns 0 to 0 must be some"),
+        (2, 8, r"x: columns 2 to 10 of \(3, 24\) must be vectors of 4"),
+        (0, 6, r"x: columns 0 to 6 of \(3, 24\) must be vectors"),
+    ],
+)
+def test_bad_columns(first: int, count: int, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        TensorSpec("x", (3, 24), "f32").columns(first, count)
+
+
+def test_columns_keep_their_rows() -> None:
+    x = TensorSpec("x", (3, 24), "f32")
+    with pytest.raises(ShapeError, match=r"x: a view of columns must keep the 8 of each row"):
+        x.columns(0, 8).reshape(2, 12)
+    with pytest.raises(ShapeError, match=r"x: 24 columns must be a multiple of 5 to be so many views"):
+        x.split_columns(5)
+    with pytest.raises(ShapeError, match=r"x: columns of rows that end with 2 padding channels are unknown"):
+        TensorSpec("x", (3, 24), "f32", padding=2).columns(0, 8)
+    with pytest.raises(ShapeError, match=r"x: columns 0 to 8 must be some of rows \(24,\)"):
+        TensorSpec("x", (24,), "f32").columns(0, 8)
+
+
 def test_identity() -> None:
     first, second = TensorSpec("x", (4,), "f32"), TensorSpec("x", (4,), "f32")
     assert first != second

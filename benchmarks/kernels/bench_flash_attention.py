@@ -1,4 +1,4 @@
-"""Attention at SD 1.4's shapes, in one dispatch and in three: `python -m benchmarks.kernels.bench_flash_attention`."""
+"""Attention in one dispatch, on matrix units too, and in three: python -m benchmarks.kernels.bench_flash_attention."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.kernels.cases import Case, main
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
+from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, choose_matrix_flash_tile, flash_attention
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import TensorSpec
 
@@ -38,9 +38,13 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         out = TensorSpec("out", q.shape, kernels.dtype, "output")
         expect = partial(attend, num_heads=num_heads)
         flop = 4 * B * num_heads * N * M * D
-        tile = choose_flash_tile(D, kernels.dtype, kernels.capabilities)
-        flash = [flash_attention(q, k, v, out, num_heads=num_heads, tile=tile)]
-        yield Case(f"flash {name}", flash, expect, ROWS, flop)
+        tiles = {"flash": choose_flash_tile(D, kernels.dtype, kernels.capabilities)}
+        if kernels.matrix_units:
+            on_matrices = choose_matrix_flash_tile(N, B * num_heads, D, kernels.matrix_units, kernels.capabilities)
+            tiles |= {"matrix flash": on_matrices} if on_matrices else {}
+        for way, tile in tiles.items():
+            flash = [flash_attention(q, k, v, out, num_heads=num_heads, tile=tile)]
+            yield Case(f"{way} {name}", flash, expect, ROWS, flop)
         yield Case(f"unfused {name}", plain.attention(q, k, v, out, num_heads=num_heads), expect, ROWS, flop)
 
 

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,7 +82,8 @@ def _generate(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:
-        opening = beside.submit(open_device, args.device)  # it takes a while, and what follows does not need it yet
+        # It takes a while, and what follows does not need it yet.
+        opening = beside.submit(open_device, args.device, runtime=args.runtime)
         from shaderfusion.families import open_model
         from shaderfusion.kernels.select import Optimizations
         from shaderfusion.pipeline import StableDiffusionPipeline
@@ -110,6 +111,7 @@ def _generate(args: argparse.Namespace) -> None:
         scheduler=args.scheduler,
         optimizations=optimizations,
         size=request.size,
+        tuning=args.tuning,
     )
     loaded = time.perf_counter()
     images: list[Image] = []
@@ -118,6 +120,7 @@ def _generate(args: argparse.Namespace) -> None:
             draw(progress.step)
             images = progress.images or []
     generated = time.perf_counter()
+    info = pipe.device.info
     settings = {
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,
@@ -126,27 +129,30 @@ def _generate(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance_scale,
         "scheduler": request.schedule.name,
         "model": args.model,
+        "runtime": info.runtime,
         "software": f"shaderfusion {shaderfusion.__version__}",
     }
     for index, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
         _save_png(image, path, settings | ({"image": f"{index} of {len(paths)}"} if len(paths) > 1 else {}))
     saved = time.perf_counter()
 
-    info = pipe.device.info
     if args.json:
         report = {
             "paths": [str(path) for path in paths],
             "seed": seed,
             "device": info.name,
             "driver": info.driver,
+            "runtime": info.runtime,
             "dtype": pipe.dtype,
+            "tuning": pipe.tuning,
             "steps": args.steps,
             "seconds": {"load": loaded - started, "generate": generated - loaded, "save": saved - generated},
         }
         show(json.dumps(report))
         return
     if sys.stderr.isatty():
-        print(f"seed {seed}, {generated - loaded:.1f} s on {info.name} in {pipe.dtype}", file=sys.stderr)
+        seconds = f"{generated - loaded:.1f} s"
+        print(f"seed {seed}, {seconds} on {info.name} by {info.runtime} in {pipe.dtype}", file=sys.stderr)
     show("\n".join(map(str, paths)))
 
 
@@ -159,8 +165,12 @@ def _devices(args: argparse.Namespace) -> None:
     if args.json:
         show(json.dumps([device.as_dict() for device in devices]))
         return
-    rows = [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
-    show(Table(("index", "name", "kind", "backend", "driver", "dtype"), rows, "<<<<<<").text())
+    heading = ("runtime", "index", "name", "kind", "backend", "driver", "dtype", "matrix units")
+    rows = []
+    for d in devices:
+        has_matrix_units = "yes" if d.has_matrix_units else "no"
+        rows.append((d.runtime, str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype, has_matrix_units))
+    show(Table(heading, rows, "<" * len(heading)).text())
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -186,6 +196,21 @@ def _info(args: argparse.Namespace) -> None:
     show(Table(("component", "parameters", "weights MB", "tensors MB", "dispatches"), rows, "<>>>>").text())
 
 
+def _tune(args: argparse.Namespace) -> None:
+    from shaderfusion.tune.command import run_tune
+
+    run_tune(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        width=args.width,
+        height=args.height,
+        batch=args.batch,
+        budget_s=args.budget,
+        output=args.output,
+    )
+
+
 def _bench(args: argparse.Namespace) -> None:
     from shaderfusion.bench.command import run_benchmark
 
@@ -193,10 +218,12 @@ def _bench(args: argparse.Namespace) -> None:
         args.benchmark,
         model=args.model,
         device=args.device,
+        runtime=args.runtime,
         dtype=args.dtype,
         width=args.width,
         height=args.height,
         batch=args.batch,
+        tuning=args.tuning,
         json_path=args.json,
         markdown_path=args.markdown,
         plot_path=args.plot,
@@ -230,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance-scale", type=_guidance_scale, default=7.5, metavar="X", help="default: 7.5")
     generate.add_argument("--seed", type=_whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
     meaning = "one of %(choices)s; default: the model's own"
-    generate.add_argument("--scheduler", choices=_Schedulers(), metavar="NAME", help=meaning)
+    generate.add_argument("--scheduler", choices=_Names(_schedulers), metavar="NAME", help=meaning)
     _add_size(generate)
     generate.add_argument(
         "--num-images", type=_whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"
@@ -243,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(generate)
     _add_dtype(generate, DTYPE_OF_DEVICE)
     _add_optimizations(generate)
+    _add_tuning(generate, "auto")
     _add_json(generate)
 
     devices = commands.add_parser("devices", help="list the GPU adapters of this machine", allow_abbrev=False)
@@ -260,6 +288,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimizations(info)
     _add_json(info)
 
+    tune = commands.add_parser("tune", help="find the fastest kernels for this device", allow_abbrev=False)
+    tune.set_defaults(command=_tune)
+    _add_model(tune, "model")
+    _add_size(tune)
+    _add_batch(tune)
+    _add_device(tune)
+    _add_dtype(tune, DTYPE_OF_DEVICE)
+    meaning = "of the search; default: 40, on a CPU 120"
+    tune.add_argument("--budget", type=_whole_number(1, 60), metavar="SECONDS", help=meaning)
+    meaning = "default: the user's cache folder, where the other commands find it"
+    tune.add_argument("--output", type=Path, metavar="FILE.json", help=meaning)
+
     bench = commands.add_parser("bench", help="measure this device", allow_abbrev=False)
     benchmarks = bench.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, meaning in BENCHMARKS.items():
@@ -271,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_batch(benchmark)
         _add_device(benchmark)
         _add_dtype(benchmark, DTYPE_OF_DEVICE)
+        _add_tuning(benchmark, "off")
         benchmark.add_argument(
             "--json", type=Path, metavar="FILE.json", help="write all rows, each when it is measured"
         )
@@ -296,6 +337,8 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
+    meaning = "%(choices)s; auto, the default, takes Dawn where it is installed and reaches the device's matrix units"
+    parser.add_argument("--runtime", choices=_Names(_runtimes), default="auto", metavar="NAME", help=meaning)
 
 
 def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
@@ -307,17 +350,35 @@ def _add_optimizations(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
 
 
+def _add_tuning(parser: argparse.ArgumentParser, default: str) -> None:
+    meaning = f"a file of `shaderfusion tune`, `auto` (this device's own, if there is one) or `off`; default: {default}"
+    parser.add_argument("--tuning", default=default, metavar="auto|off|FILE", help=meaning)
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-class _Schedulers:
-    """The names of schedulers, looked up where they are needed: they import NumPy, which takes time."""
+class _Names:
+    """The choices of an option, looked up where they are needed: their modules import others, which takes time."""
+
+    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+        self._load = load
 
     def __iter__(self) -> Iterator[str]:
-        from shaderfusion.schedulers import SCHEDULERS
+        return iter(self._load())
 
-        return iter(SCHEDULERS)
+
+def _schedulers() -> Iterable[str]:
+    from shaderfusion.schedulers import SCHEDULERS
+
+    return SCHEDULERS
+
+
+def _runtimes() -> Iterable[str]:
+    from shaderfusion.gpu.backend import RUNTIMES
+
+    return ("auto", *RUNTIMES)
 
 
 def _whole_number(minimum: int, example: int, maximum: int = 1_000_000) -> Callable[[str], int]:

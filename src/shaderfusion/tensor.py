@@ -47,6 +47,10 @@ class TensorSpec:
     """So many of the last channels hold zeros: they fill a vector of 4 and stand for nothing in the model."""
     offset_bytes: int = 0
     """Of a view: where it begins in the memory of `base`, at a multiple of 256."""
+    first_column: int = 0
+    """Of a view of columns: which element of each row of `base` is its first."""
+    columns_of: int | None = None
+    """Of a view of columns: how many a row of `base` has. A shader is bound the whole rows."""
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -63,9 +67,19 @@ class TensorSpec:
         return self.shape[-1] - self.padding
 
     @property
+    def row_stride(self) -> int:
+        """Elements from a row, of the last dimension, to the next in memory: in a view of columns more than its own."""
+        return self.shape[-1] if self.columns_of is None else self.columns_of
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of memory, rounded up to the 16 that the widest load of a shader touches."""
-        return -(-self.size * dtype_size_bytes(self.dtype) // 16) * 16
+        return -(-self._span * dtype_size_bytes(self.dtype) // 16) * 16
+
+    @property
+    def _span(self) -> int:
+        """Elements of the rows in memory, those between the columns of a view included."""
+        return math.prod(self.shape[:-1]) * self.row_stride
 
     @property
     def storage(self) -> "TensorSpec":
@@ -78,6 +92,8 @@ class TensorSpec:
             raise ShapeError(f"{self.name}: cannot view shape {self.shape} as {shape}: the sizes differ")
         if self.padding and shape[-1] != self.shape[-1]:
             raise ShapeError(f"{self.name}: its {self.padding} padding channels must stay the last of each row")
+        if self.columns_of is not None and shape[-1] != self.shape[-1]:
+            raise ShapeError(f"{self.name}: a view of columns must keep the {self.shape[-1]} of each row")
         return replace(self, shape=shape, base=self.storage)
 
     def rows(self, first: int, count: int) -> "TensorSpec":
@@ -86,13 +102,35 @@ class TensorSpec:
         ShapeError where there are not as many, or where the first does not begin at a multiple of 256 bytes, which is
         all that WebGPU binds.
         """
-        row_size_bytes = self.size // self.shape[0] * dtype_size_bytes(self.dtype)
+        row_size_bytes = self._span // self.shape[0] * dtype_size_bytes(self.dtype)
         offset = self.offset_bytes + first * row_size_bytes
         if not 0 <= first < first + count <= self.shape[0]:
             raise ShapeError(f"{self.name}: rows {first} to {first + count} must be some of its {self.shape[0]}")
         if offset % VIEW_ALIGNMENT_BYTES:
             raise ShapeError(f"{self.name}: row {first} begins at byte {offset}, not a multiple of 256")
         return replace(self, shape=(count, *self.shape[1:]), base=self.storage, offset_bytes=offset)
+
+    def columns(self, first: int, count: int) -> "TensorSpec":
+        """`count` of the last dimension's elements from `first` on: (..., count), the same memory.
+
+        Kernels that take one bind it by `read_columns`, and go by its `row_stride` and `first_column`. ShapeError where
+        there are not as many, or where vectors of 4 do not begin and end with them.
+        """
+        if len(self.shape) < 2 or not 0 <= first < first + count <= self.shape[-1]:
+            raise ShapeError(f"{self.name}: columns {first} to {first + count} must be some of rows {self.shape}")
+        if first % 4 or count % 4 or self.row_stride % 4:
+            raise ShapeError(f"{self.name}: columns {first} to {first + count} of {self.shape} must be vectors of 4")
+        if self.padding:
+            raise ShapeError(f"{self.name}: columns of rows that end with {self.padding} padding channels are unknown")
+        shape, first = (*self.shape[:-1], count), self.first_column + first
+        return replace(self, shape=shape, base=self.storage, first_column=first, columns_of=self.row_stride)
+
+    def split_columns(self, count: int) -> "tuple[TensorSpec, ...]":
+        """`count` views of as many columns each."""
+        width = self.shape[-1] // count
+        if width * count != self.shape[-1]:
+            raise ShapeError(f"{self.name}: {self.shape[-1]} columns must be a multiple of {count} to be so many views")
+        return tuple(self.columns(index * width, width) for index in range(count))
 
     def __repr__(self) -> str:
         return f"{self.name}{list(self.shape)}:{self.dtype}"

@@ -1,5 +1,6 @@
 """Composition of WGSL, and compiler errors with our own files and lines."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,8 @@ DIRECTIVES = {
         ("f16", "fn f() { subgroupAdd(1.0); }", {}, ["enable f16;", "enable s;"]),
         ("f32", "fn f(@builtin(subgroup_id) id: u32) {}", {}, ["enable s;"]),
         ("f32", "#ifdef A\nfn f() { subgroupAdd(1.0); }\n#endif", {"A": False}, []),
-        ("f16", "", {"MATRIX_UNITS": True}, ["enable f16;", "enable m;", "diagnostic(off, m);"]),
-        ("f32", "", {"MATRIX_UNITS": False}, []),
+        ("f16", "alias A = subgroup_matrix_left<f16, 8, 8>;", {}, ["enable f16;", "enable m;", "diagnostic(off, m);"]),
+        ("f32", "// subgroup matrices", {"MATRIX_UNITS": True}, []),
     ],
 )
 def test_directives_of_what_a_shader_uses(
@@ -214,6 +215,9 @@ def test_map_lines() -> None:
     assert source.map_lines("wgsl:2:5 and wgsl:1:3") == "fragments/x.wgsl:7:5 and prelude:3"
     assert source.map_lines("┌─ common/y.wgsl:2:5") == "┌─ fragments/x.wgsl:7:5"  # modules are labelled by file
     assert source.map_lines("wgsl:9:1") == "?:1"
+    tint = "Error while parsing WGSL: :2:8 error: no\n  f();\n\n:1:1 note: here\nat 2:8"
+    mapped = "Error while parsing WGSL: fragments/x.wgsl:7:8 error: no\n  f();\n\nprelude:1 note: here\nat 2:8"
+    assert source.map_lines(tint) == mapped
     assert source.map_lines("common/y.wgsl: 2 errors") == "common/y.wgsl: 2 errors"
 
 
@@ -244,10 +248,12 @@ def test_compiler_errors_name_file_and_line(
     (kernels / "kernel.wgsl").write_text(main)
     with pytest.raises(ShaderError, match=r"^kernel.wgsl: ") as caught:
         any_device.pipelines.get(make_call(constants={"UNUSED": 1}))
-    assert f"┌─ {place}\n" in str(caught.value)
+    if any_device.info.runtime == "dawn":  # Tint's columns are not naga's
+        place = place.rpartition(":")[0]
+    assert re.search(rf"(┌─ |parsing WGSL: ){place}\b", str(caught.value))
 
 
 def test_missing_entry_point(any_device: Device, kernels: Path) -> None:
     (kernels / "kernel.wgsl").write_text(MAIN.replace("#import fragments/helper", "").replace("helper()", "1.0"))
-    with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*Unable to find entry point 'other'"):
+    with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*(?i:entry point) ['\"]+other"):
         any_device.pipelines.get(make_call(entry_point="other"))

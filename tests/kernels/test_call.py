@@ -3,7 +3,15 @@
 import pytest
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import MAX_WORKGROUPS_PER_DIMENSION, KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.call import (
+    MAX_WORKGROUPS_PER_DIMENSION,
+    KernelCall,
+    ceil_div,
+    read,
+    read_columns,
+    spread_workgroups,
+    write,
+)
 from shaderfusion.tensor import TensorSpec
 
 
@@ -21,6 +29,16 @@ def test_name(source: str, entry_point: str, name: str) -> None:
 def test_bindings() -> None:
     a, b = TensorSpec("a", (4,), "f32"), TensorSpec("b", (4,), "f32")
     assert [(x.tensor, x.access) for x in (*read(a, b), *write(b))] == [(a, "read"), (b, "read"), (b, "write")]
+
+
+def test_views_of_columns_are_for_kernels_that_say_so() -> None:
+    view = TensorSpec("x", (3, 8), "f32").columns(4, 4)
+    assert [(x.tensor, x.access) for x in read_columns(view)] == [(view, "read")]
+    for bind in (read, write):
+        with pytest.raises(
+            ShapeError, match=r"x\[3, 4\]:f32: a view of columns is only for kernels that go by strides"
+        ):
+            bind(view)
 
 
 @pytest.mark.parametrize(

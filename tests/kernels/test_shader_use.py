@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from golden.models import NAMES, model_folder
+from recorded_calls import recorded_graphs
 
-from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
@@ -137,20 +135,12 @@ def test_misuses_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 # ---- the models' calls
 
 
-@cache
-def models() -> tuple[StableDiffusion, ...]:
-    """The golden ones and SD 1.4."""
-    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
-
-
 def recorded_calls() -> Iterator[KernelCall]:
     """One of each kind that the models record, on any device, with all optimizations and none."""
     seen: set[object] = set()
-    variants = itertools.product(DTYPES, ("all", "none"), DEVICES, models(), (False, True))
-    for dtype, optimizations, device, model, guidance in variants:
-        kernels = Kernels(dtype, device, Optimizations.parse(optimizations))
-        graphs = model.record(kernels, model.run_size(guidance=guidance))
-        for call in itertools.chain.from_iterable(graph.calls for graph in graphs.values()):
+    variants = itertools.product(DTYPES, DEVICES, map(Optimizations.parse, ("all", "none")))
+    for graph in recorded_graphs(itertools.starmap(Kernels, variants)):
+        for call in graph.calls:
             kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
             if kind not in seen:
                 seen.add(kind)

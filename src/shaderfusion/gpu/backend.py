@@ -13,7 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
@@ -96,10 +96,14 @@ class Runtime(ABC):
         """The products of f16, summed in f32, that the adapter's matrix units do."""
         return ()
 
-    @property
-    @abstractmethod
+    @cached_property
     def _api(self) -> Any:
         """The package's calls of the library, whose attributes are made at run time."""
+        return self._load()
+
+    @abstractmethod
+    def _load(self) -> Any:
+        """Imports the package and prepares the implementation."""
 
 
 class _WgpuNative(Runtime):
@@ -113,8 +117,7 @@ class _WgpuNative(Runtime):
     }
     directives: ClassVar = {"f16": ("enable f16;",)}
 
-    @cached_property
-    def _api(self) -> Any:
+    def _load(self) -> Any:
         from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
@@ -124,8 +127,11 @@ class _WgpuNative(Runtime):
             set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
         return _api
 
-    @cache  # noqa: B019 - there is one of them
     def _enumerate(self) -> list[Any]:
+        return self._found
+
+    @cached_property
+    def _found(self) -> list[Any]:
         return [a for a in self._api.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
 
     def suits(self, adapter: Any) -> bool:
@@ -170,7 +176,6 @@ class _Dawn(Runtime):
         "timestamps": "timestamp-query",
         "matrix_units": "chromium-experimental-subgroup-matrix",
         "subgroup_size_control": "subgroup-size-control",
-        "threads": "implicit-device-synchronization",
     }
     directives: ClassVar = {
         "f16": ("enable f16;",),
@@ -186,8 +191,8 @@ class _Dawn(Runtime):
 
     _TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
     """Of the process: matrix units, and f16 on all GPUs that have it."""
-    _TRUSTED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")
-    """Of a device. Compilers' errors and a lack of memory are told all the same."""
+    _TRUSTED_TOGGLES = ("disable_robustness", "disable_workgroup_init")
+    """Of a device: what shaders are compiled to. Calls are validated, which takes next to no time."""
 
     def __init__(self) -> None:
         self._fresh: list[Any] = []
@@ -197,8 +202,7 @@ class _Dawn(Runtime):
     def why_no_adapter(self) -> str:
         return self._why_no_adapter
 
-    @cached_property
-    def _api(self) -> Any:
+    def _load(self) -> Any:
         from wgpudawn.backends.dawn import _api
         from wgpudawn.backends.dawn.extras import set_instance_extras
 
@@ -225,9 +229,10 @@ class _Dawn(Runtime):
         from wgpudawn.backends.dawn.extras import request_device_sync
 
         self._fresh = []  # an adapter opens one device: the next device needs one that is listed anew
+        names: list[Any] = ["implicit-device-synchronization", *(self.features[feature] for feature in features)]
         return request_device_sync(
             adapter,
-            required_features=["implicit-device-synchronization", *(self.features[feature] for feature in features)],
+            required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
             disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
@@ -298,5 +303,5 @@ def runtimes(asked: str = "auto") -> list[Runtime]:
 
 def gpu_error_types() -> tuple[type[Exception], ...]:
     """What the packages that are loaded raise. RuntimeError is what a call that was waited for ends with."""
-    packages = (sys.modules.get(runtime.package) for runtime in RUNTIMES.values())
-    return (*(package.GPUError for package in packages if hasattr(package, "GPUError")), RuntimeError)
+    packages = [sys.modules.get(runtime.package) for runtime in RUNTIMES.values()]
+    return (*(package.GPUError for package in packages if package and hasattr(package, "GPUError")), RuntimeError)

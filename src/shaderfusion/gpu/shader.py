@@ -5,10 +5,10 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
     #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
     #ifdef FLAG or #ifndef FLAG, #elif FLAG, #else, #endif
                                  keeps the lines of the first branch that holds; may be nested
-    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a constant of
-                                 the call, up to the `}` below its `for`; may be nested. i is a constant in each
-                                 copy: drivers keep arrays, above all of matrices, in registers if nothing else indexes
-                                 them
+    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a number or a
+                                 constant of the call, up to the `}` below its `for`; may be nested. i is a constant in
+                                 each copy: drivers keep arrays, above all of matrices, in registers if nothing else
+                                 indexes them. With the flag EMULATED, where matrices are in memory, loops stay
 """
 
 import re
@@ -41,14 +41,18 @@ class ShaderSource:
     origins: tuple[str, ...]
 
     def map_lines(self, message: str) -> str:
-        """A compiler's message with each `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` as the file's own line."""
+        """A compiler's message with the file's own line for each place in the text.
+
+        These are `wgsl:LINE:COLUMN` or `LABEL.wgsl:LINE:COLUMN` in naga's words, `:LINE:COLUMN error` in Tint's.
+        """
 
         def replace(match: re.Match[str]) -> str:
-            line = int(match[1])
+            line = int(match["line"])
             origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
-            return f"{origin}:{match[2]}"
+            return f"{origin}:{match['column']}"
 
-        return re.sub(r"(?:[\w/.]+\.)?\bwgsl:(\d+):(\d+)", replace, message)
+        label = r"(?:[\w/.]+\.)?\bwgsl|(?<!\S)(?=:\d+:\d+ (?:error|warning|note)\b)"
+        return re.sub(rf"(?:{label}):(?P<line>\d+):(?P<column>\d+)", replace, message)
 
 
 def compose(call: KernelCall, directives: Directives = _F16_ALONE) -> ShaderSource:
@@ -69,7 +73,7 @@ def _extensions(call: KernelCall, body: str) -> Iterator[str]:
         yield "f16"
     if re.search(r"@builtin\(subgroup_|\bsubgroup[A-Z]\w*\(", body):
         yield "subgroups"
-    if call.constants.get("MATRIX_UNITS") is True and call.constants.get("EMULATED") is not True:
+    if re.search(r"\bsubgroup_matrix_(left|right|result)\b", body):
         yield "matrix_units"
 
 
@@ -123,7 +127,7 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[_L
             continue
         match directive[1], directive[2]:
             case "unroll", "":
-                if all(block.keeps for block in blocks):
+                if all(block.keeps for block in blocks) and "EMULATED" not in flags:
                     yield _UNROLL, origin
             case "import", fragment if fragment:
                 if all(block.keeps for block in blocks):
@@ -161,7 +165,7 @@ def _unroll(lines: list[_Line], constants: Mapping[str, int | float | bool | str
             continue
         head, head_origin = lines[index] if index < len(lines) else ("", origin)
         loop = re.fullmatch(r"(\s*)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{", head)
-        count = constants.get(loop[3]) if loop else None
+        count = (int(loop[3]) if loop[3].isdigit() else constants.get(loop[3])) if loop else None
         end = next((i for i in range(index, len(lines)) if loop and lines[i][0] == f"{loop[1]}}}"), None)
         if not loop or not isinstance(count, int) or end is None:
             raise ShaderError(

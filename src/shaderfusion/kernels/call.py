@@ -16,6 +16,7 @@ __all__ = [
     "KernelCall",
     "ceil_div",
     "read",
+    "read_columns",
     "spread_workgroups",
     "write",
 ]
@@ -38,12 +39,24 @@ class Binding:
 
 def read(*tensors: TensorSpec) -> tuple[Binding, ...]:
     """Bindings that the shader only reads."""
+    return _bind_whole_rows(tensors, "read")
+
+
+def read_columns(*tensors: TensorSpec) -> tuple[Binding, ...]:
+    """Bindings, of views of columns too, that the shader only reads, by `row_stride` and `first_column` of each."""
     return tuple(Binding(tensor, "read") for tensor in tensors)
 
 
 def write(*tensors: TensorSpec) -> tuple[Binding, ...]:
     """Bindings that the shader overwrites."""
-    return tuple(Binding(tensor, "write") for tensor in tensors)
+    return _bind_whole_rows(tensors, "write")
+
+
+def _bind_whole_rows(tensors: tuple[TensorSpec, ...], access: Access) -> tuple[Binding, ...]:
+    for tensor in tensors:
+        if tensor.columns_of is not None:
+            raise ShapeError(f"{tensor}: a view of columns is only for kernels that go by strides, such as attention's")
+    return tuple(Binding(tensor, access) for tensor in tensors)
 
 
 @dataclass(frozen=True)

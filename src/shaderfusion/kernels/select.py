@@ -24,7 +24,14 @@ from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
-from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, flash_attention
+from shaderfusion.kernels.optimized.flash_attention import (
+    MAX_HEAD_DIM,
+    FlashTile,
+    MatrixFlashTile,
+    choose_flash_tile,
+    choose_matrix_flash_tile,
+    flash_attention,
+)
 from shaderfusion.kernels.optimized.geglu import geglu, geglu_linear
 from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
@@ -267,7 +274,9 @@ class Kernels:
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
         strips = row_strips(self._max_bytes, x, out)
-        return tuple(layer_norm(rows, weight, bias, part, eps=eps, row_lanes=self._row_lanes) for rows, part in strips)
+        row_lanes = self._row_lanes or 32
+        options = {"row_lanes": row_lanes, "subgroup_rows": self.capabilities.has_subgroups_of(row_lanes)}
+        return tuple(layer_norm(rows, weight, bias, part, eps=eps, **options) for rows, part in strips)
 
     def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation) -> Calls:
         """out = activation(x), of any shape."""
@@ -301,11 +310,18 @@ class Kernels:
     def padded_head_dim(self, head_dim: int) -> int:
         """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take."""
         flash_dim = ceil_div(head_dim, 8) * 8
-        return flash_dim if self._takes_flash(flash_dim) else ceil_div(head_dim, 4) * 4
+        return flash_dim if self._flash_tile(flash_dim) else ceil_div(head_dim, 4) * 4
 
-    def _takes_flash(self, D: int) -> bool:
-        # A thread cannot hold enough rows of more channels.
-        return self.optimizations.flash_attention and not self._lanes and D <= 80 and D % 8 == 0
+    def _flash_tile(self, D: int, num_queries: int = 1, num_heads: int = 1) -> FlashTile | MatrixFlashTile | None:
+        """FlashAttention's for so many queries of each of num_heads; None where unfused kernels had better serve."""
+        if not self.optimizations.flash_attention or self._lanes or D % 8 or D > MAX_HEAD_DIM:
+            return None
+        tile = None
+        if self.matrix_units:
+            tile = choose_matrix_flash_tile(num_queries, num_heads, D, self.matrix_units, self.capabilities)
+        if tile is None and D <= 80:  # a thread cannot hold enough rows of more channels
+            tile = choose_flash_tile(D, self.dtype, self.capabilities)
+        return tile
 
     def attention(
         self,
@@ -328,7 +344,8 @@ class Kernels:
         D = C // num_heads
         head_dim = D if head_dim is None else head_dim
         operation = Attention(q.dtype, B, num_heads, N, M, D, causal)
-        static = Flash(choose_flash_tile(D, q.dtype, self.capabilities)) if self._takes_flash(D) else Scores()
+        tile = self._flash_tile(D, N, B * num_heads)
+        static = Flash(tile) if tile else Scores()
         choice = self._choose(operation, static, attention_candidates, flash=self.optimizations.flash_attention)
         if isinstance(choice, Flash):
             options = {"num_heads": num_heads, "head_dim": head_dim, "causal": causal}

@@ -1,11 +1,13 @@
 """Tiles of matrix products: how a workgroup and its threads divide one, and which sizes suit a product."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import ceil_div
 
 __all__ = [
+    "EMULATED_TILE",
     "AnyTile",
     "LaneTile",
     "MatrixTile",
@@ -162,22 +164,60 @@ def choose_splits(tile: Tile | MatrixTile, num_rows: int, num_columns: int, num_
     return 1 if workgroups >= _ENOUGH_WORKGROUPS else max(1, min(640 // workgroups, depth // 128, 12))
 
 
-def choose_matrix_tile(units: MatrixUnits, num_rows: int, num_columns: int, num_batches: int, depth: int) -> MatrixTile:
-    """The tile for a product of that size by matrix units: the largest that still occupies a large GPU."""
-    large = MatrixTile(128, 128, 32, 2, 2, units)
-    tall = MatrixTile(128, 64, 32, 2, 1, units)
-    medium = MatrixTile(64, 64, 32, 2, 2, units)
-    small = MatrixTile(32, 64, 32, 1, 2, units)
-    depth_to_split = depth if num_batches == 1 else 0
-    if num_rows <= 32:
-        return small
-    if num_columns % 128 == 0 and num_rows >= 128:
-        count = _num_workgroups(large, num_rows, num_columns, num_batches)
-        if count >= 256 or (depth_to_split >= 4096 and count >= 32):
-            return large
-    if _num_workgroups(tall, num_rows, num_columns, num_batches) >= 512:
-        return tall
-    return medium
+class _Estimate(NamedTuple):
+    """A tile of the matrix units, and what it takes on a large GPU, fitted to sweeps (docs/tuning.md)."""
+
+    tile: tuple[int, int, int, int, int]
+    """The sizes of a MatrixTile."""
+    workgroups: int
+    """So many run at once."""
+    ns: float
+    """Of each value of k, while they do."""
+
+    def us(self, num_rows: int, num_columns: int, num_batches: int, depth: int, num_splits: int) -> float:
+        """Microseconds of a product, sums of splits included."""
+        m, n, k, *_ = self.tile
+        workgroups = num_batches * ceil_div(num_rows, m) * ceil_div(num_columns, n) * num_splits
+        split_depth = ceil_div(ceil_div(depth, num_splits), k) * k
+        whole, rest = divmod(workgroups, self.workgroups)
+        rounds = whole + (max(0.5, rest / self.workgroups) if rest else 0)  # half as many are less than twice as fast
+        us = _DISPATCH_US + rounds * split_depth * self.ns / 1000
+        if num_splits > 1:
+            us += _SUM_US + num_batches * num_rows * num_columns * num_splits / _SUMS_PER_US
+        return us
+
+
+_ESTIMATES = (
+    _Estimate((128, 128, 32, 2, 2), 520, 50.0),
+    _Estimate((128, 64, 32, 2, 2), 480, 31.0),
+    _Estimate((32, 64, 64, 1, 2), 560, 15.5),
+)
+EMULATED_TILE = (16, 16, 16, 2, 1)
+_SPLITS = (1, 2, 3, 4, 6, 8, 12)
+_DISPATCH_US = 3.0
+_SUM_US = 4.6
+_SUMS_PER_US = 475_000
+"""Values in f32 that a product writes and the sum of splits reads again."""
+
+
+def choose_matrix_tile(
+    units: MatrixUnits,
+    num_rows: int,
+    num_columns: int,
+    num_batches: int,
+    depth: int,
+    num_splits: int | None = None,
+) -> tuple[MatrixTile, int]:
+    """The tile for a product of that size by matrix units, and the splits of K: those estimated to be fastest.
+
+    With `num_splits` it is that.
+    """
+    if units.emulated:
+        return MatrixTile(*EMULATED_TILE, units), num_splits or 1
+    size = (num_rows, num_columns, num_batches, depth)
+    splits = [num_splits] if num_splits else [s for s in _SPLITS if s == 1 or s * 128 <= depth]
+    _, sizes, best = min((entry.us(*size, s), entry.tile, s) for entry in _ESTIMATES for s in splits)
+    return MatrixTile(*sizes, units), best
 
 
 def _num_workgroups(tile: Tile | MatrixTile, num_rows: int, num_columns: int, num_batches: int) -> int:

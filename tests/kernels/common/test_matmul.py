@@ -3,6 +3,8 @@
 Pipelines take seconds to compile on software Vulkan, so that most cases share one small tile.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
@@ -11,9 +13,9 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
-from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, choose_tile
 from shaderfusion.tensor import DType
 
@@ -215,6 +217,46 @@ def test_tiles_of_attention(device: Device, kernels: Kernels, causal: bool) -> N
     scores = reference.attention_scores(q, k, num_heads=3, scale=8**-0.5)
     probs = reference.softmax_unfused(scores, num_columns=77, causal=causal)
     assert relative_error(actual, reference.attention_values(probs, v, num_heads=3)) < 4 * BOUNDS["f32"]
+
+
+# Of one tensor side by side, with columns between that no head reads, in the ragged shapes of both products.
+@pytest.mark.parametrize("optimizations", ["none", "pfs", "flash"])
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_attention_of_columns(any_device: Device, kernels: Kernels, optimizations: str) -> None:
+    skip_without(any_device, kernels.capabilities)
+    kernels = replace(kernels, optimizations=Optimizations.parse(optimizations))
+    rng = np.random.default_rng(6)
+    B, N, M, C = 2, 67, 13, 24
+    x, kv = rng.standard_normal((B, N, 3 * C + 4)), rng.standard_normal((B, M, 2 * C))
+    tx, tkv, out = tensor_in("x", x), tensor_in("kv", kv), tensor_out("out", B, N, C)
+    places = (0, C + 4, 2 * C + 4)
+    own = tuple(tx.columns(first, C) for first in places)
+    arrays = tuple(x[..., first : first + C] for first in places)
+    others, other_arrays = tkv.split_columns(2), np.split(kv, 2, axis=-1)
+    for specs, values in ((own, arrays), ((own[2], *others), (arrays[2], *other_arrays))):
+        q, k, v = specs
+        calls = kernels.attention(q, k, v, out, num_heads=3)
+        (actual,) = run_calls(any_device, calls, {tx: x, tkv: kv}, out)
+        expected = reference.flash_attention(*(rounded(value, "f32") for value in values), num_heads=3)
+        assert relative_error(actual, expected) < 4 * BOUNDS["f32"]
+
+
+def test_strips_of_queries_of_columns(device: Device) -> None:
+    x = np.random.default_rng(7).standard_normal((1, 70, 72))
+    tx, out = tensor_in("x", x), tensor_out("out", 1, 70, 24)
+    strips = Kernels("f32", replace(WEBGPU_DEFAULTS, max_binding_bytes=40_000), Optimizations.parse("pfs"))
+    q, k, v = tx.split_columns(3)
+    calls = strips.attention(q, k, v, out, num_heads=3)
+    assert len(calls) > 3  # more than one strip
+    (actual,) = run_calls(device, calls, {tx: x}, out)
+    expected = reference.flash_attention(*np.split(rounded(x, "f32"), 3, axis=-1), num_heads=3)
+    assert relative_error(actual, expected) < 4 * BOUNDS["f32"]
+
+
+def test_linear_layers_take_whole_rows() -> None:
+    a, b, out = tensor_out("a", 3, 16), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
+    with pytest.raises(ShapeError, match=r"a\[3, 8\]:f32: a view of columns is only for kernels that go by strides"):
+        matmul(a.columns(8, 8), b, out)
 
 
 def test_small_products_of_great_depth_are_split() -> None:

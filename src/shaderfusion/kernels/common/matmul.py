@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, spread_workgroups, write
+from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, read_columns, spread_workgroups, write
 from shaderfusion.kernels.tiles import (
     AnyTile,
     MatrixTile,
@@ -68,6 +68,7 @@ def matmul(
         "b_row": N // 4,
         "b_outer": 0,
         "b_inner": 0,
+        "b_first": 0,
         "b_columns": N,
     }
     params |= {"out_row": N // 4, "out_outer": 0, "out_inner": 0}
@@ -97,7 +98,7 @@ def attention_scores(
 ) -> tuple[KernelCall, ...]:
     """out[b, h] = scale q_h k_h^T; q: (B, N, heads D), k: (B, M, heads D), out: (B, heads, n, M rounded up to 4).
 
-    Its n rows are for the queries from `first_query` on, all N or some of them.
+    Its n rows are for the queries from `first_query` on, all N or some of them. q and k may be views of columns.
     """
     _require_heads("attention_scores", q, k, num_heads)
     B, N, C = q.shape
@@ -109,15 +110,14 @@ def attention_scores(
     if k.shape != (B, M, C) or C % num_heads or out.shape != (B, num_heads, num_rows, padded):
         raise ShapeError(f"attention_scores: {q} times {k} with num_heads (={num_heads}) must give {out}")
     require_multiples_of_4("attention_scores", D=D)
-    params = {"a_row": C // 4, "a_outer": N * C // 4, "a_inner": D // 4, "a_first": first_query * C // 4}
-    params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": M}
+    params = _strides("a", q, N, D, first_query) | _strides("b", k, M, D) | {"b_columns": M}
     params |= {"out_row": padded // 4, "out_inner": num_rows * padded // 4}
     params |= {"out_outer": num_heads * num_rows * padded // 4}
     sizes = (B, num_heads, num_rows, padded, D)
     constants = {"TRANSPOSE_B": True}
     # Logits may be large and cancel: f16 would round them by more than softmax forgives.
-    options = {"tile": tile, "f16_sums": False, "in_eights": D % 8 == 0}
-    return product_calls("common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, **options)
+    kind = {"tile": tile, "f16_sums": False, "strided": True, "in_eights": D % 8 == 0 and _in_eights(q, k)}
+    return product_calls("common/matmul.wgsl", q, k, out, sizes, params, Epilogue(scale), constants, **kind)
 
 
 def attention_values(
@@ -134,7 +134,7 @@ def attention_values(
     """out_h = probs[b, h] v_h; probs: (B, heads, n, M rounded up to 4), v: (B, M, heads D), out: (B, N, heads D).
 
     The n rows are of the queries from `first_query` on, all N or some of them. With `statistics`, (L, S) as
-    (B, heads, n, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h.
+    (B, heads, n, 2) f32, `probs` holds logits, and out_h = softmax(logits) v_h. v may be a view of columns.
     """
     _require_heads("attention_values", out, v, num_heads)
     B, N, C = out.shape
@@ -148,13 +148,14 @@ def attention_values(
     require_multiples_of_4("attention_values", D=D)
     params = {"a_row": padded // 4, "a_first": 0, "a_inner": num_rows * padded // 4}
     params |= {"a_outer": num_heads * num_rows * padded // 4, "first_query": first_query}
-    params |= {"b_row": C // 4, "b_outer": M * C // 4, "b_inner": D // 4, "b_columns": D}
+    params |= _strides("b", v, M, D) | {"b_columns": D}
     params |= {"out_row": C // 4, "out_outer": N * C // 4, "out_inner": D // 4, "out_first": first_query * C // 4}
     flags = {"SOFTMAX": statistics is not None, "CAUSAL": causal}
     rows = (statistics,) if statistics else ()
+    kind = {"more": rows, "tile": tile, "strided": True}
     sizes = (B, num_heads, num_rows, D, M)
-    options = {"tile": tile, "in_eights": padded % 8 == D % 8 == 0}
-    return product_calls("common/matmul.wgsl", probs, v, out, sizes, params, constants=flags, more=rows, **options)
+    kind |= {"in_eights": D % 8 == 0 and _in_eights(probs, v)}
+    return product_calls("common/matmul.wgsl", probs, v, out, sizes, params, constants=flags, **kind)
 
 
 def product_calls(
@@ -171,13 +172,14 @@ def product_calls(
     tile: AnyTile = None,
     num_splits: int | None = None,
     f16_sums: bool = True,
+    strided: bool = False,
     in_eights: bool = False,
 ) -> tuple[KernelCall, ...]:
     """The calls of a kernel built on fragments/product: one, or two where K is split (tiles for GPUs only).
 
     `sizes` are (outer batches, inner batches, M, N, K); `params` are the kernel's own, the strides of out, and
-    out_first, its first vector, if that is not 0; `more`
-    tensors are read from binding 3 on. `f16_sums` allows short sums of products in f16 where the tensors are f16.
+    out_first, its first vector, if that is not 0; `more` tensors are read from binding 3 on. `f16_sums` allows short
+    sums of products in f16 where the tensors are f16. `strided`: a and b may be views of columns, as the params say.
     `in_eights`: rows of a and b begin and end at multiples of 8 values, or with zeros there, as matrix units need it.
     """
     outer, num_inner, M, N, K = sizes
@@ -195,7 +197,8 @@ def product_calls(
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
     if isinstance(tile, MatrixUnits):
-        tile = choose_matrix_tile(tile, M, N, num_batches, K) if in_eights else None
+        size = (M, N, num_batches, K)
+        tile, num_splits = choose_matrix_tile(tile, *size, num_splits) if in_eights else (None, num_splits)
     tile = tile or choose_tile(M, N, num_batches, K, pairs=f16_sums and a.dtype == "f16")
     if isinstance(tile, MatrixTile) and not (in_eights and a.dtype == "f16"):
         raise ShapeError(f"{kernel}: {tile} needs f16, and rows of {a} and {b} in multiples of 8 values")
@@ -222,7 +225,7 @@ def product_calls(
         source=source,
         entry_point="product",
         dtype=out.dtype,
-        bindings=read(a, b, *more),
+        bindings=(read_columns if strided else read)(a, b) + read(*more),
         constants={**tile.constants, **(constants or {})},
         params={**shared, "depth": K, "split_depth": split_depth},
         workgroups=grid,
@@ -262,6 +265,14 @@ def _extend(call: KernelCall, bindings: tuple[Binding, ...], constants: dict[str
     return replace(call, bindings=call.bindings + bindings, constants={**call.constants, **constants})
 
 
+def _strides(operand: str, tensor: TensorSpec, num_rows: int, head_dim: int, first_row: int = 0) -> dict[str, int]:
+    """Params of an operand (B, num_rows, heads D) of attention, by images and heads, in vectors of 4."""
+    row = tensor.row_stride // 4
+    first = first_row * row + tensor.first_column // 4
+    names = (f"{operand}_row", f"{operand}_outer", f"{operand}_inner", f"{operand}_first")
+    return dict(zip(names, (row, num_rows * row, head_dim // 4, first), strict=True))
+
+
 def require_multiples_of_4(kernel: str, **sizes: int) -> None:
     """ShapeError unless the kernels' loads of four values fit."""
     for name, size in sizes.items():
@@ -272,6 +283,11 @@ def require_multiples_of_4(kernel: str, **sizes: int) -> None:
 def _require_heads(kernel: str, a: TensorSpec, b: TensorSpec, num_heads: int) -> None:
     if len(a.shape) != 3 or len(b.shape) != 3 or num_heads < 1:
         raise ShapeError(f"{kernel}: {a} and {b} must be (B, tokens, heads D), num_heads (={num_heads}) at least 1")
+
+
+def _in_eights(*tensors: TensorSpec) -> bool:
+    """Whether all rows begin at multiples of 8 values."""
+    return all(tensor.row_stride % 8 == tensor.first_column % 8 == 0 for tensor in tensors)
 
 
 def _require_queries(kernel: str, queries: TensorSpec, rows: TensorSpec, first_query: int) -> None:

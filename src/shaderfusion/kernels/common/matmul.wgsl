@@ -9,19 +9,19 @@
 alias LoadA = vec2<Elem>;
 alias LoadB = vec4<Elem>;
 const LOAD_SIZE = 2u;
-@group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2)
+@group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<Pair>; // (B, K, N / 2) or (B, N, K / 2)
 #elif MATRIX_UNITS
 alias LoadA = vec4<u32>;
 alias LoadB = vec4<u32>;
 const LOAD_SIZE = 8u;
-@group(0) @binding(1) var<storage, read> a: array<vec4<u32>>; // (B, M, K / 8)
+@group(0) @binding(1) var<storage, read> a: array<vec4<u32>>; // (B, M, K / 8), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<vec4<u32>>; // (B, K, N / 8) or (B, N, K / 8)
 #else
 alias LoadA = vec4<Elem>;
 alias LoadB = vec4<Elem>;
 const LOAD_SIZE = 4u;
-@group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4)
+@group(0) @binding(1) var<storage, read> a: array<vec4<Elem>>; // (B, M, K / 4), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<vec4<Elem>>; // (B, K, N / 4) or (B, N, K / 4)
 #endif
 
@@ -82,7 +82,8 @@ fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
 
 fn load_b(batch: u32, k: u32, column: u32) -> LoadB {
     if (k >= params.depth || column >= params.b_columns) { return LoadB(); }
-    let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner;
+    let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner
+        + params.b_first;
 #ifdef LANES
 #ifdef TRANSPOSE_B
     var values: vec4<Elem>;

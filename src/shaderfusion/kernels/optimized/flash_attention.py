@@ -4,16 +4,31 @@ import math
 from dataclasses import dataclass
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.kernels.call import KernelCall, ceil_div, read, write
+from shaderfusion.kernels.call import KernelCall, ceil_div, read_columns, write
 from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.tiles import MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["MAX_HEAD_DIM", "FlashTile", "choose_flash_tile", "flash_attention", "flash_tiles"]
+__all__ = [
+    "MAX_HEAD_DIM",
+    "FlashTile",
+    "MatrixFlashTile",
+    "choose_flash_tile",
+    "choose_matrix_flash_tile",
+    "flash_attention",
+    "flash_tiles",
+    "matrix_flash_tiles",
+]
 
 MAX_HEAD_DIM = 160
 
 _ENOUGH_WORKGROUP_BYTES = 32768
 """A tile takes no more workgroup memory, even where there is more, so that a GPU can hold several workgroups."""
+
+_ENOUGH_WORKGROUPS = 128
+"""So many occupy a large GPU, with matrix units: about one for each of its multiprocessors."""
+_MOST_REGISTERS = 220
+"""Of a lane, of the 255 that GPUs with matrix units grant."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,9 @@ class FlashTile:
     """Which of the operands q and k workgroup memory holds in f32, whatever the dtype."""
     interleaved: bool = True
     """The 32 threads of a subgroup in blocks of 2 x 2, instead of row by row."""
+
+    vector = 4
+    """Values that it loads at once."""
 
     @property
     def num_threads(self) -> int:
@@ -69,6 +87,72 @@ class FlashTile:
         return {**sizes, **threads, **wide, "INTERLEAVED": self.interleaved}
 
 
+@dataclass(frozen=True)
+class MatrixFlashTile:
+    """Sizes of the kernel on matrix units, for f16: a workgroup takes `queries` rows, a part by each of its subgroups.
+
+    It takes `keys` keys at a time. A lane holds a part of one row of their scores, 8 or more.
+    """
+
+    queries: int
+    keys: int
+    subgroups: int
+    units: MatrixUnits
+
+    vector = 8
+    """Values that it loads at once."""
+
+    @property
+    def rows(self) -> int:
+        """Of the queries, by a subgroup."""
+        return self.queries // self.subgroups
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a workgroup."""
+        return self.subgroups * self.units.subgroup_size
+
+    def shared_bytes(self, head_dim: int, dtype: DType) -> int:
+        """Workgroup memory that the kernel declares."""
+        stride = self._padded(head_dim) // 8 | 1
+        tile = 2 * self.keys * stride + self.queries * (self.keys // 4 + 1 + (self.keys // 8 | 1))
+        return 16 * max(tile, self.queries * stride) + 16
+
+    def num_registers(self, head_dim: int) -> int:
+        """32-bit registers of a lane for what it holds at once: q, o, scores, and loads of keys and values."""
+        values = self.rows * (head_dim // 2 + head_dim + self.keys)
+        loads = ceil_div(self.keys * head_dim // self.vector, self.num_threads)
+        return values // self.units.subgroup_size + 2 * 4 * loads
+
+    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
+        """Whether a workgroup of these limits can hold it."""
+        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
+
+    def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
+        """The kernel's constants; ShapeError where the tile does not divide evenly among subgroups and lanes."""
+        if dtype != "f16":
+            raise ShapeError(f"{self}: its matrices are of f16, not {dtype}")
+        units = self.units
+        if self.queries % (self.subgroups * units.m) or self.keys % max(units.n, units.k):
+            raise ShapeError(f"{self}: its subgroups must divide queries into matrices, and keys be whole matrices")
+        if units.subgroup_size % self.rows or self.keys * self.rows % (8 * units.subgroup_size):
+            raise ShapeError(f"{self}: a subgroup's lanes must share its {self.rows} rows, each 8 keys of one or more")
+        sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
+        padded = self._padded(head_dim)
+        matrices = {
+            "ROW_MATRICES": self.rows // units.m,
+            "KEY_MATRICES": self.keys // units.n,
+            "KEY_STEPS": self.keys // units.k,
+        }
+        matrices |= {"D_MATRICES": padded // units.n, "D_STEPS": padded // units.k}
+        return {**sizes, **matrices, "D_BLOCKS": ceil_div(padded, self.keys), **units.constants}
+
+    def _padded(self, head_dim: int) -> int:
+        """Channels of a head in whole matrices, of q and k as of v."""
+        width = max(self.units.n, self.units.k)
+        return ceil_div(head_dim, width) * width
+
+
 def flash_tiles(head_dim: int, dtype: DType, capabilities: Capabilities) -> list[FlashTile]:
     """Tiles that fit a workgroup: those of many queries first, then of many keys, then with operands in f32.
 
@@ -92,6 +176,42 @@ def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -
     raise ShapeError(f"flash_attention: no tile of head dim {head_dim} in {dtype} fits {most} bytes")
 
 
+def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> list[MatrixFlashTile]:
+    """Tiles that may serve heads of that size well on a device: those that its workgroups and registers can hold."""
+    _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
+    tiles = [
+        MatrixFlashTile(rows * subgroups, keys, subgroups, units)
+        for rows in range(units.m, units.subgroup_size + 1, units.m)
+        for keys in (64, 32, 16)
+        for subgroups in (8, 4, 2, 1)
+        if units.subgroup_size % rows == 0 and rows * keys % (8 * units.subgroup_size) == 0
+    ]
+    return [
+        tile
+        for tile in tiles
+        if tile.fits(head_dim, "f16", capabilities.max_workgroup_bytes, capabilities.max_workgroup_size)
+        and tile.num_registers(head_dim) <= _MOST_REGISTERS
+        and tile.num_threads % largest_subgroup == 0  # WebGPU asks for it
+    ]
+
+
+def choose_matrix_flash_tile(
+    num_queries: int, num_heads: int, head_dim: int, units: MatrixUnits, capabilities: Capabilities
+) -> MatrixFlashTile | None:
+    """The tile for so many queries of each of num_heads, those of all images; None where no tile fits.
+
+    Large workgroups read keys and values less often, but wide heads leave registers for few subgroups, and few queries
+    occupy a large GPU only by small workgroups.
+    """
+    rows = max(units.m, units.subgroup_size // 2)
+    subgroups = 8 if head_dim <= 48 else 4 if head_dim <= 96 else 2
+    while subgroups > 1 and num_heads * ceil_div(num_queries, rows * subgroups) < _ENOUGH_WORKGROUPS:
+        subgroups //= 2
+    tiles = matrix_flash_tiles(head_dim, units, capabilities)
+    few = [tile for tile in tiles if tile.rows <= rows and tile.keys <= 32 and tile.subgroups <= subgroups]
+    return max(few or tiles, key=lambda tile: (tile.queries * tile.keys, tile.keys, tile.rows), default=None)
+
+
 def flash_attention(
     q: TensorSpec,
     k: TensorSpec,
@@ -99,14 +219,14 @@ def flash_attention(
     out: TensorSpec,
     *,
     num_heads: int,
-    tile: FlashTile,
+    tile: FlashTile | MatrixFlashTile,
     head_dim: int | None = None,
     causal: bool = False,
 ) -> KernelCall:
     """out_h = softmax(q_h k_h^T / sqrt(D)) v_h; q, out: (B, N, heads D), k, v: (B, M, heads D), one dtype.
 
-    With `head_dim` the root is of that, and the other of a head's D channels are zeros. `causal`: row i sees only keys
-    j <= i.
+    q, k and v may be views of columns, such as thirds of one tensor. With `head_dim` the root is of that, and the other
+    of a head's D channels are zeros. `causal`: row i sees only keys j <= i.
     """
     if len(q.shape) != 3 or num_heads < 1 or q.shape[2] % num_heads:
         raise ShapeError(f"flash_attention: {q} must be (B, N, heads D) with num_heads (={num_heads})")
@@ -121,16 +241,29 @@ def flash_attention(
         raise ShapeError(f"flash_attention: head dim (={D}) must be a multiple of 8 up to {MAX_HEAD_DIM}")
     if head_dim is not None and not 1 <= head_dim <= D:
         raise ShapeError(f"flash_attention: head_dim (={head_dim}) must be from 1 to the {D} channels of a head")
+    for tensor in (q, k, v):
+        if tensor.row_stride % tile.vector or tensor.first_column % tile.vector:
+            raise ShapeError(
+                f"flash_attention: {tensor} begins at column {tensor.first_column} of {tensor.row_stride}; with {tile} "
+                f"both must be multiples of {tile.vector}"
+            )
     return KernelCall(
         source="optimized/flash_attention.wgsl",
         entry_point="flash_attention",
         dtype=q.dtype,
-        bindings=read(q, k, v) + write(out),
+        bindings=read_columns(q, k, v) + write(out),
         constants=tile.constants(D, q.dtype),
         params={
             "queries": N,
             "keys": M,
-            "row_stride": C // 4,  # in vectors of 4
+            # Strides and offsets are in vectors.
+            "q_row": q.row_stride // tile.vector,
+            "q_first": q.first_column // tile.vector,
+            "k_row": k.row_stride // tile.vector,
+            "k_first": k.first_column // tile.vector,
+            "v_row": v.row_stride // tile.vector,
+            "v_first": v.first_column // tile.vector,
+            "out_row": C // tile.vector,
             "diagonal": 1 if causal else M,  # row 0 sees so many keys
             "scale": math.log2(math.e) / math.sqrt(D if head_dim is None else head_dim),
         },

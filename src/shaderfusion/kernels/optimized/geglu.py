@@ -39,15 +39,14 @@ def geglu_linear(
     if weight.shape != (K, 2 * C) or out.shape[:-1] != x.shape[:-1]:
         raise ShapeError(f"geglu_linear: {x} times {weight} must be twice as wide as {out}")
     require_multiples_of_4("geglu_linear", K=K, C=C)
-    if isinstance(tile, MatrixUnits) and K % 8 == C % 8 == 0:
-        tile = MatrixTile(128, 128, 32, 2, 2, tile)
-    if not isinstance(tile, (Tile, MatrixTile)):
+    in_eights = K % 8 == C % 8 == 0
+    if not (isinstance(tile, (Tile, MatrixTile)) or (isinstance(tile, MatrixUnits) and in_eights)):
         tile = tile_of(64, 128, pairs=x.dtype == "f16")
     if isinstance(tile, Tile) and tile.thread_n4 % 2:
         raise ShapeError(f"geglu_linear: {tile} must have an even thread_n4, so that a thread holds both a and b")
     params = {"a_row": K // 4, "a_outer": 0, "a_inner": 0, "a_first": 0, "b_row": C // 2, "b_outer": 0, "b_inner": 0}
-    params |= {"b_columns": 2 * C, "out_row": C // 4, "out_outer": 0, "out_inner": 0}
+    params |= {"b_first": 0, "b_columns": 2 * C, "out_row": C // 4, "out_outer": 0, "out_inner": 0}
     sizes, epilogue, flags = (1, 1, x.size // K, 2 * C, K), Epilogue(bias=bias), {"GEGLU": True}
-    options = {"tile": tile, "num_splits": 1, "in_eights": K % 8 == C % 8 == 0}
+    options = {"tile": tile, "num_splits": 1, "in_eights": in_eights}
     (call,) = product_calls("common/matmul.wgsl", x, weight, out, sizes, params, epilogue, flags, **options)
     return call

@@ -202,7 +202,9 @@ def winograd_conv(
     plain = len(weight.shape) == 4
     slice_channels = C_out
     if plain:
-        slice_channels = 4 * _part_size(C_out // 4, max_filters_bytes // (num_products * C_in * 4 * element_bytes))
+        unit = 4 if C_out % 8 else 8  # eights, for matrix units, where they can be
+        most = max_filters_bytes // (num_products * C_in * unit * element_bytes)
+        slice_channels = unit * _part_size(C_out // unit, most)
     tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
     tile_rows = B * tiles_y  # of all images, one below the other
     row_bytes = num_products * tiles_x * (C_in + slice_channels) * element_bytes
@@ -254,7 +256,7 @@ def _transform(
         entry_point=f"transform_{name}",
         dtype=bindings[0].tensor.dtype,
         bindings=bindings,
-        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
+        constants={"M": m, "N": m + 2, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
         params=params,
         workgroups=spread_workgroups(ceil_div(num_vectors, lanes)),
     )
@@ -271,7 +273,7 @@ def _products(
     batches, max_tiles, C_in = V.shape
     params = {"a_row": C_in // 4, "a_outer": 0, "a_inner": max_tiles * C_in // 4, "a_first": 0}
     b_row = U.shape[-1] // 4
-    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_columns": num_channels}
+    params |= {"b_row": b_row, "b_outer": 0, "b_inner": C_in * b_row, "b_first": 0, "b_columns": num_channels}
     params |= {"out_row": num_channels // 4, "out_outer": 0, "out_inner": max_tiles * num_channels // 4}
     sizes = (1, batches, num_tiles, num_channels, C_in)
     options = {"tile": tile, "num_splits": 1, "f16_sums": False}

@@ -1,0 +1,27 @@
+"""The kernel calls that whole models record, without a device."""
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+from golden.models import NAMES, model_folder
+
+from shaderfusion.bench.subject import SD14_FOLDER
+from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.select import Kernels
+
+__all__ = ["models", "recorded_graphs"]
+
+
+@cache
+def models() -> tuple[StableDiffusion, ...]:
+    """The golden ones and SD 1.4."""
+    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
+
+
+def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
+    """The networks of each model, of its own size, by each variant."""
+    for kernels in variants:
+        for model in models():
+            for guided in guidance:
+                yield from model.record(kernels, model.run_size(guidance=guided)).values()
