@@ -43,6 +43,11 @@ class Runtime(ABC):
         """Whether its package is there."""
         return find_spec(self.package) is not None
 
+    def load(self) -> None:
+        """Imports its package, as the first look for adapters would. Nearly all of that is Python's work."""
+        with suppress(ImportError, OSError):  # then it has no adapters
+            assert self._api
+
     @property
     def why_no_adapter(self) -> str:
         """What the implementation says of adapters that it refuses, in a line; mostly nothing."""
