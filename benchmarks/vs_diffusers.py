@@ -37,7 +37,7 @@ from shaderfusion.bench.runs import (
 )
 from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.values import normal
-from shaderfusion.gpu.device import open_device
+from shaderfusion.gpu.device import Device, open_device
 
 __all__ = ["main"]
 
@@ -80,9 +80,11 @@ def main() -> None:
     """Prints and writes one row a network and engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--dtype", choices=("f16", "f32"), default="f16", help="of shaderfusion")
+    parser.add_argument("--runtime", default="auto", help="of shaderfusion: auto, wgpu or dawn")
     parser.add_argument("--json", type=Path, help="file of the rows, written after each")
     args = parser.parse_args()
-    rows = Rows(args.json, environment(open_device()))
+    device = open_device(runtime=args.runtime)
+    rows = Rows(args.json, environment(device))
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         modules = save_random_model(Path(temporary), device="cuda")
         inputs = make_inputs()
@@ -92,7 +94,7 @@ def main() -> None:
         for module in modules.values():
             module.half().cpu()  # leaves the GPU to shaderfusion
         free_memory()
-        measure_ours(rows, Path(temporary), args.dtype, expected)
+        measure_ours(rows, Path(temporary), device, args.dtype, expected)
         for module in modules.values():
             module.cuda()
         for mode, accelerate in MODES.items():
@@ -103,11 +105,11 @@ def main() -> None:
 # ---------------------------------------------------------------------------------------------- shaderfusion
 
 
-def measure_ours(rows: Rows, folder: Path, dtype: Any, expected: dict[str, np.ndarray]) -> None:
+def measure_ours(rows: Rows, folder: Path, device: Device, dtype: Any, expected: dict[str, np.ndarray]) -> None:
     """Each network, and the picture: GPU time, and memory as the device reports it."""
     free_before, _ = torch.cuda.mem_get_info()
     name = f"shaderfusion {dtype}"
-    subject = open_subject(str(folder), dtype=dtype)
+    subject = open_subject(str(folder), device=device, dtype=dtype)
     with subject.make_engine() as engine:
         started = time.perf_counter()
         engine.load(subject.size)

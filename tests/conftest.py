@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from poisoned import PoisonedRuntime
 
 from shaderfusion.errors import ShaderfusionError
 from shaderfusion.gpu import device as device_module
@@ -23,7 +24,7 @@ os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-"
 @pytest.fixture(scope="session")
 def runtime(pytestconfig: pytest.Config) -> str:
     """The WebGPU implementation that all devices are opened by; without an adapter of it, tests are skipped."""
-    name = pytestconfig.getoption("--runtime")
+    name = str(pytestconfig.getoption("--runtime"))
     try:
         if list_devices(name):
             return name
@@ -40,8 +41,10 @@ def device(runtime: str) -> Device:
 
 @pytest.fixture(scope="session")
 def checked_device(runtime: str) -> Device:
-    """The same adapter with the WebGPU implementation's bounds and loop checks."""
-    return open_device(runtime=runtime, trusted=False)
+    """The same adapter with the WebGPU implementation's bounds and loop checks, and poison in workgroup memory."""
+    opened = open_device(runtime=runtime, trusted=False)
+    opened.pipelines._runtime = PoisonedRuntime(opened.pipelines._runtime)  # type: ignore[assignment]
+    return opened
 
 
 @pytest.fixture(params=["trusted", "checked"])

@@ -64,6 +64,8 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (f"generate x --num-images {10**9}", f"--num-images: '{10**9}' must be a whole number from 1 to 1000"),
         ("generate x --dtype f8", "'f8' (choose from"),
         ("generate x --scheduler best", "'best' (choose from"),
+        ("generate x --runtime best", "'best' (choose from"),
+        ("bench kernels --runtime best", "'best' (choose from"),
         ("generate x --step 3", "unrecognized arguments: --step 3"),
         ("generate x --model=", "--model: '' must name a model"),
         ("info", "required: MODEL"),
@@ -122,12 +124,16 @@ def test_no_adapter(args: tuple[str, ...], folder: Path) -> None:
 def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--json"]) == 0
     devices = json.loads(capsys.readouterr().out)
-    assert [device["index"] for device in devices] == list(range(len(devices)))
+    for runtime in {device["runtime"] for device in devices}:
+        indices = [device["index"] for device in devices if device["runtime"] == runtime]
+        assert indices == list(range(len(indices)))
     assert main(["devices"]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["index", "name", "kind", "backend", "driver", "dtype"]
+    assert re.split(r"  +", heading) == [
+        *("runtime", "index", "name", "kind", "backend", "driver", "dtype", "matrix units")
+    ]
     for line, device in zip(lines, devices, strict=True):
-        assert line.startswith(f"{device['index']} ")
+        assert line.split()[:2] == [device["runtime"], str(device["index"])]
         assert device["name"] in line
 
 
@@ -153,7 +159,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_generate_prints_only_the_path(folder: Path) -> None:
-    done = run("generate", "A red/heart: \u2764", "--steps", "2", "--seed", "5")
+    done = run("generate", "A red/heart: \u2764", "--steps", "2", "--seed", "5", "--runtime", "wgpu")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a-red-heart-5.png\n", "")
     assert [path.name for path in folder.iterdir()] == ["a-red-heart-5.png"]
     with Image.open(folder / "a-red-heart-5.png") as image:
@@ -167,6 +173,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
             "guidance_scale": "7.5",
             "scheduler": "ddim",
             "model": "emoji",
+            "runtime": "wgpu",
             "software": f"shaderfusion {shaderfusion.__version__}",
         }
 
@@ -174,7 +181,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
 def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "pictures").mkdir()
     args = ["generate", "pizza", *SMALL, "--num-images", "2", "--output", "pictures/p.png", "--json"]
-    assert main([*args, "--device", "0"]) == 0
+    assert main([*args, "--device", "0", "--runtime", "wgpu"]) == 0
     report = json.loads(capsys.readouterr().out)
     paths = [Path("pictures/p-1.png"), Path("pictures/p-2.png")]
     assert [Path(path) for path in report["paths"]] == paths
@@ -184,6 +191,7 @@ def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert set(report["seconds"]) == {"load", "generate", "save"}
     assert report["device"]
     assert report["driver"]
+    assert report["runtime"] == "wgpu"
     images = [Image.open(path) for path in paths]
     assert {image.size for image in images} == {(32, 32)}
     assert images[0].tobytes() != images[1].tobytes()

@@ -38,7 +38,7 @@ def load_changed(
     table = change(tensors.pop(name).astype(np.float32))
     save_file(tensors if table is None else {**tensors, name: table}, file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shaderfusion.pipeline.open_device", lambda _: device)
+        patch.setattr("shaderfusion.pipeline.open_device", lambda *_, **__: device)
         return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
 
 

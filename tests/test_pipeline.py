@@ -171,9 +171,14 @@ def test_long_prompt_is_truncated_with_a_warning(pipe: StableDiffusionPipeline) 
 
 def test_from_pretrained(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr("shaderfusion.pipeline.open_device", lambda selector: opened.append(selector) or device)
-    pipe = StableDiffusionPipeline.from_pretrained(model_folder("sd2"), device="a name")
-    assert opened == ["a name"]
+
+    def record(selector: object, *, runtime: str) -> Device:
+        opened.append((selector, runtime))
+        return device
+
+    monkeypatch.setattr("shaderfusion.pipeline.open_device", record)
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder("sd2"), device="a name", runtime="wgpu")
+    assert opened == [("a name", "wgpu")]
     assert (pipe.dtype, pipe.scheduler) == (device.info.default_dtype, None)
     run = golden("sd2").runs[0]
     assert run.scheduler == "ddim"  # the model's own
@@ -187,6 +192,7 @@ def test_from_pretrained(device: Device, monkeypatch: pytest.MonkeyPatch) -> Non
         ({"scheduler": "best"}, r"scheduler \(='best'\) must be one of ddim, euler, pndm"),
         ({"device": "abacus"}, r"device \(='abacus'\) must be an index or part of a name"),
         ({"device": 99}, r"device \(='99'\)"),
+        ({"runtime": "vulkan"}, r"runtime \(='vulkan'\) must be auto or one of wgpu, dawn"),
         ({"dtype": "f8"}, r"dtype \(='f8'\)"),
     ],
 )
@@ -196,7 +202,7 @@ def test_from_pretrained_refuses(options: dict[str, Any], sentence: str) -> None
 
 
 def test_f16_needs_a_device_that_has_it(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shaderfusion.pipeline.open_device", lambda _: device)
+    monkeypatch.setattr("shaderfusion.pipeline.open_device", lambda *_, **__: device)
     monkeypatch.setattr(device, "info", replace(device.info, has_f16=False))
     with pytest.raises(InputError, match=r"dtype \(='f16'\) is not supported by device .*; use f32"):
         StableDiffusionPipeline.from_pretrained(model_folder("sd2"), dtype="f16")

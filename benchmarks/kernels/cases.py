@@ -34,9 +34,10 @@ def main(cases: Callable[[Kernels], Iterable[Case]], description: str | None) ->
     """A benchmark's command line: a table, the environment, and with --output all rows as JSON."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", help="index or part of the name (`shaderfusion devices`)")
+    parser.add_argument("--runtime", default="auto", help="auto, wgpu or dawn")
     parser.add_argument("--output", type=Path, help="JSON file of the rows")
     args = parser.parse_args()
-    device = open_device(args.device)
+    device = open_device(args.device, runtime=args.runtime)
     where = environment(device)
     rows = []
     for case in cases(Kernels(device.info.default_dtype, device.capabilities)):

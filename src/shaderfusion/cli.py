@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,7 +82,8 @@ def _generate(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:
-        opening = beside.submit(open_device, args.device)  # it takes a while, and what follows does not need it yet
+        # It takes a while, and what follows does not need it yet.
+        opening = beside.submit(open_device, args.device, runtime=args.runtime)
         from shaderfusion.families import open_model
         from shaderfusion.kernels.select import Optimizations
         from shaderfusion.pipeline import StableDiffusionPipeline
@@ -119,6 +120,7 @@ def _generate(args: argparse.Namespace) -> None:
             draw(progress.step)
             images = progress.images or []
     generated = time.perf_counter()
+    info = pipe.device.info
     settings = {
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,
@@ -127,19 +129,20 @@ def _generate(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance_scale,
         "scheduler": request.schedule.name,
         "model": args.model,
+        "runtime": info.runtime,
         "software": f"shaderfusion {shaderfusion.__version__}",
     }
     for index, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
         _save_png(image, path, settings | ({"image": f"{index} of {len(paths)}"} if len(paths) > 1 else {}))
     saved = time.perf_counter()
 
-    info = pipe.device.info
     if args.json:
         report = {
             "paths": [str(path) for path in paths],
             "seed": seed,
             "device": info.name,
             "driver": info.driver,
+            "runtime": info.runtime,
             "dtype": pipe.dtype,
             "tuning": pipe.tuning,
             "steps": args.steps,
@@ -148,7 +151,8 @@ def _generate(args: argparse.Namespace) -> None:
         show(json.dumps(report))
         return
     if sys.stderr.isatty():
-        print(f"seed {seed}, {generated - loaded:.1f} s on {info.name} in {pipe.dtype}", file=sys.stderr)
+        seconds = f"{generated - loaded:.1f} s"
+        print(f"seed {seed}, {seconds} on {info.name} by {info.runtime} in {pipe.dtype}", file=sys.stderr)
     show("\n".join(map(str, paths)))
 
 
@@ -161,8 +165,12 @@ def _devices(args: argparse.Namespace) -> None:
     if args.json:
         show(json.dumps([device.as_dict() for device in devices]))
         return
-    rows = [(str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype) for d in devices]
-    show(Table(("index", "name", "kind", "backend", "driver", "dtype"), rows, "<<<<<<").text())
+    heading = ("runtime", "index", "name", "kind", "backend", "driver", "dtype", "matrix units")
+    rows = []
+    for d in devices:
+        has_matrix_units = "yes" if d.has_matrix_units else "no"
+        rows.append((d.runtime, str(d.index), d.name, d.kind, d.backend, d.driver, d.default_dtype, has_matrix_units))
+    show(Table(heading, rows, "<" * len(heading)).text())
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -194,6 +202,7 @@ def _tune(args: argparse.Namespace) -> None:
     run_tune(
         args.model,
         device=args.device,
+        runtime=args.runtime,
         dtype=args.dtype,
         width=args.width,
         height=args.height,
@@ -210,6 +219,7 @@ def _bench(args: argparse.Namespace) -> None:
         args.benchmark,
         model=args.model,
         device=args.device,
+        runtime=args.runtime,
         dtype=args.dtype,
         width=args.width,
         height=args.height,
@@ -248,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance-scale", type=_guidance_scale, default=7.5, metavar="X", help="default: 7.5")
     generate.add_argument("--seed", type=_whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
     meaning = "one of %(choices)s; default: the model's own"
-    generate.add_argument("--scheduler", choices=_Schedulers(), metavar="NAME", help=meaning)
+    generate.add_argument("--scheduler", choices=_Names(_schedulers), metavar="NAME", help=meaning)
     _add_size(generate)
     generate.add_argument(
         "--num-images", type=_whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"
@@ -328,6 +338,8 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
+    meaning = "%(choices)s; auto, the default, takes Dawn where it is installed and reaches the device's matrix units"
+    parser.add_argument("--runtime", choices=_Names(_runtimes), default="auto", metavar="NAME", help=meaning)
 
 
 def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
@@ -348,13 +360,26 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-class _Schedulers:
-    """The names of schedulers, looked up where they are needed: they import NumPy, which takes time."""
+class _Names:
+    """The choices of an option, looked up where they are needed: their modules import others, which takes time."""
+
+    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+        self._load = load
 
     def __iter__(self) -> Iterator[str]:
-        from shaderfusion.schedulers import SCHEDULERS
+        return iter(self._load())
 
-        return iter(SCHEDULERS)
+
+def _schedulers() -> Iterable[str]:
+    from shaderfusion.schedulers import SCHEDULERS
+
+    return SCHEDULERS
+
+
+def _runtimes() -> Iterable[str]:
+    from shaderfusion.gpu.backend import RUNTIMES
+
+    return ("auto", *RUNTIMES)
 
 
 def _whole_number(minimum: int, example: int, maximum: int = 1_000_000) -> Callable[[str], int]:

@@ -53,6 +53,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         device: Device | int | str | None = None,
+        runtime: str = "auto",
         dtype: DType | None = None,
         scheduler: str | None = None,
         optimizations: Optimizations | None = None,
@@ -61,6 +62,7 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
+        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
@@ -71,7 +73,7 @@ class StableDiffusionPipeline:
         found = model if isinstance(model, Family) else open_model(model)
         make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
         found.tokenize([""])
-        opened = device if isinstance(device, Device) else open_device(device)
+        opened = device if isinstance(device, Device) else open_device(device, runtime=runtime)
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)

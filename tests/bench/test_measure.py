@@ -53,7 +53,7 @@ def test_measure(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment(device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SHADERFUSION_COMMIT", raising=False)
     where = environment(device)
-    assert set(where) == {"device", "driver", "backend", "version", "commit", "date"}
+    assert set(where) == {"device", "driver", "backend", "runtime", "version", "commit", "date"}
     assert all(where.values())
     monkeypatch.setattr(module, "_CHECKOUT", tmp_path)
     assert environment(device)["commit"] == "unknown"

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden.models import model_folder
 
+from shaderfusion.engine import Engine
 from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShaderError
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu import backend, shader
 from shaderfusion.gpu.backend import RUNTIMES, runtimes
 from shaderfusion.gpu.buffers import allocate, upload
@@ -19,7 +22,9 @@ from shaderfusion.gpu.device import Device, list_devices, open_device
 from shaderfusion.kernels.call import KernelCall, write
 from shaderfusion.kernels.capabilities import MatrixShape
 from shaderfusion.kernels.common.elementwise import add
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
+from shaderfusion.weights import prepare
 
 DAWN = RUNTIMES["dawn"]
 X = TensorSpec("x", (8,), "f32", "output")
@@ -163,6 +168,32 @@ def test_errors_name_file_and_line(
     (tmp_path / "kernel.wgsl").write_text("@compute @workgroup_size(1) fn main() {}")
     with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*Entry point .*other"):
         device.pipelines.get(replace(call, entry_point="other"))
+
+
+def test_errors_are_those_of_their_own_shader(null_device: Device) -> None:
+    """Whichever thread Dawn tells of it, when many compile at once."""
+    call = add(X, X, X)
+    bad = replace(call, source="common/concat_channels.wgsl", entry_point="concat_channels")  # lacks its constants
+    for first in range(1, 31):
+        calls = [
+            replace(call, constants={**call.constants, "WORKGROUP_SIZE": size}) for size in range(first, first + 12)
+        ]
+        with pytest.raises(ShaderError, match=r"^common/concat_channels.wgsl: .* common/concat_channels.wgsl:\d+:\d+ "):
+            null_device.pipelines.get_all([*calls[:5], bad, *calls[5:]])
+        null_device.pipelines.clear()
+
+
+def test_a_model_is_loaded_and_submitted(null_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads beside compilation, bind groups, passes and timestamps are what Dawn allows, though nothing runs."""
+    monkeypatch.setattr(prepare, "_require_numbers", lambda *_, **__: None)  # weights are as the memory was
+    model = StableDiffusion.from_folder(model_folder("sd1"))
+    size = model.run_size()
+    with Engine(null_device, model, Kernels("f16", null_device.capabilities)) as engine:
+        engine.load(size)
+        for name in model.networks:
+            program = engine.program(name, size)
+            program.run()
+            assert len(program.profile_ms()) == len(program.graph.calls)
 
 
 def test_out_of_memory(null_device: Device) -> None:

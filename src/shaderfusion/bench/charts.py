@@ -45,7 +45,8 @@ def _to_png(figure: Figure) -> bytes:
 
 def _caption(rows: Rows) -> str:
     row = rows[0]
-    return f"{row['model']}, {row['width']}x{row['height']}, batch {row['batch']}, {row['dtype']}, {row['device']}"
+    size = f"{row['width']}x{row['height']}, batch {row['batch']}, {row['dtype']}"
+    return f"{row['model']}, {size}, {row['device']} by {row.get('runtime', 'wgpu')}"  # older rows do not say it
 
 
 def _plain(axes: Axes) -> None:

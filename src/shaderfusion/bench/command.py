@@ -45,6 +45,7 @@ def run_benchmark(
     *,
     model: str | None = None,
     device: str | None = None,
+    runtime: str = "auto",
     dtype: DType | None = None,
     width: int | None = None,
     height: int | None = None,
@@ -64,7 +65,7 @@ def run_benchmark(
             require_writable(option, path, suffix, f"{name}{suffix}")
     if plot_path is not None:
         require_matplotlib()
-    opened = open_device(device)
+    opened = open_device(device, runtime=runtime)
     if model is None and (chosen := default_model(opened)) != SD14:
         say(f"{opened.info.name} is a CPU, on which {SD14} would take hours; measuring {chosen} (--model chooses)")
     subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, tuning=tuning)

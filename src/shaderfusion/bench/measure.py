@@ -116,11 +116,12 @@ def isolate(calls: Sequence[KernelCall], role: Role = "input") -> list[KernelCal
 
 
 def environment(device: Device) -> dict[str, str]:
-    """Device, driver, package version, commit and date of a row. SHADERFUSION_COMMIT, if set, names the commit."""
+    """Where and by what a row was measured. SHADERFUSION_COMMIT, if set, names the commit."""
     return {
         "device": device.info.name,
         "driver": device.info.driver,
         "backend": device.info.backend,
+        "runtime": device.info.runtime,
         "version": shaderfusion.__version__,
         "commit": os.environ.get("SHADERFUSION_COMMIT") or _describe_checkout() or "unknown",
         "date": datetime.now(UTC).date().isoformat(),

@@ -96,10 +96,14 @@ class Runtime(ABC):
         """The products of f16, summed in f32, that the adapter's matrix units do."""
         return ()
 
-    @property
-    @abstractmethod
+    @cached_property
     def _api(self) -> Any:
         """The package's calls of the library, whose attributes are made at run time."""
+        return self._load()
+
+    @abstractmethod
+    def _load(self) -> Any:
+        """Imports the package and prepares the implementation."""
 
 
 class _WgpuNative(Runtime):
@@ -113,8 +117,7 @@ class _WgpuNative(Runtime):
     }
     directives: ClassVar = {"f16": ("enable f16;",)}
 
-    @cached_property
-    def _api(self) -> Any:
+    def _load(self) -> Any:
         from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
@@ -199,8 +202,7 @@ class _Dawn(Runtime):
     def why_no_adapter(self) -> str:
         return self._why_no_adapter
 
-    @cached_property
-    def _api(self) -> Any:
+    def _load(self) -> Any:
         from wgpudawn.backends.dawn import _api
         from wgpudawn.backends.dawn.extras import set_instance_extras
 
@@ -227,9 +229,10 @@ class _Dawn(Runtime):
         from wgpudawn.backends.dawn.extras import request_device_sync
 
         self._fresh = []  # an adapter opens one device: the next device needs one that is listed anew
+        names: list[Any] = ["implicit-device-synchronization", *(self.features[feature] for feature in features)]
         return request_device_sync(
             adapter,
-            required_features=["implicit-device-synchronization", *(self.features[feature] for feature in features)],
+            required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
             disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
@@ -300,5 +303,5 @@ def runtimes(asked: str = "auto") -> list[Runtime]:
 
 def gpu_error_types() -> tuple[type[Exception], ...]:
     """What the packages that are loaded raise. RuntimeError is what a call that was waited for ends with."""
-    packages = (sys.modules.get(runtime.package) for runtime in RUNTIMES.values())
-    return (*(package.GPUError for package in packages if hasattr(package, "GPUError")), RuntimeError)
+    packages = [sys.modules.get(runtime.package) for runtime in RUNTIMES.values()]
+    return (*(package.GPUError for package in packages if package and hasattr(package, "GPUError")), RuntimeError)

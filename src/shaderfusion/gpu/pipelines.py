@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -57,14 +58,18 @@ class PipelineCache:
         keys = [(_key(call), call) for call in calls]
         found = {key: self._pipelines.get(key) for key, _ in keys}
         missing = {key: call for key, call in keys if found[key] is None}
-        if len(missing) > 1:
-            with ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as compilers:
-                compiled = list(compilers.map(self._compile, missing.values()))
-        else:
-            compiled = [self._compile(call) for call in missing.values()]
-        for key, pipeline in zip(missing, compiled, strict=True):
+        for key, pipeline in zip(missing, self._compile_all(list(missing.values())), strict=True):
             self._pipelines[key] = found[key] = pipeline
         return [pipeline for key, _ in keys if (pipeline := found[key])]
+
+    def _compile_all(self, calls: list[KernelCall]) -> list[Pipeline]:
+        if len(calls) > 1:
+            with (
+                suppress(ShaderError),  # is found again below: Dawn may tell one thread of another's error
+                ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as compilers,
+            ):
+                return list(compilers.map(self._compile, calls))
+        return [self._compile(call) for call in calls]
 
     def _compile(self, call: KernelCall) -> Pipeline:
         source = compose(call, self._runtime.directives)

@@ -5,10 +5,10 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
     #import fragments/reduce     the text of kernels/fragments/reduce.wgsl, once
     #ifdef FLAG or #ifndef FLAG, #elif FLAG, #else, #endif
                                  keeps the lines of the first branch that holds; may be nested
-    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a constant of
-                                 the call, up to the `}` below its `for`; may be nested. i is a constant in each
-                                 copy: drivers keep arrays, above all of matrices, in registers if nothing else indexes
-                                 them. Loops stay as they are with the flag EMULATED, where matrices are in memory
+    #unroll                      repeats the loop that follows, `for (var i = 0u; i < COUNT; i++) {` with a number or a
+                                 constant of the call, up to the `}` below its `for`; may be nested. i is a constant in
+                                 each copy: drivers keep arrays, above all of matrices, in registers if nothing else
+                                 indexes them. With the flag EMULATED, where matrices are in memory, loops stay
 """
 
 import re
@@ -165,7 +165,7 @@ def _unroll(lines: list[_Line], constants: Mapping[str, int | float | bool | str
             continue
         head, head_origin = lines[index] if index < len(lines) else ("", origin)
         loop = re.fullmatch(r"(\s*)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{", head)
-        count = constants.get(loop[3]) if loop else None
+        count = (int(loop[3]) if loop[3].isdigit() else constants.get(loop[3])) if loop else None
         end = next((i for i in range(index, len(lines)) if loop and lines[i][0] == f"{loop[1]}}}"), None)
         if not loop or not isinstance(count, int) or end is None:
             raise ShaderError(

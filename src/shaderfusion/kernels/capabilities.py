@@ -60,6 +60,10 @@ class Capabilities:
         least, largest = self.subgroup_sizes
         return MatrixUnits(shape.m, shape.n, shape.k, subgroup_size=max(least, min(32, largest)))
 
+    def has_subgroups_of(self, size: int) -> bool:
+        """Whether shaders exchange values within subgroups, and all are of that size."""
+        return self.has_subgroups and self.subgroup_sizes == (size, size)
+
     @property
     def exchanges_lanes(self) -> bool:
         """Whether products had better exchange values among a subgroup's lanes (fragments/lane_matmul): on CPUs."""

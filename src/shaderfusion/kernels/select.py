@@ -274,7 +274,9 @@ class Kernels:
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
         strips = row_strips(self._max_bytes, x, out)
-        return tuple(layer_norm(rows, weight, bias, part, eps=eps, row_lanes=self._row_lanes) for rows, part in strips)
+        row_lanes = self._row_lanes or 32
+        options = {"row_lanes": row_lanes, "subgroup_rows": self.capabilities.has_subgroups_of(row_lanes)}
+        return tuple(layer_norm(rows, weight, bias, part, eps=eps, **options) for rows, part in strips)
 
     def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation) -> Calls:
         """out = activation(x), of any shape."""

@@ -1,6 +1,17 @@
 // Sums and maxima over the ROW_LANES consecutive lanes that share a row, in a workgroup of WORKGROUP_SIZE lanes
 // (ROW_LANES a multiple of 8, WORKGROUP_SIZE of ROW_LANES). All lanes must call them; each gets its row's result.
-// Two barriers a call and none between calls: sh_lanes is read before the second, sh_partials after it.
+// Two barriers a call and none between calls: sh_lanes is read before the second, sh_partials after it. With SUBGROUP_ROWS
+// a row's lanes are those of a subgroup, and there is none.
+
+#ifdef SUBGROUP_ROWS
+fn row_sum(value: f32, lane: u32) -> f32 {
+    return subgroupAdd(value);
+}
+
+fn row_max(value: f32, lane: u32) -> f32 {
+    return subgroupMax(value);
+}
+#else
 
 const PARTIALS = min(32u, ROW_LANES / 8); // of a row
 
@@ -38,3 +49,4 @@ fn row_max(value: f32, lane: u32) -> f32 {
     for (var i = 1u; i < PARTIALS; i++) { largest = max(largest, sh_partials[row * PARTIALS + i]); }
     return largest;
 }
+#endif

@@ -50,11 +50,16 @@ fn group_norm(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index)
     var squares = PartF32();
 #ifdef CACHED
     var parts: array<PartF32, TURNS>;
+#unroll
     for (var t = 0u; t < TURNS; t++) {
         if (first + t * STEP < end) { parts[t] = PartF32(x[start + t * stride]); }
+    }
+#unroll
+    for (var t = 0u; t < TURNS; t++) {
         sum += parts[t];
     }
     let mean = row_sum(part_sum(sum), lane) / count;
+#unroll
     for (var t = 0u; t < TURNS; t++) {
         let d = parts[t] - mean;
         if (first + t * STEP < end) { squares += d * d; }
@@ -70,6 +75,7 @@ fn group_norm(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index)
     let scale = inverseSqrt(row_sum(part_sum(squares), lane) / count + params.eps) * PartF32(weight[part]);
     let shift = PartF32(bias[part]);
 #ifdef CACHED
+#unroll
     for (var t = 0u; t < TURNS; t++) {
         if (first + t * STEP < end && t % SHARES == id.z) {
             out[start + t * stride] = Part(part_activation((parts[t] - mean) * scale + shift));

@@ -256,7 +256,7 @@ def _transform(
         entry_point=f"transform_{name}",
         dtype=bindings[0].tensor.dtype,
         bindings=bindings,
-        constants={"M": m, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
+        constants={"M": m, "N": m + 2, f"M_{m}": True, "LANES": lanes, "PASS": name, **(constants or {})},
         params=params,
         workgroups=spread_workgroups(ceil_div(num_vectors, lanes)),
     )

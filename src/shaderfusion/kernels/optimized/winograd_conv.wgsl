@@ -12,35 +12,33 @@
 // below the first row of out.
 #import fragments/indexing
 
-const N = M + 2;
-
-// winograd_matrices in winograd_conv.py: A^T and B^T are exact in f32, G is rounded. Never written, but not `const`, as
-// naga copies a constant array wherever it is indexed.
+// winograd_matrices in winograd_conv.py: A^T and B^T are exact in f32, G is rounded. All loops over them are unrolled, so
+// that zeros cost nothing.
 #ifdef M_2
-var<private> AT: array<array<f32, N>, M> = array(
+const AT = array(
     array(1.0, 2.0, 2.0, 0.0),
     array(0.0, 2.0, -2.0, 1.0),
 );
-var<private> G: array<array<f32, 3>, N> = array(
+const G = array(
     array(-1.0, 0.0, 0.0),
     array(0.25, 0.25, 0.25),
     array(0.25, -0.25, 0.25),
     array(0.0, 0.0, 1.0),
 );
-var<private> BT: array<array<f32, N>, N> = array(
+const BT = array(
     array(-1.0, 0.0, 1.0, 0.0),
     array(0.0, 1.0, 1.0, 0.0),
     array(0.0, -1.0, 1.0, 0.0),
     array(0.0, -1.0, 0.0, 1.0),
 );
 #elif M_4
-var<private> AT: array<array<f32, N>, M> = array(
+const AT = array(
     array(8.0, 8.0, 8.0, 2.0, 2.0, 0.0),
     array(0.0, 5.0, -5.0, 3.0, -3.0, 0.0),
     array(0.0, 3.125, 3.125, 4.5, 4.5, 0.0),
     array(0.0, 1.953125, -1.953125, 6.75, -6.75, 4.0),
 );
-var<private> G: array<array<f32, 3>, N> = array(
+const G = array(
     array(0.568888889, 0.0, 0.0),
     array(-0.344201681, -0.21512605, -0.134453782),
     array(-0.344201681, 0.21512605, -0.134453782),
@@ -48,7 +46,7 @@ var<private> G: array<array<f32, 3>, N> = array(
     array(0.119514472, -0.179271709, 0.268907563),
     array(0.0, 0.0, 1.0),
 );
-var<private> BT: array<array<f32, N>, N> = array(
+const BT = array(
     array(0.219726562, 0.0, -0.66015625, 0.0, 0.25, 0.0),
     array(0.0, -0.3515625, -0.5625, 0.15625, 0.25, 0.0),
     array(0.0, 0.3515625, -0.5625, -0.15625, 0.25, 0.0),
@@ -57,7 +55,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, 0.219726562, 0.0, -0.66015625, 0.0, 0.25),
 );
 #elif M_6
-var<private> AT: array<array<f32, N>, M> = array(
+const AT = array(
     array(8.0, 16.0, 16.0, 8.0, 8.0, 0.5, 0.5, 0.0),
     array(0.0, 8.0, -8.0, 8.0, -8.0, 1.0, -1.0, 0.0),
     array(0.0, 4.0, 4.0, 8.0, 8.0, 2.0, 2.0, 0.0),
@@ -65,7 +63,7 @@ var<private> AT: array<array<f32, N>, M> = array(
     array(0.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0, 0.0),
     array(0.0, 0.5, -0.5, 8.0, -8.0, 16.0, -16.0, 8.0),
 );
-var<private> G: array<array<f32, 3>, N> = array(
+const G = array(
     array(-1.0, 0.0, 0.0),
     array(0.355555556, 0.177777778, 0.0888888889),
     array(0.355555556, -0.177777778, 0.0888888889),
@@ -75,7 +73,7 @@ var<private> G: array<array<f32, 3>, N> = array(
     array(0.0888888889, -0.177777778, 0.355555556),
     array(0.0, 0.0, 1.0),
 );
-var<private> BT: array<array<f32, N>, N> = array(
+const BT = array(
     array(-0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125, 0.0),
     array(0.0, 0.25, 0.5, -0.3125, -0.625, 0.0625, 0.125, 0.0),
     array(0.0, -0.25, 0.5, 0.3125, -0.625, -0.0625, 0.125, 0.0),
@@ -86,7 +84,7 @@ var<private> BT: array<array<f32, N>, N> = array(
     array(0.0, -0.125, 0.0, 0.65625, 0.0, -0.65625, 0.0, 0.125),
 );
 #elif M_8
-var<private> AT: array<array<f32, N>, M> = array(
+const AT = array(
     array(32.0, 32.0, 32.0, 32.0, 32.0, 8.0, 8.0, 0.125, 0.125, 0.0),
     array(0.0, 12.0, -12.0, 28.0, -28.0, 10.0, -10.0, 0.3125, -0.3125, 0.0),
     array(0.0, 4.5, 4.5, 24.5, 24.5, 12.5, 12.5, 0.78125, 0.78125, 0.0),
@@ -96,7 +94,7 @@ var<private> AT: array<array<f32, N>, M> = array(
     array(0.0, 0.0889892578, 0.0889892578, 14.3614502, 14.3614502, 30.5175781, 30.5175781, 30.5175781, 30.5175781, 0.0),
     array(0.0, 0.0333709717, -0.0333709717, 12.5662689, -12.5662689, 38.1469727, -38.1469727, 76.2939453, -76.2939453, 32.0),
 );
-var<private> G: array<array<f32, 3>, N> = array(
+const G = array(
     array(0.951089342, 0.0, 0.0),
     array(-0.654891343, -0.245584254, -0.0920940952),
     array(-0.654891343, 0.245584254, -0.0920940952),
@@ -108,7 +106,7 @@ var<private> G: array<array<f32, 3>, N> = array(
     array(0.0651980715, -0.162995179, 0.407487947),
     array(0.0, 0.0, 1.0),
 );
-var<private> BT: array<array<f32, N>, N> = array(
+const BT = array(
     array(0.0328570604, 0.0, -0.3028512, 0.0, 0.529792786, 0.0, -0.272460938, 0.0, 0.03125, 0.0),
     array(0.0, -0.0876188278, -0.233650208, 0.18453598, 0.492095947, -0.100524902, -0.268066406, 0.01171875, 0.03125, 0.0),
     array(0.0, 0.0876188278, -0.233650208, -0.18453598, 0.492095947, 0.100524902, -0.268066406, -0.01171875, 0.03125, 0.0),
@@ -128,11 +126,6 @@ alias Line = array<vec4<f32>, N>; // of a tile
 @group(0) @binding(1) var<storage, read> filters: array<vec4<Elem>>; // (3, 3, C_in, C_out / 4)
 @group(0) @binding(2) var<storage, read_write> U: array<vec4<Elem>>; // (N^2, C_in, C' / 4)
 
-// G g, one element.
-fn g_dot(i: u32, g: array<vec4<f32>, 3>) -> vec4<f32> {
-    return G[i][0] * g[0] + G[i][1] * g[1] + G[i][2] * g[2];
-}
-
 @compute @workgroup_size(LANES)
 fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
                      @builtin(local_invocation_index) lane: u32) {
@@ -148,9 +141,17 @@ fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroup
     }
     let size = params.in_channels * (params.out_columns / 4);
     let out = c * (params.out_columns / 4) + params.out_first_channel / 4 + f % slice4; // of (C_in, C' / 4)
+#unroll
     for (var i = 0u; i < N; i++) {
-        let row = array(g_dot(i, columns[0]), g_dot(i, columns[1]), g_dot(i, columns[2])); // of G g
-        for (var j = 0u; j < N; j++) { U[(i * N + j) * size + out] = vec4<Elem>(g_dot(j, row)); }
+        var row: array<vec4<f32>, 3>; // of G g
+#unroll
+        for (var k = 0u; k < 3; k++) {
+            row[k] = G[i][0] * columns[k][0] + G[i][1] * columns[k][1] + G[i][2] * columns[k][2];
+        }
+#unroll
+        for (var j = 0u; j < N; j++) {
+            U[(i * N + j) * size + out] = vec4<Elem>(G[j][0] * row[0] + G[j][1] * row[1] + G[j][2] * row[2]);
+        }
     }
 }
 #endif
@@ -168,11 +169,16 @@ fn transform_filters(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroup
 
 var<workgroup> sh_t: array<vec4<f32>, N * N * LANES>; // (B^T d)[row][column][lane]
 
-// B^T d, one element.
-fn bt_dot(i: u32, d: ptr<function, Line>) -> vec4<f32> {
-    var sum = vec4<f32>();
-    for (var k = 0u; k < N; k++) { sum += BT[i][k] * (*d)[k]; }
-    return sum;
+fn bt_times(d: Line) -> Line { // B^T d
+    var sums: Line;
+#unroll
+    for (var i = 0u; i < N; i++) {
+#unroll
+        for (var k = 0u; k < N; k++) {
+            if (BT[i][k] != 0.0) { sums[i] += BT[i][k] * d[k]; }
+        }
+    }
+    return sums;
 }
 
 @compute @workgroup_size(LANES, N)
@@ -193,7 +199,9 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
         let norm = norm_of(params.first_image + image, c);
 #endif
         var d: Line;
-        for (var k = 0u; k < N; k++) { // with UPSAMPLE > 1 the nearest pixels of x, so many times smaller on each side
+        // With UPSAMPLE > 1 the nearest pixels of x, which is so many times smaller on each side.
+#unroll
+        for (var k = 0u; k < N; k++) {
             let y = y_0 + i32(k);
             d[k] = vec4<f32>();
             if (y >= 0 && y < i32(params.in_height) && column >= 0 && column < i32(params.width)) {
@@ -205,14 +213,23 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
 #endif
             }
         }
-        for (var i = 0u; i < N; i++) { sh_t[(i * N + n) * LANES + lane] = bt_dot(i, &d); }
+        let column_t = bt_times(d);
+#unroll
+        for (var i = 0u; i < N; i++) {
+            sh_t[(i * N + n) * LANES + lane] = column_t[i];
+        }
     }
     workgroupBarrier();
     if (tile < params.num_tiles) {
         var t: Line;
-        for (var k = 0u; k < N; k++) { t[k] = sh_t[(n * N + k) * LANES + lane]; }
+#unroll
+        for (var k = 0u; k < N; k++) {
+            t[k] = sh_t[(n * N + k) * LANES + lane];
+        }
+        let row = bt_times(t);
+#unroll
         for (var j = 0u; j < N; j++) {
-            V[((n * N + j) * params.max_tiles + tile) * channels4 + c] = vec4<Elem>(bt_dot(j, &t));
+            V[((n * N + j) * params.max_tiles + tile) * channels4 + c] = vec4<Elem>(row[j]);
         }
     }
 }
@@ -225,11 +242,16 @@ fn transform_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
 
 var<workgroup> sh_t: array<vec4<f32>, M * N * LANES>; // (A^T M)[row][column][lane]
 
-// A^T d, one element.
-fn at_dot(i: u32, d: ptr<function, Line>) -> vec4<f32> {
-    var sum = vec4<f32>();
-    for (var k = 0u; k < N; k++) { sum += AT[i][k] * (*d)[k]; }
-    return sum;
+fn at_times(d: Line) -> array<vec4<f32>, M> { // A^T d
+    var sums: array<vec4<f32>, M>;
+#unroll
+    for (var i = 0u; i < M; i++) {
+#unroll
+        for (var k = 0u; k < N; k++) {
+            if (AT[i][k] != 0.0) { sums[i] += AT[i][k] * d[k]; }
+        }
+    }
+    return sums;
 }
 
 @compute @workgroup_size(LANES, N)
@@ -243,10 +265,15 @@ fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     let c = item % channels4;
     if (tile < params.num_tiles) {
         var d: Line;
+#unroll
         for (var k = 0u; k < N; k++) {
             d[k] = vec4<f32>(products[((k * N + n) * params.max_tiles + tile) * channels4 + c]);
         }
-        for (var i = 0u; i < M; i++) { sh_t[(i * N + n) * LANES + lane] = at_dot(i, &d); }
+        let column_t = at_times(d);
+#unroll
+        for (var i = 0u; i < M; i++) {
+            sh_t[(i * N + n) * LANES + lane] = column_t[i];
+        }
     }
     workgroupBarrier();
     let tile_row = params.first_tile_row + tile / params.tiles_x;
@@ -254,12 +281,17 @@ fn transform_output(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     let y = M * (tile_row % params.tiles_y) + n;
     if (tile < params.num_tiles && n < M && y < params.height) {
         var t: Line;
-        for (var k = 0u; k < N; k++) { t[k] = sh_t[(n * N + k) * LANES + lane]; }
+#unroll
+        for (var k = 0u; k < N; k++) {
+            t[k] = sh_t[(n * N + k) * LANES + lane];
+        }
+        let row = at_times(t);
         let column_0 = M * (tile % params.tiles_x);
+#unroll
         for (var j = 0u; j < M; j++) {
             if (column_0 + j < params.width) {
                 let pixel = (image * params.height + y) * params.width + column_0 + j;
-                store(0, pixel, params.first_channel + 4 * c, at_dot(j, &t));
+                store(0, pixel, params.first_channel + 4 * c, row[j]);
             }
         }
     }
