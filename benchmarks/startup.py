@@ -93,7 +93,9 @@ def measure(model: str, src: Path, temporary: Path) -> Mapping[str, list[float]]
             sys.exit(f"{' '.join(command)} failed: {done.stderr}")
         return done.stdout
 
-    python = {**os.environ, "PYTHONPATH": os.pathsep.join((str(src), os.environ.get("PYTHONPATH", "")))}
+    python = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    python["PYTHONPATH"] = os.pathsep.join((str(src), os.environ.get("PYTHONPATH", "")))
+    python["PYTHONPYCACHEPREFIX"] = str(temporary / "bytecode")  # the package's modules are compiled once, as installed
     generate = [sys.executable, "-m", "shaderfusion", "generate", "a red heart", "--model", model, "--seed", "42"]
     generate += ["--steps", str(NUM_STEPS), "--output", str(temporary / "picture.png")]
     load = [sys.executable, "-c", FROM_PRETRAINED, model]

@@ -17,7 +17,7 @@ from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
-from shaderfusion.graph.program import Buffers, Program
+from shaderfusion.graph.program import Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.schedulers import Update
@@ -96,13 +96,12 @@ class Engine:
                 calls = [call for graph in missing.values() for call in graph.calls]
                 compiled = beside.submit(self.device.pipelines.get_all, calls)
                 programs: dict[str, Program] = {}
-                weights: dict[str, Buffers] = {}
-                for name, graph in missing.items():
-                    weights[name] = self._weights.load(graph, self._source(name))
+                weights = self._weights.load({graph: self._source(name) for name, graph in missing.items()})
+                for graph in missing.values():
                     undo.callback(self._weights.release, graph)
                 pipelines = compiled.result()
-                for name, graph in missing.items():
-                    programs[name] = Program(self.device, graph, weights[name], self._arena)
+                for (name, graph), buffers in zip(missing.items(), weights, strict=True):
+                    programs[name] = Program(self.device, graph, buffers, self._arena)
                     undo.callback(programs[name].close)
                 del pipelines  # the programs have them
                 undo.pop_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,10 +71,14 @@ class StableDiffusionPipeline:
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
-        found = model if isinstance(model, Family) else open_model(model)
-        make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
-        found.tokenize([""])
-        opened = device if isinstance(device, Device) else open_device(device, runtime=runtime)
+        with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
+            opening = beside.submit(
+                lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
+            )
+            found = model if isinstance(model, Family) else open_model(model)
+            make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
+            found.tokenize([""])
+            opened = opening.result()
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)

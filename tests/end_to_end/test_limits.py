@@ -19,10 +19,9 @@ from shaderfusion.gpu.shader import compose
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.graph.program import Program
-from shaderfusion.kernels import select
+from shaderfusion.kernels import select, tiles
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common import matmul
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.weights.store import WeightStore
@@ -87,7 +86,8 @@ def test_decoder_in_strips(device: Device, name: str, max_binding_bytes: int, op
     graph = network.record(kernels, model.run_size(width=width, height=height))
     assert is_cut(graph)
     assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-    program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+    (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+    program = Program(device, graph, weights)
     program.write("latents", run.latents[-1][:1])
     program.run()
     assert relative_error(program.read("image")[..., :3], run.pixels[:1]) < BOUND
@@ -103,7 +103,7 @@ def test_denoiser_in_strips(
     if kind is CPU and not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 1 << 10)
-    monkeypatch.setattr(matmul, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
+    monkeypatch.setattr(tiles, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
     model = StableDiffusion.from_folder(model_folder(name))
     network = model.networks["unet"]
     size = model.run_size(width=24 * model.scale_factor, height=20 * model.scale_factor)
@@ -113,7 +113,8 @@ def test_denoiser_in_strips(
         graph = network.record(Kernels("f32", capabilities, Optimizations.parse(optimizations)), size)
         assert is_cut(graph) is (max_binding_bytes < 1 << 27)
         assert max(tensor.size_bytes for tensor in bindings_of(graph.calls)) <= max_binding_bytes
-        program = Program(device, graph, WeightStore(device).load(graph, model.sources[network.source]))
+        (weights,) = WeightStore(device).load({graph: model.sources[network.source]})
+        program = Program(device, graph, weights)
         rng = np.random.default_rng(0)
         for key in ("latents", "embedding"):
             program.write(key, rng.standard_normal(graph.inputs[key].shape))

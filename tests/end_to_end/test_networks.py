@@ -31,7 +31,8 @@ def golden() -> Mapping[str, np.ndarray]:
 def run(device: Device, graph: Graph, folder: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The graph's outputs; the input of a table takes row numbers."""
     store, source = WeightStore(device), Checkpoint(folder)
-    program = Program(device, graph, store.load(graph, source))
+    (weights,) = store.load({graph: source})
+    program = Program(device, graph, weights)
     for name, array in inputs.items():
         program.write(name, store.read_rows(graph, source, name, array) if name in graph.tables else array)
     program.run()

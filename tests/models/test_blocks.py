@@ -23,7 +23,7 @@ SHAPE = (2, 16, 16, 32)  # 32 tiles of 4x4, the fewest by Winograd
 
 def run_block(device: Device, g: Graph, x: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarray:
     """The output "out" of a graph with the input "x" and the checkpoint's tensors."""
-    program = Program(device, g, WeightLoader(device).load(g.weights.values(), ArraySource(tensors)))
+    program = Program(device, g, WeightLoader(device).load(dict.fromkeys(g.weights.values(), ArraySource(tensors))))
     program.write("x", x)
     program.run()
     return program.read("out").astype(np.float64)

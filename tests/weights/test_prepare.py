@@ -13,11 +13,12 @@ from shaderfusion.errors import ShapeError, WeightsError
 from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import LAYOUT_SHAPES, Graph, WeightLayout
+from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights import prepare as prepare_module
-from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 NAME = "diffusion_pytorch_model.safetensors"
@@ -33,7 +34,12 @@ def prepare(
     """What the device holds of a weight named "w" of the graph "unet"."""
     g = Graph("unet", Kernels(dtype))
     tensor = g.weight("w", *array.shape, layout=layout, **padding)
-    return download(device, WeightLoader(device).load(g.weights.values(), ArraySource({"w": array}))[tensor], tensor)
+    return download(device, load(device, g, ArraySource({"w": array}))[tensor], tensor)
+
+
+def load(device: Device, g: Graph, source: TensorSource) -> Buffers:
+    """All weights of a graph."""
+    return WeightLoader(device).load(dict.fromkeys(g.weights.values(), source))
 
 
 def random(*shape: int) -> np.ndarray:
@@ -149,7 +155,7 @@ def test_load_weights(
 ) -> None:
     # Behind a tensor of 3 values, so that none begins at a whole word of the file.
     write_safetensors(tmp_path / NAME, {"of another component": np.ones(3), **tensors}, stored)
-    buffers = WeightLoader(device).load(graph.weights.values(), Checkpoint(tmp_path))
+    buffers = load(device, graph, Checkpoint(tmp_path))
     expected = {
         "conv.weight": np.pad(tensors["conv.weight"].transpose(2, 3, 1, 0), [(0, 0)] * 3 + [(0, 1)]),
         "conv.bias": np.pad(tensors["conv.bias"], (0, 1)),
@@ -184,7 +190,7 @@ def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     g = Graph("unet", Kernels("f32"))
     layouts: tuple[WeightLayout, ...] = ("linear", "as_is")
     specs = [g.weight(f"w{k}", *arrays[f"w{k}"].shape, layout=layouts[k % 2]) for k in range(40)]
-    buffers = WeightLoader(device).load(g.weights.values(), ArraySource(arrays))
+    buffers = load(device, g, ArraySource(arrays))
     for k, spec in enumerate(specs):
         assert (download(device, buffers[spec], spec) == k).all()
 
@@ -217,7 +223,7 @@ def test_everything_is_checked_before_the_first_is_read(
     allocated: list[str] = []
     monkeypatch.setattr(prepare_module, "allocate", lambda *_: allocated.append("memory"))
     with pytest.raises(WeightsError, match=r"no proj.weight of shape \(8, 4\)"):
-        WeightLoader(device).load(graph.weights.values(), source)
+        load(device, graph, source)
     assert (source.read_paths, allocated) == ([], [])
 
 
@@ -226,7 +232,7 @@ def test_the_first_bad_weight_is_named(device: Device, graph: Graph, tensors: di
     for name in ("conv.weight", "conv.bias"):
         tensors[name] = np.full(tensors[name].shape, np.nan)
     with pytest.raises(WeightsError, match=r"^unet.conv.weight: has NaN or infinite values"):
-        WeightLoader(device).load(graph.weights.values(), ArraySource(tensors))
+        load(device, graph, ArraySource(tensors))
 
 
 # ---- read_rows

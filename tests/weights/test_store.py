@@ -8,6 +8,7 @@ from shaderfusion.errors import WeightsError
 from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph, WeightLayout
+from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights.store import WeightStore
@@ -26,6 +27,12 @@ def store(device: Device) -> WeightStore:
     return WeightStore(device)
 
 
+def load(store: WeightStore, graph: Graph, source: ArraySource) -> Buffers:
+    """Of one graph."""
+    (buffers,) = store.load({graph: source})
+    return buffers
+
+
 def conv_graph(layout: WeightLayout = "conv2d", dtype: DType = "f32", name: str = "unet", **padding: int) -> Graph:
     """With the weight "conv"."""
     g = Graph(name, Kernels(dtype))
@@ -34,10 +41,17 @@ def conv_graph(layout: WeightLayout = "conv2d", dtype: DType = "f32", name: str 
 
 
 def test_two_graphs_share_a_weight(store: WeightStore, source: ArraySource) -> None:
-    (first,) = store.load(conv_graph(), source).values()
-    (second,) = store.load(conv_graph(name="vae"), source).values()
+    (first,) = load(store, conv_graph(), source).values()
+    (second,) = load(store, conv_graph(name="vae"), source).values()
     assert first is second
     assert source.read_paths == ["conv"]
+
+
+def test_graphs_loaded_together_share_a_weight(store: WeightStore, source: ArraySource) -> None:
+    graphs = (conv_graph(), conv_graph(name="vae"), conv_graph("winograd_2", name="other"))
+    (first,), (second,), (third,) = (buffers.values() for buffers in store.load(dict.fromkeys(graphs, source)))
+    assert first is second is not third
+    assert source.read_paths == ["conv", "conv"]
 
 
 @pytest.mark.parametrize(
@@ -55,18 +69,18 @@ def test_two_graphs_share_a_weight(store: WeightStore, source: ArraySource) -> N
 def test_every_form_that_is_used(device: Device, store: WeightStore, source: ArraySource, other: Graph) -> None:
     graph = conv_graph()
     (tensor,) = (weight.tensor for weight in graph.weights.values())
-    buffers = store.load(graph, source)
-    (second,) = store.load(other, source).values()
+    buffers = load(store, graph, source)
+    (second,) = load(store, other, source).values()
     assert second is not buffers[tensor]
     assert source.read_paths == ["conv", "conv"]
     expected = source.arrays["conv"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(download(device, buffers[tensor], tensor), expected)
-    assert [*store.load(conv_graph(), source).values()] == [buffers[tensor]]
+    assert [*load(store, conv_graph(), source).values()] == [buffers[tensor]]
 
 
 def test_another_source_has_other_weights(store: WeightStore, source: ArraySource) -> None:
-    (first,) = store.load(conv_graph(), source).values()
-    (second,) = store.load(conv_graph(), ArraySource(source.arrays)).values()
+    (first,) = load(store, conv_graph(), source).values()
+    (second,) = load(store, conv_graph(), ArraySource(source.arrays)).values()
     assert first is not second
 
 
@@ -74,9 +88,9 @@ def test_release_frees_what_no_other_graph_needs(
     store: WeightStore, source: ArraySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, other = conv_graph(), conv_graph(), conv_graph("winograd_2")
-    (shared,) = store.load(first, source).values()
-    store.load(second, source)
-    (own,) = store.load(other, source).values()
+    (shared,) = load(store, first, source).values()
+    load(store, second, source)
+    (own,) = load(store, other, source).values()
     destroyed = []
     monkeypatch.setattr(type(shared), "destroy", lambda self: destroyed.append(self))
     store.release(first)
@@ -86,17 +100,17 @@ def test_release_frees_what_no_other_graph_needs(
     store.release(second)
     assert destroyed == [own, shared]
     assert source.read_paths == ["conv", "conv"]
-    store.load(conv_graph(), source)
+    load(store, conv_graph(), source)
     assert source.read_paths == ["conv", "conv", "conv"]
 
 
 def test_the_table_is_checked_and_not_loaded(store: WeightStore, source: ArraySource) -> None:
     g = conv_graph()
     g.table_rows("table", 5, 4, rows=(1, 2))
-    assert len(store.load(g, source)) == 1
+    assert len(load(store, g, source)) == 1
     del source.arrays["table"]
     with pytest.raises(WeightsError, match=r"no table of shape \(5, 4\)"):
-        store.load(conv_graph_with_table(), source)
+        load(store, conv_graph_with_table(), source)
 
 
 def conv_graph_with_table() -> Graph:
@@ -110,14 +124,14 @@ def test_damaged_weights_are_not_kept(store: WeightStore, source: ArraySource) -
     whole = source.arrays["conv"]
     source.arrays["conv"] = np.full_like(whole, 1e5)
     with pytest.raises(WeightsError, match=r"unet.conv: has values over the range of f16; use dtype f32"):
-        store.load(conv_graph(dtype="f16"), source)
+        load(store, conv_graph(dtype="f16"), source)
     source.arrays["conv"] = whole
-    assert len(store.load(conv_graph(dtype="f16"), source)) == 1
+    assert len(load(store, conv_graph(dtype="f16"), source)) == 1
 
 
 def test_close(store: WeightStore, source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = (conv_graph(), conv_graph(), conv_graph("winograd_4"))
-    buffers = {buffer for graph in graphs for buffer in store.load(graph, source).values()}
+    buffers = {buffer for graph in graphs for buffer in load(store, graph, source).values()}
     destroyed = []
     monkeypatch.setattr(type(next(iter(buffers))), "destroy", lambda self: destroyed.append(self))
     store.close()

@@ -93,8 +93,6 @@ class MatrixTile:
     subgroups_m: int
     subgroups_n: int
     units: MatrixUnits
-    prefetch: int = 1
-    two_buffers: bool = False
 
     @property
     def num_threads(self) -> int:
@@ -123,7 +121,6 @@ class MatrixTile:
             "FRAGMENTS_M": self.m // self.subgroups_m // units.m,
             "FRAGMENTS_N": self.n // self.subgroups_n // units.n,
         }
-        sizes |= {"PREFETCH": self.prefetch, "PREFETCH_LESS_1": self.prefetch - 1, "TWO_BUFFERS": self.two_buffers}
         return {**sizes, **units.constants}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -49,31 +49,29 @@ class WeightLoader:
         self._device = device
         self._pipelines: set[Pipeline] = set()
 
-    def load(self, weights: Iterable[Weight], source: TensorSource) -> Buffers:
-        """Buffers of all weights. All names and shapes are checked before the first is read.
+    def load(self, sources: Mapping[Weight, TensorSource]) -> Buffers:
+        """Buffers of weights, each from its source. All names and shapes are checked before the first is read.
 
         WeightsError names the first weight with NaN, or with values over the range of its dtype.
         """
-        weights = list(weights)
-        for weight in weights:
+        for weight, source in sources.items():
             source.find(weight.path, weight.source_shape)
         buffers: Buffers = {}
         try:
-            for weight in weights:
-                tensor = weight.tensor
+            for tensor in (weight.tensor for weight in sources):
                 buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
-            if weights:
-                self._fill(buffers, weights, source)
+            if sources:
+                self._fill(buffers, sources)
         except BaseException:
             for buffer in buffers.values():
                 buffer.destroy()
             raise
         return buffers
 
-    def _fill(self, buffers: Buffers, weights: list[Weight], source: TensorSource) -> None:
-        with _Batch(self._device, buffers, _batch_bytes(weights), len(weights), self._pipelines) as batch:
+    def _fill(self, buffers: Buffers, sources: Mapping[Weight, TensorSource]) -> None:
+        with _Batch(self._device, buffers, _batch_bytes(sources), len(sources), self._pipelines) as batch:
             found_on_host: dict[int, int] = {}
-            for index, weight in enumerate(weights):
+            for index, (weight, source) in enumerate(sources.items()):
                 stored = source.read(weight.path, weight.source_shape)
                 if weight.layout == "as_is" and weight.tensor.size_bytes <= _SMALL_BYTES:
                     values, found_on_host[index] = _prepare_on_host(weight, stored)
@@ -83,7 +81,7 @@ class WeightLoader:
                     words = batch.upload(part.data)
                     calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
-            for index, (weight, found) in enumerate(zip(weights, batch.finish(), strict=True)):
+            for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
                 _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
 
@@ -106,7 +104,7 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> 
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-def _batch_bytes(weights: list[Weight]) -> int:
+def _batch_bytes(weights: Iterable[Weight]) -> int:
     """For all weights if they are few, for 4 output channels if those are large, and as many f32 at most."""
 
     def aligned(values: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,27 @@ class WeightStore:
         self._loaded: dict[tuple[Any, ...], Any] = {}
         self._users: dict[Graph, set[tuple[Any, ...]]] = {}
 
-    def load(self, graph: Graph, source: TensorSource) -> Buffers:
-        """Buffers of the graph's weights, kept until it is released. Those not there yet are read from the source.
+    def load(self, sources: Mapping[Graph, TensorSource]) -> list[Buffers]:
+        """Buffers of each graph's weights, kept until it is released. Those not there yet are read from its source.
 
-        WeightsError, before any is read, where the source lacks one of them or a table of the graph.
+        Graphs of one name must have one source. WeightsError, before any is read, where a source lacks a weight or a
+        table of its graph.
         """
-        for table in graph.tables.values():
-            source.find(table.path, table.source_shape)
-        keys = {weight: _key(source, weight) for weight in graph.weights.values()}
-        missing = [weight for weight, key in keys.items() if key not in self._loaded]
-        buffers = self._loader.load(missing, source)
-        self._loaded |= {keys[weight]: buffers[weight.tensor] for weight in missing}
-        self._users[graph] = set(keys.values())
-        return {weight.tensor: self._loaded[key] for weight, key in keys.items()}
+        for graph, source in sources.items():
+            for table in graph.tables.values():
+                source.find(table.path, table.source_shape)
+        keys = {graph: {w: _key(source, w) for w in graph.weights.values()} for graph, source in sources.items()}
+        missing = {
+            key: (weight, sources[graph])
+            for graph, own in keys.items()
+            for weight, key in own.items()
+            if key not in self._loaded
+        }
+        buffers = self._loader.load(dict(missing.values()))
+        self._loaded |= {key: buffers[weight.tensor] for key, (weight, _) in missing.items()}
+        for graph, own in keys.items():
+            self._users[graph] = set(own.values())
+        return [{weight.tensor: self._loaded[key] for weight, key in own.items()} for own in keys.values()]
 
     def release(self, graph: Graph) -> None:
         """Frees those of the graph's weights that no other graph needs."""
