@@ -1,5 +1,7 @@
 """Devices for the tests: every kernel runs as a trusted and as a checked module."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,10 @@ from shaderfusion.gpu.device import Device, list_devices, open_device
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", choices=("wgpu", "dawn"), default="wgpu", help="the WebGPU implementation to test")
+
+
+# No test sees what `shaderfusion tune` left in the user's cache folder. Mesa's cache stays where it is.
+os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-")
 
 
 @pytest.fixture(scope="session")

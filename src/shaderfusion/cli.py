@@ -111,6 +111,7 @@ def _generate(args: argparse.Namespace) -> None:
         scheduler=args.scheduler,
         optimizations=optimizations,
         size=request.size,
+        tuning=args.tuning,
     )
     loaded = time.perf_counter()
     images: list[Image] = []
@@ -143,6 +144,7 @@ def _generate(args: argparse.Namespace) -> None:
             "driver": info.driver,
             "runtime": info.runtime,
             "dtype": pipe.dtype,
+            "tuning": pipe.tuning,
             "steps": args.steps,
             "seconds": {"load": loaded - started, "generate": generated - loaded, "save": saved - generated},
         }
@@ -194,6 +196,21 @@ def _info(args: argparse.Namespace) -> None:
     show(Table(("component", "parameters", "weights MB", "tensors MB", "dispatches"), rows, "<>>>>").text())
 
 
+def _tune(args: argparse.Namespace) -> None:
+    from shaderfusion.tune.command import run_tune
+
+    run_tune(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        width=args.width,
+        height=args.height,
+        batch=args.batch,
+        budget_s=args.budget,
+        output=args.output,
+    )
+
+
 def _bench(args: argparse.Namespace) -> None:
     from shaderfusion.bench.command import run_benchmark
 
@@ -206,6 +223,7 @@ def _bench(args: argparse.Namespace) -> None:
         width=args.width,
         height=args.height,
         batch=args.batch,
+        tuning=args.tuning,
         json_path=args.json,
         markdown_path=args.markdown,
         plot_path=args.plot,
@@ -252,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(generate)
     _add_dtype(generate, DTYPE_OF_DEVICE)
     _add_optimizations(generate)
+    _add_tuning(generate, "auto")
     _add_json(generate)
 
     devices = commands.add_parser("devices", help="list the GPU adapters of this machine", allow_abbrev=False)
@@ -269,6 +288,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimizations(info)
     _add_json(info)
 
+    tune = commands.add_parser("tune", help="find the fastest kernels for this device", allow_abbrev=False)
+    tune.set_defaults(command=_tune)
+    _add_model(tune, "model")
+    _add_size(tune)
+    _add_batch(tune)
+    _add_device(tune)
+    _add_dtype(tune, DTYPE_OF_DEVICE)
+    meaning = "of the search; default: 40, on a CPU 120"
+    tune.add_argument("--budget", type=_whole_number(1, 60), metavar="SECONDS", help=meaning)
+    meaning = "default: the user's cache folder, where the other commands find it"
+    tune.add_argument("--output", type=Path, metavar="FILE.json", help=meaning)
+
     bench = commands.add_parser("bench", help="measure this device", allow_abbrev=False)
     benchmarks = bench.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, meaning in BENCHMARKS.items():
@@ -280,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_batch(benchmark)
         _add_device(benchmark)
         _add_dtype(benchmark, DTYPE_OF_DEVICE)
+        _add_tuning(benchmark, "off")
         benchmark.add_argument(
             "--json", type=Path, metavar="FILE.json", help="write all rows, each when it is measured"
         )
@@ -316,6 +348,11 @@ def _add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
 def _add_optimizations(parser: argparse.ArgumentParser) -> None:
     meaning = "all (the default), none, or some of gn,geglu,pfs,flash,winograd, with commas between"
     parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
+
+
+def _add_tuning(parser: argparse.ArgumentParser, default: str) -> None:
+    meaning = f"a file of `shaderfusion tune`, `auto` (this device's own, if there is one) or `off`; default: {default}"
+    parser.add_argument("--tuning", default=default, metavar="auto|off|FILE", help=meaning)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

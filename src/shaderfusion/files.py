@@ -31,11 +31,11 @@ def exists(path: Path) -> bool:
         return False
 
 
-def load_text(file: Path) -> str:
+def load_text(file: Path, remedy: str = "fetch the file again") -> str:
     """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait, and a device need not end
-            raise ModelError(f"{file}: must be a regular file; fetch the model folder again")
+            raise ModelError(f"{file}: must be a regular file; {remedy}")
         with file.open("rb") as stream:
             data = stream.read(LARGEST_BYTES + 1)
     except FileNotFoundError:
@@ -43,31 +43,29 @@ def load_text(file: Path) -> str:
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
     if len(data) > LARGEST_BYTES:
-        raise ModelError(f"{file}: must have at most {LARGEST_BYTES:,} bytes; fetch the file again")
+        raise ModelError(f"{file}: must have at most {LARGEST_BYTES:,} bytes; {remedy}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ModelError(
-            f"{file}: must be UTF-8 ({error.reason} at byte {error.start}); fetch the file again"
-        ) from None
+        raise ModelError(f"{file}: must be UTF-8 ({error.reason} at byte {error.start}); {remedy}") from None
 
 
-def load_json(file: Path) -> dict[str, Any]:
+def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any]:
     """The JSON object in `file`. ModelError as `load_text`, and: not JSON, nested over 64 deep, not an object.
 
     What JSON has not and Python reads all the same, NaN and Infinity, is refused too.
     """
-    text = load_text(file)
+    text = load_text(file, remedy)
     try:
         options = json.loads(text, parse_constant=_refuse_constant)
         if not _is_shallow(options):
             raise RecursionError
     except RecursionError:
-        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; fetch the file again") from None
+        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; {remedy}") from None
     except ValueError as error:  # a number of over 4300 digits too
-        raise ModelError(f"{file}: is not valid JSON ({error}); fetch the file again") from None
+        raise ModelError(f"{file}: is not valid JSON ({error}); {remedy}") from None
     if not isinstance(options, dict):
-        raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; fetch the file again")
+        raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; {remedy}")
     return options
 
 

@@ -20,6 +20,7 @@ from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.run import Progress, Request, Run, make_request
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
+from shaderfusion.tuning_file import find_tuning
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
 
@@ -44,6 +45,7 @@ class StableDiffusionPipeline:
         self.model = model
         self.scheduler = scheduler
         self.dtype: DType = kernels.dtype
+        self.tuning = kernels.tuning.source
         self._engine = Engine(device, model, kernels)
 
     @classmethod
@@ -57,13 +59,15 @@ class StableDiffusionPipeline:
         scheduler: str | None = None,
         optimizations: Optimizations | None = None,
         size: RunSize | None = None,
+        tuning: str | Path = "auto",
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
         runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
-        model's own size with guidance. Raises ModelError, DeviceError or InputError.
+        model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
+        file if there is one, or "off". Raises ModelError, DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
@@ -75,7 +79,9 @@ class StableDiffusionPipeline:
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
             opened = opening.result()
-        kernels = Kernels(choose_dtype(opened, dtype), opened.capabilities, optimizations or Optimizations())
+        chosen = choose_dtype(opened, dtype)
+        choices = find_tuning(tuning, opened.info, chosen)
+        kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
         pipeline = cls(opened, found, kernels, scheduler)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline

@@ -15,11 +15,14 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels import select
 from shaderfusion.kernels.call import KernelCall
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.tuning import Attention, Convolution, GatedLinear, Linear
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.tune.survey import NthChoice
 
 STAGE_BOUND = 1e-4  # relative error in f32
 # Some runs amplify rounding from step to step, in diffusers too (to 2e-4 by emoji's PNDM); so they do another order of
@@ -188,6 +191,25 @@ def test_whole_run_with_padding_on_gpus(device: Device, option: str, name: str) 
     require_equal_run(pipe, golden(name).runs[0])
     for graph in graphs_of(pipe).values():
         assert any(binding.tensor.padding for call in graph.calls for binding in call.bindings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "n"),
+    [
+        *(("gpu", "sd1", n) for n in (1, 4, 9)),
+        ("gpu", "emoji", 100),  # the last of each
+        *(("cpu", "emoji", n) for n in (1, 4, 9)),
+        *(("cpu", "ragged", n) for n in (1, 4)),
+    ],
+)
+def test_whole_run_with_other_choices(device: Device, kind: str, name: str, n: int) -> None:
+    """The n-th way to do each operation instead of the static rules', which `shaderfusion tune` might choose."""
+    capabilities = WEBGPU_DEFAULTS if kind == "gpu" else device.capabilities
+    tuning = NthChoice(n=n)
+    pipe = load.__wrapped__(device, name, "f32", Kernels("f32", capabilities, tuning=tuning))  # not kept
+    require_equal_run(pipe, golden(name).runs[0])
+    changed = {type(operation) for operation, ways in tuning.ways.items() if len(ways) > 1}
+    assert changed == {Linear, GatedLinear, Convolution, Attention}
 
 
 def test_decoder_with_the_kernels_of_large_layers(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def run_benchmark(
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
+    tuning: str | Path = "off",
     json_path: Path | None = None,
     markdown_path: Path | None = None,
     plot_path: Path | None = None,
@@ -67,7 +68,7 @@ def run_benchmark(
     opened = open_device(device, runtime=runtime)
     if model is None and (chosen := default_model(opened)) != SD14:
         say(f"{opened.info.name} is a CPU, on which {SD14} would take hours; measuring {chosen} (--model chooses)")
-    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch)
+    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, tuning=tuning)
 
     benchmark = BENCHMARKS[name]
     where = {**subject.as_dict(), **environment(opened)}

@@ -21,9 +21,18 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.call import Binding, KernelCall
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import TensorSpec
+from shaderfusion.tensor import Role, TensorSpec
 
-__all__ = ["DOES_NOT_FIT", "Measurement", "environment", "isolate", "measure", "program_of", "relative_error"]
+__all__ = [
+    "DOES_NOT_FIT",
+    "Measurement",
+    "environment",
+    "isolate",
+    "measure",
+    "program_of",
+    "relative_error",
+    "time_once_ms",
+]
 
 DOES_NOT_FIT = (DeviceLimitError, GpuMemoryError)
 """Errors of a device that is too small for one measurement, after which the others go on."""
@@ -52,27 +61,24 @@ def measure(program: Program, *, num_runs: int = 20, num_warm_up: int = 3, max_s
     started = time.perf_counter()
     while num_warm_up > 0 or time.perf_counter() - started < _MIN_WARM_UP_S:
         program.run()
-        _wait(program)
+        program.device.wait()
         num_warm_up -= 1
     times_ms: list[float] = []
     started = time.perf_counter()
     while len(times_ms) < num_runs and (len(times_ms) < 3 or time.perf_counter() - started < max_s):
-        times_ms.append(program.time_ms() if on_gpu else _wall_ms(program))
+        times_ms.append(time_once_ms(program))
     p20, p50, p80 = (float(p) for p in np.percentile(times_ms, (20, 50, 80)))
     return Measurement(p20, p50, p80, len(times_ms), "GPU" if on_gpu else "wall")
 
 
-def _wall_ms(program: Program) -> float:
+def time_once_ms(program: Program) -> float:
+    """Of one run, on the GPU's clock where there is one."""
+    if program.device.info.has_timestamps:
+        return program.time_ms()
     started = time.perf_counter()
     program.run()
-    _wait(program)
+    program.device.wait()
     return 1e3 * (time.perf_counter() - started)
-
-
-def _wait(program: Program) -> None:
-    """Until all runs so far have ended: reads the smallest tensor."""
-    tensors = program.graph.inputs | program.graph.outputs
-    program.read(min(tensors, key=lambda name: tensors[name].size_bytes))
 
 
 def program_of(device: Device, calls: Sequence[KernelCall]) -> tuple[Program, dict[str, np.ndarray]]:
@@ -93,15 +99,15 @@ def program_of(device: Device, calls: Sequence[KernelCall]) -> tuple[Program, di
     return program, arrays
 
 
-def isolate(calls: Sequence[KernelCall]) -> list[KernelCall]:
-    """Calls of a graph as calls that stand alone: what they read and none of them wrote before becomes an input."""
+def isolate(calls: Sequence[KernelCall], role: Role = "input") -> list[KernelCall]:
+    """Calls of a graph as calls that stand alone: what they read and none of them wrote before gets that role."""
     copies: dict[TensorSpec, TensorSpec] = {}
 
     def copy(binding: Binding) -> Binding:
         storage = binding.tensor.storage
         if storage not in copies:
-            role = "intermediate" if binding.access == "write" else "input"
-            copies[storage] = TensorSpec(f"{len(copies)}: {storage.name}", storage.shape, storage.dtype, role)
+            own = "intermediate" if binding.access == "write" else role
+            copies[storage] = TensorSpec(f"{len(copies)}: {storage.name}", storage.shape, storage.dtype, own)
         copied, tensor = copies[storage], binding.tensor
         view = replace(tensor, name=copied.name, role=copied.role, base=copied)
         return replace(binding, tensor=copied if tensor is storage else view)

@@ -18,8 +18,10 @@ from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.tuning import NO_TUNING, Tuning
 from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType
+from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 
 __all__ = [
@@ -85,10 +87,11 @@ class Subject:
     model: Family
     dtype: DType
     size: RunSize
+    tuning: Tuning = NO_TUNING
 
     def kernels(self, optimizations: Optimizations | None = None) -> Kernels:
         """Those that suit the device, with all optimizations by default."""
-        return Kernels(self.dtype, self.device.capabilities, optimizations or Optimizations())
+        return Kernels(self.dtype, self.device.capabilities, optimizations or Optimizations(), self.tuning)
 
     def graphs(self, kernels: Kernels) -> dict[str, Graph]:
         """By network."""
@@ -111,7 +114,7 @@ class Subject:
     def as_dict(self) -> dict[str, str | int]:
         """JSON-ready, what a row says of it."""
         size = {"width": self.size.width_px, "height": self.size.height_px, "batch": self.size.batch}
-        return {"model": self.name, **size, "dtype": self.dtype}
+        return {"model": self.name, **size, "dtype": self.dtype, "tuning": self.tuning.source}
 
 
 def default_model(device: Device) -> str:
@@ -127,8 +130,11 @@ def open_subject(
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
+    tuning: str | Path = "off",
 ) -> Subject:
     """`sd14`, an embedded model or a folder, in pixels, by default at the model's own size.
+
+    `tuning` is that of `StableDiffusionPipeline.from_pretrained`.
 
     Loads no weights. Raises ModelError, DeviceError or InputError.
     """
@@ -138,4 +144,4 @@ def open_subject(
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)
-    return Subject(opened, name, found, chosen, size)
+    return Subject(opened, name, found, chosen, size, find_tuning(tuning, opened.info, chosen))

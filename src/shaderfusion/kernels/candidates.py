@@ -3,10 +3,11 @@
 All are valid for the device's capabilities. The static rules of kernels/select need not be among them.
 """
 
+from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles, matrix_flash_tiles
-from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, tile_of
+from shaderfusion.kernels.tiles import EMULATED_TILE, LaneTile, MatrixTile, MatrixUnits, Tile, choose_splits, tile_of
 from shaderfusion.kernels.tuning import (
     Attention,
     Convolution,
@@ -30,6 +31,15 @@ __all__ = [
 
 _TILE_SIZES = ((32, 32, 1), (32, 64, 1), (64, 32, 1), (64, 64, 2), (64, 128, 2), (128, 64, 2))
 """m, n and thread_n4. The largest takes 256 threads and 12.2 KiB, which every device grants."""
+_MATRIX_TILE_SIZES = (
+    (128, 128, 32, 2, 2),
+    (128, 64, 32, 2, 2),
+    (64, 128, 32, 2, 2),
+    (64, 64, 32, 2, 2),
+    (32, 64, 64, 1, 2),
+    (32, 32, 64, 1, 2),
+)
+"""m, n, k, subgroups_m and subgroups_n."""
 _LANE_ROWS = (4, 8, 16, 32)
 _MIN_WINOGRAD_CHANNELS = 32
 _MIN_WINOGRAD_TILES = 8
@@ -40,19 +50,22 @@ _MAX_SCORES_BYTES = 64 << 20
 
 def linear_candidates(operation: Linear, capabilities: Capabilities) -> list[Tiling]:
     """Tiles, and numbers of splits."""
-    return _tilings(operation.dtype, operation.rows, operation.columns, operation.depth, capabilities)
+    o = operation
+    in_eights = _in_eights(o.columns, o.depth)
+    return _tilings(o.dtype, o.rows, o.columns, o.depth, capabilities, in_eights=in_eights)
 
 
 def gated_linear_candidates(
     operation: GatedLinear, capabilities: Capabilities, *, fused: bool
 ) -> list[Tiling | GatedEpilogue]:
     """Tiles, and numbers of splits, with GEGLU as the epilogue where `fused` allows it, and after it."""
-    size = (operation.dtype, operation.rows, operation.columns)
-    found: list[Tiling | GatedEpilogue] = [*_tilings(*size, operation.depth, capabilities)]
-    if fused and not capabilities.exchanges_lanes:
-        tiles = _tiles(*size, capabilities)
-        found += [GatedEpilogue(tile) for tile in tiles if isinstance(tile, Tile) and tile.thread_n4 % 2 == 0]
-    return found
+    o = operation
+    apart = linear_candidates(Linear(o.dtype, o.rows, o.columns, o.depth), capabilities)
+    if not fused or capabilities.exchanges_lanes:
+        return [*apart]
+    tiles = _tiles(o.dtype, o.rows, o.columns, capabilities, in_eights=_in_eights(o.columns // 2, o.depth))
+    gated = [t for t in tiles if isinstance(t, MatrixTile) or (isinstance(t, Tile) and t.thread_n4 % 2 == 0)]
+    return [*apart, *map(GatedEpilogue, gated)]
 
 
 def convolution_candidates(
@@ -60,12 +73,14 @@ def convolution_candidates(
 ) -> list[Tiling | Winograd]:
     """The direct convolution's tiles and splits, and where `winograd` allows it F(2x2) and F(4x4) with some tiles."""
     C_in, (B, H, W, C_out) = operation.x_shape[-1], operation.out_shape
-    found: list[Tiling | Winograd] = [*_tilings(operation.dtype, B * H * W, C_out, 9 * C_in, capabilities)]
+    dtype, in_eights = operation.dtype, _in_eights(C_in, C_out)
+    found: list[Tiling | Winograd] = [*_tilings(dtype, B * H * W, C_out, 9 * C_in, capabilities, in_eights=in_eights)]
     enough = min(C_in, C_out) >= _MIN_WINOGRAD_CHANNELS and operation.num_tiles(4) >= _MIN_WINOGRAD_TILES
     if winograd and operation.stride == 1 and enough:
         for m in (2, 4):
             if winograd_fits(operation, m, capabilities):
-                tiles = _tiles(operation.dtype, operation.num_tiles(m), C_out, capabilities, f16_sums=False)
+                kind = {"in_eights": in_eights, "f16_sums": False}
+                tiles = _tiles(dtype, operation.num_tiles(m), C_out, capabilities, **kind)
                 found += [Winograd(m), *(Winograd(m, tile) for tile in tiles)]
     return found
 
@@ -88,15 +103,24 @@ def attention_candidates(operation: Attention, capabilities: Capabilities, *, fl
     columns = ceil_div(o.keys, 4) * 4
     if o.batch * o.heads * o.queries * columns * dtype_size_bytes(o.dtype) <= _MAX_SCORES_BYTES:
         found.append(Scores())
-        found += [Scores(scores=tile) for tile in _tiles(o.dtype, o.queries, columns, capabilities, f16_sums=False)]
-        found += [Scores(values=tile) for tile in _tiles(o.dtype, o.queries, o.head_dim, capabilities)]
+        kind = {"in_eights": _in_eights(o.head_dim), "f16_sums": False}
+        found += [Scores(scores=tile) for tile in _tiles(o.dtype, o.queries, columns, capabilities, **kind)]
+        kind = {"in_eights": _in_eights(o.head_dim, columns)}
+        found += [Scores(values=tile) for tile in _tiles(o.dtype, o.queries, o.head_dim, capabilities, **kind)]
     return found
 
 
-def _tilings(dtype: DType, rows: int, columns: int, depth: int, capabilities: Capabilities) -> list[Tiling]:
+def _in_eights(*sizes: int) -> bool:
+    """Whether rows of these sizes are whole vectors of 8 values, as matrix units need them."""
+    return all(size % 8 == 0 for size in sizes)
+
+
+def _tilings(
+    dtype: DType, rows: int, columns: int, depth: int, capabilities: Capabilities, *, in_eights: bool
+) -> list[Tiling]:
     """Each tile with a sum over K that is whole, and in as many parts as seem useful, or half as many."""
     found: list[Tiling] = []
-    for tile in _tiles(dtype, rows, columns, capabilities):
+    for tile in _tiles(dtype, rows, columns, capabilities, in_eights=in_eights):
         if isinstance(tile, LaneTile):
             found.append(Tiling(tile))
             continue
@@ -106,14 +130,41 @@ def _tilings(dtype: DType, rows: int, columns: int, depth: int, capabilities: Ca
 
 
 def _tiles(
-    dtype: DType, rows: int, columns: int, capabilities: Capabilities, *, f16_sums: bool = True
-) -> list[Tile] | list[LaneTile]:
-    """Tiles of a product, but for those of which more than half would be beyond its edges."""
+    dtype: DType, rows: int, columns: int, capabilities: Capabilities, *, in_eights: bool, f16_sums: bool = True
+) -> list[Tile] | list[LaneTile] | list[MatrixTile]:
+    """Tiles of a product, but for those of which more than half would be beyond its edges.
+
+    Where matrix units can take it, they do.
+    """
     if capabilities.exchanges_lanes:
         int64_pairs = capabilities.has_int64 and dtype == "f32"
         return [LaneTile(m, int64_pairs=int64_pairs) for m in _LANE_ROWS if m < 2 * rows or m == _LANE_ROWS[0]]
+    if dtype == "f16" and in_eights and capabilities.matrix_units:
+        tiles = _matrix_tiles(capabilities.matrix_units, capabilities)
+        return [t for t in tiles if (t.m < 2 * rows or t.m <= 32) and (t.n < 2 * columns or t.n <= 32)]
     return [
         tile_of(m, n, pairs=f16_sums and dtype == "f16", thread_n4=thread_n4)
         for m, n, thread_n4 in _TILE_SIZES
         if (m < 2 * rows or m == 32) and (n < 2 * columns or n == 32)
     ]
+
+
+def _matrix_tiles(units: MatrixUnits, capabilities: Capabilities) -> list[MatrixTile]:
+    """Those that divide evenly among subgroups and threads, and that a workgroup can hold."""
+    _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
+
+    def fits(tile: MatrixTile) -> bool:
+        shared_bytes = max(tile.shared_bytes(), tile.shared_bytes(transposed=True))
+        is_whole = tile.num_threads % largest_subgroup == 0  # WebGPU asks for it
+        fits = tile.num_threads <= capabilities.max_workgroup_size and shared_bytes <= capabilities.max_workgroup_bytes
+        return is_whole and fits and _is_even(tile)
+
+    sizes = [EMULATED_TILE] if units.emulated else _MATRIX_TILE_SIZES
+    return [tile for tile in (MatrixTile(*size, units) for size in sizes) if fits(tile)]
+
+
+def _is_even(tile: MatrixTile) -> bool:
+    try:
+        return bool(tile.constants)
+    except ShapeError:
+        return False

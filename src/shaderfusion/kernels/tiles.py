@@ -7,6 +7,7 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import ceil_div
 
 __all__ = [
+    "EMULATED_TILE",
     "AnyTile",
     "LaneTile",
     "MatrixTile",
@@ -92,8 +93,6 @@ class MatrixTile:
     subgroups_m: int
     subgroups_n: int
     units: MatrixUnits
-    prefetch: int = 1
-    two_buffers: bool = False
 
     @property
     def num_threads(self) -> int:
@@ -122,7 +121,6 @@ class MatrixTile:
             "FRAGMENTS_M": self.m // self.subgroups_m // units.m,
             "FRAGMENTS_N": self.n // self.subgroups_n // units.n,
         }
-        sizes |= {"PREFETCH": self.prefetch, "PREFETCH_LESS_1": self.prefetch - 1, "TWO_BUFFERS": self.two_buffers}
         return {**sizes, **units.constants}
 
 
@@ -194,7 +192,7 @@ _ESTIMATES = (
     _Estimate((128, 64, 32, 2, 2), 480, 31.0),
     _Estimate((32, 64, 64, 1, 2), 560, 15.5),
 )
-_EMULATED_TILE = (16, 16, 16, 2, 1)
+EMULATED_TILE = (16, 16, 16, 2, 1)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12)
 _DISPATCH_US = 3.0
 _SUM_US = 4.6
@@ -215,7 +213,7 @@ def choose_matrix_tile(
     With `num_splits` it is that.
     """
     if units.emulated:
-        return MatrixTile(*_EMULATED_TILE, units), num_splits or 1
+        return MatrixTile(*EMULATED_TILE, units), num_splits or 1
     size = (num_rows, num_columns, num_batches, depth)
     splits = [num_splits] if num_splits else [s for s in _SPLITS if s == 1 or s * 128 <= depth]
     _, sizes, best = min((entry.us(*size, s), entry.tile, s) for entry in _ESTIMATES for s in splits)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, MatrixFlashTile
-from shaderfusion.kernels.tiles import LaneTile, Tile
+from shaderfusion.kernels.tiles import LaneTile, MatrixTile, Tile
 from shaderfusion.tensor import DType
 
 __all__ = [
@@ -80,6 +80,7 @@ class Attention:
     causal: bool
 
 
+ProductTile = Tile | LaneTile | MatrixTile
 Operation = Linear | GatedLinear | Convolution | Attention
 
 
@@ -87,7 +88,7 @@ Operation = Linear | GatedLinear | Convolution | Attention
 class Tiling:
     """A product as it is: of a linear layer, or the direct convolution. None chooses by the product's size."""
 
-    tile: Tile | LaneTile | None = None
+    tile: ProductTile | None = None
     num_splits: int | None = None
 
 
@@ -95,7 +96,7 @@ class Tiling:
 class GatedEpilogue:
     """GEGLU as the product's epilogue, with that tile; `Tiling` has it in a dispatch of its own."""
 
-    tile: Tile | None = None
+    tile: Tile | MatrixTile | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Winograd:
     """F(m x m, 3x3), with that tile in its products."""
 
     m: int
-    tile: Tile | LaneTile | None = None
+    tile: ProductTile | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Flash:
 class Scores:
     """Attention in two products and a softmax between, with those tiles."""
 
-    scores: Tile | LaneTile | None = None
-    values: Tile | LaneTile | None = None
+    scores: ProductTile | None = None
+    values: ProductTile | None = None
 
 
 Choice = Tiling | GatedEpilogue | Winograd | Flash | Scores
@@ -131,6 +132,8 @@ class Tuning:
 
     names: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The choice's name for that of its operation."""
+    source: str = "off"
+    """The file that they are from."""
 
     def choose(self, operation: Operation, static: C, candidates: Callable[[], Sequence[C]]) -> C:
         """What was chosen for the operation if it is one of the candidates, else what the static rules choose."""

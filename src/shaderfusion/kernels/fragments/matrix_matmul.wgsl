@@ -26,23 +26,7 @@ const A_PER_THREAD = TILE_M * K8 / THREADS;
 const B_PER_THREAD = B_ROWS * B_ROW8 / THREADS;
 const OUT_ROWS = SUBGROUPS_M * MATRIX_M; // the rows of sums that workgroup memory holds at a time
 
-const BUFFER_SIZE = A_SIZE + B_ROWS * B_STRIDE;
-#ifdef TWO_BUFFERS
-const BUFFERS_SIZE = 2 * BUFFER_SIZE;
-#else
-const BUFFERS_SIZE = BUFFER_SIZE;
-#endif
-var<workgroup> sh: array<vec4<u32>, max(BUFFERS_SIZE, OUT_ROWS * OUT_STRIDE)>;
-
-struct Loads { a: array<vec4<u32>, A_PER_THREAD>, b: array<vec4<u32>, B_PER_THREAD> } // of a tile, by one thread
-
-fn load_tile(rows: array<RowA, A_PER_THREAD>, batch: u32, k_0: u32, tile: u32, lane: u32) -> Loads {
-    var a_rows = rows; // naga indexes variables alone by variables
-    var loads: Loads;
-    for (var i = 0u; i < A_PER_THREAD; i++) { loads.a[i] = load_a(a_rows[i], k_0 + 8 * (lane % K8)); }
-    for (var i = 0u; i < B_PER_THREAD; i++) { loads.b[i] = load_b_at(batch, k_0, tile, lane + i * THREADS); }
-    return loads;
-}
+var<workgroup> sh: array<vec4<u32>, max(A_SIZE + B_ROWS * B_STRIDE, OUT_ROWS * OUT_STRIDE)>;
 
 fn load_b_at(batch: u32, k_0: u32, tile: u32, i: u32) -> vec4<u32> {
 #ifdef TRANSPOSE_B
@@ -74,46 +58,42 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     let stage_k8 = lane % K8;
     let stage_row = lane / K8;
     var rows: array<RowA, A_PER_THREAD>;
+    var next_a: array<vec4<u32>, A_PER_THREAD>;
+    var next_b: array<vec4<u32>, B_PER_THREAD>;
     for (var i = 0u; i < A_PER_THREAD; i++) {
         // Rows beyond M repeat the last one; their sums are not stored.
         rows[i] = row_a(batch, min(row_0 + stage_row + i * (THREADS / K8), params.num_rows - 1));
+        next_a[i] = load_a(rows[i], k_begin + 8 * stage_k8);
     }
-    var next: array<Loads, PREFETCH>; // tiles that are on their way
-#unroll
-    for (var p = 0u; p < PREFETCH; p++) {
-        next[p] = load_tile(rows, batch, k_begin + p * TILE_K, group.x, lane);
-    }
+    for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_b_at(batch, k_begin, group.x, lane + i * THREADS); }
 
     var sums = array<array<Result, FRAGMENTS_N>, FRAGMENTS_M>();
-    var buffer = 0u;
     for (var k_0 = k_begin; k_0 < k_end; k_0 += TILE_K) {
         for (var i = 0u; i < A_PER_THREAD; i++) {
-            sh[buffer + (stage_row + i * (THREADS / K8)) * A_STRIDE + stage_k8] = next[0].a[i];
+            sh[(stage_row + i * (THREADS / K8)) * A_STRIDE + stage_k8] = next_a[i];
         }
         for (var i = 0u; i < B_PER_THREAD; i++) {
             let place = lane + i * THREADS;
-            sh[buffer + A_SIZE + place / B_ROW8 * B_STRIDE + place % B_ROW8] = next[0].b[i];
+            sh[A_SIZE + place / B_ROW8 * B_STRIDE + place % B_ROW8] = next_b[i];
         }
         workgroupBarrier();
-        // The last turns load zeros from beyond K.
-#unroll
-        for (var p = 0u; p < PREFETCH_LESS_1; p++) {
-            next[p] = next[p + 1];
-        }
-        next[PREFETCH - 1] = load_tile(rows, batch, k_0 + PREFETCH * TILE_K, group.x, lane);
+        // The next tile is on its way while this one is multiplied. The last turn loads zeros from beyond K.
+        let next_k = k_0 + TILE_K;
+        for (var i = 0u; i < A_PER_THREAD; i++) { next_a[i] = load_a(rows[i], next_k + 8 * stage_k8); }
+        for (var i = 0u; i < B_PER_THREAD; i++) { next_b[i] = load_b_at(batch, next_k, group.x, lane + i * THREADS); }
         for (var k = 0u; k < TILE_K; k += MATRIX_K) {
             var a: array<Left, FRAGMENTS_M>;
 #unroll
             for (var i = 0u; i < FRAGMENTS_M; i++) {
-                a[i] = load_left(buffer + (subgroup_row * SUBGROUP_M + i * MATRIX_M) * A_STRIDE + k / 8, A_STRIDE);
+                a[i] = load_left((subgroup_row * SUBGROUP_M + i * MATRIX_M) * A_STRIDE + k / 8, A_STRIDE);
             }
 #unroll
             for (var j = 0u; j < FRAGMENTS_N; j++) {
                 let column = subgroup_column * SUBGROUP_N + j * MATRIX_N;
 #ifdef TRANSPOSE_B
-                let b = load_right_transposed(buffer + A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
+                let b = load_right_transposed(A_SIZE + column * B_STRIDE + k / 8, B_STRIDE);
 #else
-                let b = load_right(buffer + A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
+                let b = load_right(A_SIZE + k * B_STRIDE + column / 8, B_STRIDE);
 #endif
 #unroll
                 for (var i = 0u; i < FRAGMENTS_M; i++) {
@@ -121,15 +101,8 @@ fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
                 }
             }
         }
-#ifdef TWO_BUFFERS
-        buffer = BUFFER_SIZE - buffer;
-#else
         workgroupBarrier();
-#endif
     }
-#ifdef TWO_BUFFERS
-    workgroupBarrier();
-#endif
 
 #unroll
     for (var i = 0u; i < FRAGMENTS_M; i++) {

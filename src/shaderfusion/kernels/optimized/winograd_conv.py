@@ -202,7 +202,9 @@ def winograd_conv(
     plain = len(weight.shape) == 4
     slice_channels = C_out
     if plain:
-        slice_channels = 4 * _part_size(C_out // 4, max_filters_bytes // (num_products * C_in * 4 * element_bytes))
+        unit = 4 if C_out % 8 else 8  # eights, for matrix units, where they can be
+        most = max_filters_bytes // (num_products * C_in * unit * element_bytes)
+        slice_channels = unit * _part_size(C_out // unit, most)
     tiles_y, tiles_x = ceil_div(H, m), ceil_div(W, m)
     tile_rows = B * tiles_y  # of all images, one below the other
     row_bytes = num_products * tiles_x * (C_in + slice_channels) * element_bytes

@@ -1,0 +1,123 @@
+"""The command: from its options to a file of choices, and a summary of what they gain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shaderfusion.bench.runs import NUM_STEPS
+from shaderfusion.bench.subject import Subject, open_subject
+from shaderfusion.errors import InputError
+from shaderfusion.kernels.tuning import Tuning
+from shaderfusion.output import Table, progress_bar, require_writable, say, show
+from shaderfusion.tune.compare import Comparison, compare
+from shaderfusion.tune.search import Search
+from shaderfusion.tune.survey import Case, find_cases
+from shaderfusion.tuning_file import TunedOperation, default_path, read_tuning, write_tuning
+
+if TYPE_CHECKING:
+    from shaderfusion.tensor import DType
+
+__all__ = ["run_tune"]
+
+_BUDGET_S = {True: 120.0, False: 40.0}
+"""Of the search, by whether the device is a CPU."""
+
+
+def run_tune(
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: DType | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    batch: int = 1,
+    budget_s: float | None = None,
+    output: Path | None = None,
+) -> None:
+    """Searches, compares whole networks, writes the choices of those that gained and prints what and where.
+
+    The file keeps what it has of other operations. Ctrl-C ends the search, and what it found so far is kept;
+    KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
+    """
+    subject = open_subject(model, device=device, dtype=dtype, width=width, height=height, batch=batch)
+    info, dtype = subject.device.info, subject.dtype
+    path = _in_cache(default_path(info, dtype)) if output is None else output
+    require_writable("--output", path, ".json", "tuning.json")
+    cases = find_cases(lambda kernels: subject.model.record(kernels, subject.size), subject.kernels())
+    tried, was_interrupted = _search(subject, cases, _BUDGET_S[info.kind == "CPU"] if budget_s is None else budget_s)
+
+    found = [(case, row) for case, row in tried if row]
+    compared = list(compare(subject, Tuning({row.operation: row.choice for _, row in found})))
+    gained = {comparison.network for comparison in compared if comparison.is_gain}
+    kept = [row for case, row in found if gained & set(case.layers)]
+    if compared:
+        show(_table(compared, found).text())
+    before = _rows_of(path, subject)
+    names = {repr(case.operation) for case, _ in tried}
+    rows = [row for row in before if row.operation not in names] + kept
+    if rows != before:
+        write_tuning("--output", path, rows, info, dtype)
+        show(str(path))
+    if not kept:
+        say("the static rules are as fast as anything that was tried: no choice was kept")
+    if was_interrupted:
+        raise KeyboardInterrupt
+
+
+def _in_cache(path: Path) -> Path:
+    """The path, in a folder that exists."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the cache folder (={path.parent}) cannot be made: {error.strerror}; set SHADERFUSION_CACHE to another, "
+            "or name a file with --output"
+        ) from error
+    return path
+
+
+def _search(
+    subject: Subject, cases: Sequence[Case], budget_s: float
+) -> tuple[list[tuple[Case, TunedOperation | None]], bool]:
+    """What was tried, with what was found, and whether Ctrl-C ended it."""
+    runs = {name: NUM_STEPS if name == subject.model.denoiser else 1 for name in subject.model.networks}
+    search = Search(subject.device, cases, runs, budget_s)
+    tried: list[tuple[Case, TunedOperation | None]] = []
+    was_interrupted = False
+    started = time.perf_counter()
+    try:
+        with progress_bar(len(cases)) as draw:
+            for item in search:
+                tried.append(item)
+                draw(len(tried))
+    except KeyboardInterrupt:
+        say("interrupted: comparing what was found so far; once more gives it up")
+        was_interrupted = True
+    finally:
+        search.close()
+    faster = sum(row is not None for _, row in tried)
+    seconds = time.perf_counter() - started
+    say(f"timed {len(tried)} of {len(cases)} shapes in {seconds:.0f} s: {faster} can be faster")
+    return tried, was_interrupted
+
+
+def _rows_of(path: Path, subject: Subject) -> list[TunedOperation]:
+    """What the file holds already; nothing where it cannot be used."""
+    try:
+        return read_tuning(path, subject.device.info, subject.dtype)
+    except InputError:
+        return []
+
+
+def _table(compared: Sequence[Comparison], found: Sequence[tuple[Case, TunedOperation]]) -> Table:
+    rows = []
+    for c in compared:
+        changed = sum(c.network in case.layers for case, _ in found)
+        gain = f"{100 * (1 - c.tuned_ms / c.static_ms):.1f}"
+        kept = "yes" if c.is_gain else "no: not faster" if c.agree else "no: its results differ"
+        rows.append((c.network, str(changed), f"{c.static_ms:,.2f}", f"{c.tuned_ms:,.2f}", gain, kept))
+    heading = ("network", "shapes changed", "static rules, ms", "tuned, ms", "gain, %", "kept")
+    return Table(heading, rows, "<>>>><")
