@@ -43,6 +43,11 @@ class Runtime(ABC):
         """Whether its package is there."""
         return find_spec(self.package) is not None
 
+    def load(self) -> None:
+        """Imports its package, as the first look for adapters would. Nearly all of that is Python's work."""
+        with suppress(ImportError, OSError):  # then it has no adapters
+            assert self._api
+
     @property
     def why_no_adapter(self) -> str:
         """What the implementation says of adapters that it refuses, in a line; mostly nothing."""
@@ -235,7 +240,7 @@ class _Dawn(Runtime):
             required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
-            disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
+            disable_toggles=["timestamp_quantization"],  # which browsers want
         )
 
     def create_module(self, device: Any, code: str, label: str, *, trusted: bool) -> Any:
@@ -245,7 +250,7 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
-        if not {"matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+        if not {"f16", "matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 

@@ -13,7 +13,7 @@ from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES
 
 __all__ = ["Staging", "Write"]
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 2 << 20
 """What is more than that is written in such pieces by several threads, while this one goes on."""
 _MAX_WRITERS = 4
 
