@@ -9,7 +9,7 @@ from kernel_runner import tensor_out
 from shaderfusion.errors import InputError, ShapeError
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.optimized.group_norm import group_norm
@@ -75,6 +75,16 @@ def test_heads_are_padded_to_what_their_kernel_takes() -> None:
     assert [GPU.padded_head_dim(D) for D in dims] == [8, 8, 8, 16, 40, 80, 84, 512]  # FlashAttention's eights up to 80
     for kernels in (LANES, UNFUSED, FUSED):
         assert [kernels.padded_head_dim(D) for D in dims] == [4, 4, 8, 12, 40, 76, 84, 512]
+
+
+def test_padding_of_heads_does_not_depend_on_the_dtype() -> None:
+    """A network in f32 hands its keys to one in f16, where heads of more channels than 80 are FlashAttention's too."""
+    units = (MatrixShape(16, 16, 16, "f16", "f32"),)
+    nvidia = replace(DESKTOP_GPU, matrix_shapes=units, subgroup_sizes=(32, 32))
+    for capabilities in (WEBGPU_DEFAULTS, DESKTOP_GPU, nvidia):
+        for D in (40, 73, 84, 150, 170):
+            assert Kernels("f16", capabilities).padded_head_dim(D) == Kernels("f32", capabilities).padded_head_dim(D)
+    assert Kernels("f16", nvidia).padded_head_dim(84) == 88
 
 
 @pytest.mark.parametrize(

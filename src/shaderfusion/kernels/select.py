@@ -313,9 +313,14 @@ class Kernels:
         return _of(operation, (*product, *_join(gates)))
 
     def padded_head_dim(self, head_dim: int) -> int:
-        """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take."""
+        """Channels of each head in the tensors of `attention`: head_dim, and zeros up to what its kernels take.
+
+        They do not depend on the dtype, so that networks of different ones can hand on such tensors.
+        """
         flash_dim = ceil_div(head_dim, 8) * 8
-        return flash_dim if self._flash_tile(flash_dim) else ceil_div(head_dim, 4) * 4
+        dtypes: tuple[DType, ...] = ("f16", "f32")
+        takes_flash = any(replace(self, dtype=dtype)._flash_tile(flash_dim) for dtype in dtypes)
+        return flash_dim if takes_flash else ceil_div(head_dim, 4) * 4
 
     def _flash_tile(self, D: int) -> FlashTile | MatrixFlashTile | None:
         """FlashAttention's for heads of that size; None where unfused kernels had better serve."""
