@@ -40,7 +40,7 @@ def cases(kernels: Kernels) -> Iterator[Case]:
         flop = 4 * B * num_heads * N * M * D
         tiles = {"flash": choose_flash_tile(D, kernels.dtype, kernels.capabilities)}
         if kernels.matrix_units:
-            on_matrices = choose_matrix_flash_tile(N, B * num_heads, D, kernels.matrix_units, kernels.capabilities)
+            on_matrices = choose_matrix_flash_tile(D, kernels.matrix_units, kernels.capabilities)
             tiles |= {"matrix flash": on_matrices} if on_matrices else {}
         for way, tile in tiles.items():
             flash = [flash_attention(q, k, v, out, num_heads=num_heads, tile=tile)]

@@ -204,6 +204,7 @@ def _tune(args: argparse.Namespace) -> None:
     run_tune(
         args.model,
         device=args.device,
+        runtime=args.runtime,
         dtype=args.dtype,
         width=args.width,
         height=args.height,

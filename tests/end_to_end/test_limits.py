@@ -19,10 +19,9 @@ from shaderfusion.gpu.shader import compose
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.graph.program import Program
-from shaderfusion.kernels import select
+from shaderfusion.kernels import select, tiles
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common import matmul
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.weights.store import WeightStore
@@ -104,7 +103,7 @@ def test_denoiser_in_strips(
     if kind is CPU and not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
     monkeypatch.setattr(select, "_FOLDED_GROUP_SIZE", 1 << 10)
-    monkeypatch.setattr(matmul, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
+    monkeypatch.setattr(tiles, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
     model = StableDiffusion.from_folder(model_folder(name))
     network = model.networks["unet"]
     size = model.run_size(width=24 * model.scale_factor, height=20 * model.scale_factor)

@@ -19,7 +19,7 @@ from shaderfusion import StableDiffusionPipeline
 parsed = []
 parse_type = Parser.parse_type
 Parser.parse_type = lambda parser, text: (parsed.append(text), parse_type(parser, text))[1]
-StableDiffusionPipeline.from_pretrained(sys.argv[1])("a red heart", num_inference_steps=1)
+StableDiffusionPipeline.from_pretrained(sys.argv[1], runtime="wgpu")("a red heart", num_inference_steps=1)
 print("\\n".join(parsed))
 """
 

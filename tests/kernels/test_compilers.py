@@ -4,14 +4,14 @@ Neither needs a GPU: Tint compiles on Dawn's null adapter, naga on any adapter o
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import get_args
 
 import numpy as np
 import pytest
-from recorded_calls import recorded_graphs
+from recorded_calls import models, recorded_graphs
 
 from shaderfusion.errors import ShaderError
 from shaderfusion.gpu.backend import RUNTIMES
@@ -23,6 +23,7 @@ from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capa
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType, TensorSpec
+from shaderfusion.tune.survey import find_cases
 from shaderfusion.weights import prepare
 from shaderfusion.weights.checkpoint import StoredTensor
 
@@ -56,12 +57,26 @@ def calls_of(name: str) -> tuple[KernelCall, ...]:
     """One call for each distinct shader and entry point that the models record on a device."""
     capabilities, dtypes = DEVICES[name]
     variants = [Kernels(dtype, capabilities, Optimizations.parse(o)) for dtype in dtypes for o in OPTIMIZATIONS]
-    found: dict[object, KernelCall] = {}
     weights: set[object] = set()
-    for graph in recorded_graphs(variants, guidance=[True]):
-        for call in itertools.chain(graph.calls, weight_calls(graph, weights)):
-            constants = (*call.constants.items(), *map(type, call.constants.values()))
-            found.setdefault((call.source, call.entry_point, call.dtype, constants, *call.params), call)
+    graphs = recorded_graphs(variants, guidance=[True])
+    return distinct(call for graph in graphs for call in itertools.chain(graph.calls, weight_calls(graph, weights)))
+
+
+@cache
+def candidates_of(name: str) -> tuple[KernelCall, ...]:
+    """One call for each that `shaderfusion tune` may try for SD 1.4 on a device, in its own dtype."""
+    capabilities, (dtype, *_) = DEVICES[name]
+    *_, model = models()
+    cases = find_cases(lambda kernels: model.record(kernels, model.run_size()), Kernels(dtype, capabilities))
+    return distinct(call for case in cases for calls in case.ways.values() for call in calls)
+
+
+def distinct(calls: Iterable[KernelCall]) -> tuple[KernelCall, ...]:
+    """The first of those that are one shader and entry point."""
+    found: dict[object, KernelCall] = {}
+    for call in calls:
+        constants = (*call.constants.items(), *map(type, call.constants.values()))
+        found.setdefault((call.source, call.entry_point, call.dtype, constants, *call.params), call)
     return tuple(found.values())
 
 
@@ -85,11 +100,11 @@ def weight_calls(graph: Graph, known: set[object]) -> Iterator[KernelCall]:
 _compiled: set[tuple[str, str]] = set()
 
 
-def refusals(device: Device, name: str) -> list[str]:
-    """What the device's compiler says of those shaders that it has not compiled yet."""
+def refusals(device: Device, calls: Iterable[KernelCall]) -> list[str]:
+    """What the device's compiler says of the shaders that it has not compiled yet."""
     found: list[str] = []
     runtime = RUNTIMES[device.info.runtime]
-    for call in calls_of(name):
+    for call in calls:
         source = compose(call, runtime.directives)
         if (runtime.name, source.code) in _compiled:
             continue
@@ -104,7 +119,7 @@ def refusals(device: Device, name: str) -> list[str]:
 @pytest.mark.parametrize("name", TINT)
 def test_tint(null_dawn: None, name: str) -> None:
     device = open_device(runtime="dawn")
-    assert refusals(device, name) == []
+    assert refusals(device, calls_of(name)) == []
     uses_matrices = {call.source for call in calls_of(name) if call.constants.get("MATRIX_UNITS")}
     assert bool(uses_matrices) is bool(DEVICES[name][0].matrix_shapes)
     if DEVICES[name][0] is WEBGPU_DEFAULTS:  # whole pipelines too, within limits that naga does not know
@@ -115,7 +130,17 @@ def test_tint(null_dawn: None, name: str) -> None:
 def test_naga(name: str) -> None:
     if not list_devices("wgpu"):
         pytest.skip("no adapter of wgpu on this machine")
-    assert refusals(open_device(runtime="wgpu"), name) == []
+    assert refusals(open_device(runtime="wgpu"), calls_of(name)) == []
+
+
+@pytest.mark.parametrize("name", ["desktop", "nvidia", "intel", "apple"])
+def test_what_tuning_tries(null_dawn: None, name: str) -> None:
+    device = open_device(runtime="dawn")
+    assert refusals(device, candidates_of(name)) == []
+    tiles = {call.constants.get("TILE_M") for call in candidates_of(name) if call.entry_point == "product"}
+    assert {32, 64, 128} <= tiles
+    uses_matrices = {call.source for call in candidates_of(name) if call.constants.get("MATRIX_UNITS")}
+    assert bool(uses_matrices) is bool(DEVICES[name][0].matrix_shapes)
 
 
 def test_what_one_of_them_refuses_is_found(null_dawn: None) -> None:

@@ -12,7 +12,7 @@ from recorded_calls import recorded_graphs
 
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
-from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.tensor import DType
 
@@ -22,6 +22,7 @@ DEVICES = (
     DESKTOP_GPU,
     Capabilities(is_cpu=True, has_subgroups=True),
     Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
+    replace(DESKTOP_GPU, matrix_shapes=(MatrixShape(16, 16, 16, "f16", "f32"),), subgroup_sizes=(32, 32)),
 )
 
 # ---- reading WGSL
@@ -77,16 +78,16 @@ def constants_of(call: KernelCall) -> set[str]:
     code = reachable(source.code, call.entry_point)
     flags = set().union(*(flags_in(origin.split(":")[0]) for origin in source.origins if origin != "prelude"))
 
-    def others(name: str, value: object) -> Iterable[bool | str]:
+    def others(name: str, value: float | str) -> Iterable[float | str]:
         if isinstance(value, str):
             return [flag.removeprefix(f"{name}_").lower() for flag in flags if flag.startswith(f"{name}_")]
-        return [not value]
+        return [not value if isinstance(value, bool) else value + 1]
 
-    def matters(name: str, value: object) -> bool:
-        if isinstance(value, (bool, str)):
-            calls = (replace(call, constants={**call.constants, name: other}) for other in others(name, value))
-            return any(reachable(compose(changed).code, call.entry_point) != code for changed in calls)
-        return re.search(rf"\bconst {name}\b", code) is not None
+    def matters(name: str, value: float | str) -> bool:
+        if not isinstance(value, (bool, str)) and re.search(rf"\bconst {name}\b", code):
+            return True
+        calls = (replace(call, constants={**call.constants, name: other}) for other in others(name, value))
+        return any(reachable(compose(changed).code, call.entry_point) != code for changed in calls)
 
     return {name for name, value in call.constants.items() if matters(name, value)}
 
@@ -117,18 +118,21 @@ def test_misuses_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     #ifdef HELP
         helper();
     #endif
+    #unroll
+        for (var i = 0u; i < COPIES; i++) {
+        }
     }
     """
     (tmp_path / "kernel.wgsl").write_text(text)
     monkeypatch.setattr("shaderfusion.gpu.shader.KERNELS_FOLDER", tmp_path)
     monkeypatch.setattr(f"{__name__}.KERNELS_FOLDER", tmp_path)
-    call = KernelCall("kernel.wgsl", "main", "f32", (), (1, 1, 1))
-    helped = replace(call, constants={"SIZE": 1, "HELP": True}, params={"helped": 1})
+    call = KernelCall("kernel.wgsl", "main", "f32", (), (1, 1, 1), {"COPIES": 2})
+    helped = replace(call, constants={"SIZE": 1, "COPIES": 2, "HELP": True}, params={"helped": 1})
     assert not misuses([call, helped])
-    assert not misuses([replace(helped, constants={"SIZE": 1, "HELP": False}), helped])
+    assert not misuses([replace(helped, constants={"SIZE": 1, "COPIES": 2, "HELP": False}), helped])
     assert misuses([replace(helped, params={})]) == {"kernel.main is not given params.helped"}
     assert misuses([replace(helped, params={"helped": 1, "others": 1})]) == {"kernel.wgsl does not use others"}
-    idle = replace(call, constants={"SIZE": 1, "HELP": False, "IDLE": 1, "KIND": "a"})
+    idle = replace(call, constants={"SIZE": 1, "COPIES": 2, "HELP": False, "IDLE": 1, "KIND": "a"})
     assert misuses([idle]) == {f"kernel.wgsl does not use {name}" for name in ("SIZE", "IDLE", "KIND")}
 
 

@@ -240,7 +240,7 @@ class _Dawn(Runtime):
             required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
-            disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
+            disable_toggles=["timestamp_quantization"],  # which browsers want
         )
 
     def create_module(self, device: Any, code: str, label: str, *, trusted: bool) -> Any:
@@ -250,7 +250,7 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
-        if not {"matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+        if not {"f16", "matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 

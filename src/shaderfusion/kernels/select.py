@@ -211,13 +211,13 @@ class Kernels:
         """The m of F(m x m, 3x3) where it pays and can be bound, else None: it takes enough channels and tiles.
 
         Of few tiles the transforms and the filters' traffic take the gain; with those in between F(2x2) is as fast as
-        F(4x4), and exacter. docs/tuning.md has the times.
+        F(4x4), and exacter, and on matrix units the direct convolution. docs/tuning.md has the times.
         """
         least_channels = min(operation.x_shape[-1], operation.out_shape[-1])
         if not self.optimizations.winograd_conv or operation.stride != 1 or least_channels < 32:
             return None
         tiles = operation.num_tiles(4)
-        if tiles < 32:
+        if tiles < (128 if self.matrix_units else 32):
             return None
         m = _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
         return m if winograd_fits(operation, m, self.capabilities) else None
@@ -312,13 +312,13 @@ class Kernels:
         flash_dim = ceil_div(head_dim, 8) * 8
         return flash_dim if self._flash_tile(flash_dim) else ceil_div(head_dim, 4) * 4
 
-    def _flash_tile(self, D: int, num_queries: int = 1, num_heads: int = 1) -> FlashTile | MatrixFlashTile | None:
-        """FlashAttention's for so many queries of each of num_heads; None where unfused kernels had better serve."""
+    def _flash_tile(self, D: int) -> FlashTile | MatrixFlashTile | None:
+        """FlashAttention's for heads of that size; None where unfused kernels had better serve."""
         if not self.optimizations.flash_attention or self._lanes or D % 8 or D > MAX_HEAD_DIM:
             return None
         tile = None
         if self.matrix_units:
-            tile = choose_matrix_flash_tile(num_queries, num_heads, D, self.matrix_units, self.capabilities)
+            tile = choose_matrix_flash_tile(D, self.matrix_units, self.capabilities)
         if tile is None and D <= 80:  # a thread cannot hold enough rows of more channels
             tile = choose_flash_tile(D, self.dtype, self.capabilities)
         return tile
@@ -344,7 +344,7 @@ class Kernels:
         D = C // num_heads
         head_dim = D if head_dim is None else head_dim
         operation = Attention(q.dtype, B, num_heads, N, M, D, causal)
-        tile = self._flash_tile(D, N, B * num_heads)
+        tile = self._flash_tile(D)
         static = Flash(tile) if tile else Scores()
         choice = self._choose(operation, static, attention_candidates, flash=self.optimizations.flash_attention)
         if isinstance(choice, Flash):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shaderfusion.bench.runs import NUM_STEPS
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.errors import InputError
+from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.tuning import Tuning
 from shaderfusion.output import Table, progress_bar, require_writable, say, show
 from shaderfusion.tune.compare import Comparison, compare
@@ -30,6 +31,7 @@ def run_tune(
     model: str,
     *,
     device: str | None = None,
+    runtime: str = "auto",
     dtype: DType | None = None,
     width: int | None = None,
     height: int | None = None,
@@ -42,7 +44,8 @@ def run_tune(
     The file keeps what it has of other operations. Ctrl-C ends the search, and what it found so far is kept;
     KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
     """
-    subject = open_subject(model, device=device, dtype=dtype, width=width, height=height, batch=batch)
+    opened = open_device(device, runtime=runtime)
+    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch)
     info, dtype = subject.device.info, subject.dtype
     path = _in_cache(default_path(info, dtype)) if output is None else output
     require_writable("--output", path, ".json", "tuning.json")

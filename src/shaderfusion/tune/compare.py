@@ -66,7 +66,7 @@ def _time(subject: Subject, source: TensorSource, static: Graph, tuned: Graph) -
         cleanup.callback(store.close)
         programs: list[Program] = []
         for graph in (static, tuned):
-            programs.append(Program(subject.device, graph, store.load(graph, source), arena))
+            programs.append(Program(subject.device, graph, store.load({graph: source})[0], arena))
             cleanup.callback(programs[-1].close)
         agree = _agree(*map(_outputs, programs))
         times_ms: list[list[float]] = [[], []]

@@ -284,10 +284,10 @@ def test_filters_in_slices(m: int) -> None:
         *["transform_filters", "product", "transform_output"] * 3,
     ]
     outputs = [call.params for call in calls if call.entry_point == "transform_output"]
-    assert [params["first_channel"] for params in outputs] == [0, 428, 856]
-    assert [params["slice_channels"] for params in outputs] == [428, 428, 424]
-    tiles_bytes = (m + 2) ** 2 * 2 * (-(-16 // m)) ** 2 * (1280 + 428) * 2
-    assert plan_memory(calls).total_bytes == 428 * channel_bytes + tiles_bytes
+    assert [params["first_channel"] for params in outputs] == [0, 432, 864]  # in eights
+    assert [params["slice_channels"] for params in outputs] == [432, 432, 416]
+    tiles_bytes = (m + 2) ** 2 * 2 * (-(-16 // m)) ** 2 * (1280 + 432) * 2
+    assert plan_memory(calls).total_bytes == 432 * channel_bytes + tiles_bytes
 
 
 @pytest.mark.parametrize("m", TILE_SIZES)

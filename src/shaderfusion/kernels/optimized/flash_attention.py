@@ -25,8 +25,6 @@ MAX_HEAD_DIM = 160
 _ENOUGH_WORKGROUP_BYTES = 32768
 """A tile takes no more workgroup memory, even where there is more, so that a GPU can hold several workgroups."""
 
-_ENOUGH_WORKGROUPS = 128
-"""So many occupy a large GPU, with matrix units: about one for each of its multiprocessors."""
 _MOST_REGISTERS = 220
 """Of a lane, of the 255 that GPUs with matrix units grant."""
 
@@ -178,7 +176,6 @@ def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -
 
 def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> list[MatrixFlashTile]:
     """Tiles that may serve heads of that size well on a device: those that its workgroups and registers can hold."""
-    _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
     tiles = [
         MatrixFlashTile(rows * subgroups, keys, subgroups, units)
         for rows in range(units.m, units.subgroup_size + 1, units.m)
@@ -191,25 +188,19 @@ def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabili
         for tile in tiles
         if tile.fits(head_dim, "f16", capabilities.max_workgroup_bytes, capabilities.max_workgroup_size)
         and tile.num_registers(head_dim) <= _MOST_REGISTERS
-        and tile.num_threads % largest_subgroup == 0  # WebGPU asks for it
     ]
 
 
-def choose_matrix_flash_tile(
-    num_queries: int, num_heads: int, head_dim: int, units: MatrixUnits, capabilities: Capabilities
-) -> MatrixFlashTile | None:
-    """The tile for so many queries of each of num_heads, those of all images; None where no tile fits.
+def choose_matrix_flash_tile(head_dim: int, units: MatrixUnits, capabilities: Capabilities) -> MatrixFlashTile | None:
+    """The tile for heads of that size, of those that fit: the one nearest to what is fastest (docs/tuning.md)."""
+    rows = units.subgroup_size if head_dim <= 96 else max(units.m, units.subgroup_size // 2)
+    keys = 16 if head_dim <= 48 else 32
+    subgroups = 2 if head_dim <= 64 else 4
 
-    Large workgroups read keys and values less often, but wide heads leave registers for few subgroups, and few queries
-    occupy a large GPU only by small workgroups.
-    """
-    rows = max(units.m, units.subgroup_size // 2)
-    subgroups = 8 if head_dim <= 48 else 4 if head_dim <= 96 else 2
-    while subgroups > 1 and num_heads * ceil_div(num_queries, rows * subgroups) < _ENOUGH_WORKGROUPS:
-        subgroups //= 2
-    tiles = matrix_flash_tiles(head_dim, units, capabilities)
-    few = [tile for tile in tiles if tile.rows <= rows and tile.keys <= 32 and tile.subgroups <= subgroups]
-    return max(few or tiles, key=lambda tile: (tile.queries * tile.keys, tile.keys, tile.rows), default=None)
+    def distance(tile: MatrixFlashTile) -> tuple[int, int, int]:
+        return abs(tile.rows - rows), abs(tile.keys - keys), abs(tile.subgroups - subgroups)
+
+    return min(matrix_flash_tiles(head_dim, units, capabilities), key=distance, default=None)
 
 
 def flash_attention(
