@@ -22,9 +22,9 @@ from shaderfusion.weights.store import WeightStore
 
 __all__ = ["Comparison", "compare"]
 
-_MAX_RUNS = 10
+_MAX_RUNS = 20
 _MIN_RUNS = 3
-_MAX_S = 4.0
+_MAX_S = 8.0
 """Of a network, once it has run _MIN_RUNS times each way."""
 
 _MAX_DIFFERENCE = {2: 0.05, 4: 1e-3}
@@ -64,10 +64,10 @@ def _time(subject: Subject, source: TensorSource, static: Graph, tuned: Graph) -
     with ExitStack() as cleanup:
         cleanup.callback(arena.close)
         cleanup.callback(store.close)
-        programs: list[Program] = []
-        for graph in (static, tuned):
-            programs.append(Program(subject.device, graph, store.load(graph, source), arena))
-            cleanup.callback(programs[-1].close)
+        weights = store.load({static: source, tuned: source})
+        programs = [Program(subject.device, *item, arena) for item in zip((static, tuned), weights, strict=True)]
+        for program in programs:
+            cleanup.callback(program.close)
         agree = _agree(*map(_outputs, programs))
         times_ms: list[list[float]] = [[], []]
         started = time.perf_counter()
