@@ -51,9 +51,11 @@ def poison(code: str) -> str:
                 body += f" atomicStore(&{name}, 0xffffffffu);"
         return f"{entry['head']}({parameters}) {{ {body} workgroupBarrier();"
 
-    return re.sub(
+    poisoned, count = re.subn(
         r"(?P<head>@workgroup_size\((?P<size>[^)]+)\)\s*(?:@subgroup_size\([^)]+\)\s*)?fn \w+)"
         r"\((?P<parameters>[^{]*)\)\s*\{",
         fill,
         code,
     )
+    assert count == code.count("@compute")
+    return poisoned

@@ -18,6 +18,7 @@ often as by default."""
 def main() -> NoReturn:
     """Runs the command of `sys.argv`, and ends at once: the system frees memory faster than Python takes it apart."""
     gc.set_threshold(_COLLECTED_AFTER)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start a thread for each core; none has work here
     status = cli.main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it, or it is closed

@@ -78,11 +78,13 @@ def _generate(args: argparse.Namespace) -> None:
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
     from concurrent.futures import ThreadPoolExecutor
 
+    from shaderfusion.gpu.backend import runtimes
     from shaderfusion.gpu.device import open_device
 
     started = time.perf_counter()
+    runtimes(args.runtime)[0].load()  # alone: beside other imports it would take longer, and the driver begin later
     with ThreadPoolExecutor(1) as beside:
-        # It takes a while, and what follows does not need it yet.
+        # The driver takes a while, and what follows does not need it yet.
         opening = beside.submit(open_device, args.device, runtime=args.runtime)
         from shaderfusion.families import open_model
         from shaderfusion.kernels.select import Optimizations

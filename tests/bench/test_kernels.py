@@ -80,5 +80,6 @@ def test_rows(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["share_of_ceiling"] > 0
         assert (row["gflop_per_s"] > 0) == (row["flop"] > 0)
     titles = [table.title for table in kernels.tables(rows)]
-    assert titles == ["Ceilings", "One iteration of the UNet", "Decoder", "Text encoder"]
+    networks = ["One iteration of the UNet", "Decoder", "Text encoder", "Keys and values of one prompt"]
+    assert titles == ["Ceilings", *networks]
     assert sum(len(table.rows) for table in kernels.tables(rows)) == len(rows)

@@ -29,7 +29,7 @@ def test_layers_are_those_of_the_graphs(subject: Subject) -> None:
         weight
         for name, graph in subject.graphs(subject.kernels()).items()
         for weight in graph.weights.values()
-        if len(weight.source_shape) == 4 and weight.source_shape[2:] == (3, 3) and "downsamplers" not in weight.path
+        if len(weight.source_shape) == 4 and weight.source_shape[2:] == (3, 3) and "downsamplers" not in weight.paths[0]
     ]
     assert sum(len(used) for used in layers.values()) == len(convolutions)
     assert {m for used in layers.values() for m in used} <= {0, *TILE_SIZES}

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from kernel_runner import run_calls
 
 from shaderfusion.errors import ShaderError
 from shaderfusion.gpu import shader
@@ -251,6 +253,23 @@ def test_compiler_errors_name_file_and_line(
     if any_device.info.runtime == "dawn":  # Tint's columns are not naga's
         place = place.rpartition(":")[0]
     assert re.search(rf"(┌─ |parsing WGSL: ){place}\b", str(caught.value))
+
+
+UNWRITTEN = """\
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+var<workgroup> sh: array<vec2<f32>, 2>;
+
+@compute @workgroup_size(2, 2)
+fn main(@builtin(local_invocation_id) id: vec3u) {
+    out[2 * id.y + id.x] = sh[id.y][id.x];
+}
+"""
+
+
+def test_checked_modules_begin_with_poisoned_workgroup_memory(checked_device: Device, kernels: Path) -> None:
+    (kernels / "kernel.wgsl").write_text(UNWRITTEN)
+    (values,) = run_calls(checked_device, make_call(), {}, OUT)
+    assert np.isnan(values).all()
 
 
 def test_missing_entry_point(any_device: Device, kernels: Path) -> None:

@@ -86,7 +86,7 @@ def test_weight_layouts(g: Graph) -> None:
     linear = g.weight("proj", 6, 4, layout="linear")
     assert (kernel.shape, bias.shape, linear.shape) == ((3, 3, 4, 8), (8,), (4, 6))
     known = g.weights["conv1.weight"]
-    assert (known.path, known.source_shape, known.layout) == ("conv1.weight", (6, 4, 3, 3), "conv2d")
+    assert (known.paths, known.source_shape, known.layout) == (("conv1.weight",), (6, 4, 3, 3), "conv2d")
     assert known.tensor is kernel
     assert kernel.name == "unet.conv1.weight"
     assert g.num_parameters == 6 * 4 * 9 + 6 + 6 * 4  # without the padding
@@ -96,13 +96,24 @@ def test_weight_layouts(g: Graph) -> None:
     assert set(LAYOUT_SHAPES) == {"as_is", "linear", "conv2d", *(f"winograd_{m}" for m in (2, 4))}
 
 
+def test_several_tensors_are_one_weight(g: Graph) -> None:
+    with g.scope("attn"):
+        joined = g.weight(("q.weight", "k.weight"), 6, 5, layout="linear", padded_to=8, in_padded_to=8, out_parts=2)
+        bias = g.weight(("q.bias", "k.bias"), 6, padded_to=8, out_parts=2)
+    assert (joined.shape, bias.shape) == ((8, 16), (16,))
+    known = g.weights["attn.q.weight+k.weight"]
+    assert (known.paths, known.source_shape) == (("attn.q.weight", "attn.k.weight"), (6, 5))
+    assert known.joined_shape == (12, 5)
+    assert g.num_parameters == 2 * (6 * 5 + 6)
+
+
 def test_table_rows(g: Graph) -> None:
     with g.scope("embeddings"):
         rows = g.table_rows("weight", 50, 4, rows=(1, 7))
     assert (rows.name, rows.shape, rows.role) == ("unet.embeddings.weight", (1, 7, 4), "input")
     assert g.inputs == {"embeddings.weight": rows}
     table = g.tables["embeddings.weight"]
-    assert (table.path, table.source_shape, table.tensor) == ("embeddings.weight", (50, 4), rows)
+    assert (table.paths, table.source_shape, table.tensor) == (("embeddings.weight",), (50, 4), rows)
     assert (g.num_parameters, g.weights_bytes, g.weights) == (200, 0, {})
 
 

@@ -93,8 +93,9 @@ def weight_calls(graph: Graph, known: set[object]) -> Iterator[KernelCall]:
             stored = StoredTensor(
                 dtype, np.zeros(STORED_SIZE_BYTES[dtype] * int(np.prod(weight.source_shape)), np.uint8)
             )
-            for part in itertools.islice(prepare._slices(weight, stored, prepare._BATCH_BYTES), 1):
-                yield from prepare._prepare_calls(words, weight, part, stored.dtype, flags, 0)
+            tensors = [stored] * len(weight.paths)
+            for part in itertools.islice(prepare._slices(weight, tensors, prepare._BATCH_BYTES), 1):
+                yield from prepare._prepare_calls(words, weight, part, flags, 0)
 
 
 _compiled: set[tuple[str, str]] = set()

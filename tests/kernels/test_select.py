@@ -39,6 +39,15 @@ def test_lanes_of_rows(kernels: Kernels, lanes: int, optimizations: str) -> None
     assert [call.constants["ROW_LANES"] for call in calls if "ROW_LANES" in call.constants] == [lanes, lanes]
 
 
+def test_linear_layers_are_joined_where_their_weight_and_output_can_be_bound() -> None:
+    few, many = tensor_out("few", 2, 64, 320, dtype="f16"), tensor_out("many", 2, 640, 320, dtype="f16")
+    kernels = replace(GPU, capabilities=replace(WEBGPU_DEFAULTS, max_binding_bytes=320 * 960 * 2))
+    assert kernels.joins(few, 960)
+    assert not kernels.joins(few, 964)  # the weight
+    assert kernels.joins(many, 240)
+    assert not kernels.joins(many, 244)  # the output
+
+
 @pytest.mark.parametrize("kernels", [GPU, LANES], ids=["gpu", "lanes"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_keeps_the_size_at_stride_1(kernels: Kernels, stride: int) -> None:

@@ -10,10 +10,9 @@ from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_
 
 from shaderfusion.errors import DeviceLimitError
 from shaderfusion.gpu.device import Device
-from shaderfusion.kernels import reference
+from shaderfusion.kernels import reference, tiles
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.common import matmul
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels, Optimizations
@@ -33,7 +32,7 @@ def kind(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.Mon
     """Of a GPU and of a CPU, whose products are another kernel's."""
     if request.param is CPU and not device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
-    monkeypatch.setattr(matmul, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
+    monkeypatch.setattr(tiles, "_ENOUGH_WORKGROUPS", 1)  # no parts of split sums, which take up to 21 MB
     return request.param
 
 

@@ -32,7 +32,8 @@ def run_block(device: Device, g: Graph, x: np.ndarray, tensors: dict[str, np.nda
 def random_tensors(g: Graph) -> dict[str, np.ndarray]:
     """A checkpoint's tensors for the graph's weights, by path."""
     rng = np.random.default_rng(1)
-    return {path: 0.3 * rng.standard_normal(weight.source_shape) for path, weight in g.weights.items()}
+    weights = g.weights.values()
+    return {path: 0.3 * rng.standard_normal(weight.source_shape) for weight in weights for path in weight.paths}
 
 
 def norm_conv(x: np.ndarray, tensors: dict[str, np.ndarray], norm: str, conv: str, num_groups: int = 4) -> np.ndarray:
@@ -125,13 +126,24 @@ def test_down_and_up_again(device: Device, kernels: Kernels, H: int, W: int) -> 
     assert relative_error(actual, norm_conv(h, tensors, "norm", "conv", num_groups=2)) < 4 * BOUND
 
 
+# q, k and v as one product, and apart, as where its output cannot be bound.
+@pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("optimizations", ["all", "pfs", "none"])
 @pytest.mark.parametrize(("num_heads", "head_dim"), [(1, 6), (2, 5), (3, 3), (5, 4), (2, 27)])
-def test_attention_of_any_heads(device: Device, num_heads: int, head_dim: int, optimizations: str) -> None:
+def test_attention_of_any_heads(
+    device: Device,
+    monkeypatch: pytest.MonkeyPatch,
+    num_heads: int,
+    head_dim: int,
+    optimizations: str,
+    joined: bool,
+) -> None:
+    monkeypatch.setattr(Kernels, "joins", lambda *_: joined)
     C = num_heads * head_dim
     g = Graph("test", Kernels("f32", optimizations=Optimizations.parse(optimizations)))
     x = g.input("x", 2, 9, channels=C)
-    h = attention(g, "attn", x, x, num_heads=num_heads, bias=True, residual=x, causal=True)
+    h = attention(g, "attn", x, num_heads=num_heads, bias=True, residual=x, causal=True)
+    assert ("attn.to_q.weight+to_k.weight+to_v.weight" in g.weights) == joined
     linear(g, "out", h, 3, out=g.output("out", 2, 9, channels=3))
     array, tensors = np.random.default_rng(0).standard_normal((2, 9, C)), random_tensors(g)
 

@@ -1,5 +1,6 @@
 """From what a source stores to buffers in the kernels' layout and dtype."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,55 @@ def test_padding(device: Device, layout: WeightLayout) -> None:
     np.testing.assert_array_equal(prepared, prepare(device, full, layout))
 
 
+# Heads that are padded; tensors that are padded as a whole; and none that is. 33 KB are more than one batch.
+@pytest.mark.parametrize(("out_parts", "padded_to"), [(3, 48), (1, 48), (1, None)], ids=str)
+@pytest.mark.parametrize("batch_bytes", [1024, 8 << 20])
+@pytest.mark.parametrize("layout", ["linear", "winograd_2"])
+def test_several_tensors_side_by_side(
+    device: Device,
+    layout: WeightLayout,
+    batch_bytes: int,
+    out_parts: int,
+    padded_to: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    padding: dict[str, Any] = {"layout": layout, "padded_to": padded_to, "out_parts": out_parts}
+    shape = (36, 10, 3, 3) if layout != "linear" else (36, 10)
+    arrays = dict(zip("qkv", random(3, *shape), strict=True))
+    expected = [prepare(device, array, **padding) for array in arrays.values()]
+    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
+    g = Graph("unet", Kernels("f32"))
+    joined = g.weight(tuple("qkv"), *shape, **padding)
+    source = ArraySource(arrays)
+    buffers = load(device, g, source)
+    np.testing.assert_array_equal(download(device, buffers[joined], joined), np.concatenate(expected, axis=-1))
+    assert source.read_paths == ["q", "k", "v"]
+
+
+@pytest.mark.usefixtures("either")
+def test_several_biases_side_by_side(device: Device) -> None:
+    arrays = dict(zip("kv", random(2, 10), strict=True))
+    g = Graph("unet", Kernels("f32"))
+    joined = g.weight(("k", "v"), 10, padded_to=16, out_parts=2)
+    buffers = load(device, g, ArraySource(arrays))
+    heads = np.concatenate(list(arrays.values())).reshape(4, 5)
+    np.testing.assert_array_equal(
+        download(device, buffers[joined], joined), np.pad(heads, [(0, 0), (0, 3)]).reshape(-1)
+    )
+
+
+def test_several_tensors_of_different_dtypes(device: Device, tmp_path: Path) -> None:
+    arrays = {name: np.arange(32).reshape(4, 8) + place for place, name in enumerate(("k", "v"))}
+    write_safetensors(tmp_path / "model-1.safetensors", {"k": arrays["k"]}, "bf16")
+    write_safetensors(tmp_path / "model-2.safetensors", {"v": arrays["v"]}, "f32")
+    index = {"weight_map": {"k": "model-1.safetensors", "v": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    g = Graph("unet", Kernels("f16"))
+    joined = g.weight(("k", "v"), 4, 8, layout="linear")
+    buffers = load(device, g, Checkpoint(tmp_path))
+    np.testing.assert_array_equal(download(device, buffers[joined], joined), np.concatenate(list(arrays.values())).T)
+
+
 def test_padding_of_rows_needs_a_layout(device: Device) -> None:
     with pytest.raises(ShapeError, match=r"only the last dimension of \(3, 4\) can be padded in the layout as_is"):
         prepare(device, random(3, 4), in_padded_to=4)
@@ -118,6 +168,16 @@ def test_padding_of_rows_needs_a_layout(device: Device) -> None:
 def test_not_finite(device: Device, value: float, dtype: DType) -> None:
     with pytest.raises(WeightsError, match=r"unet.w: has NaN or infinite values; the file is damaged"):
         prepare(device, np.array([1, value, 1e5], np.float32), dtype=dtype)
+
+
+def test_every_tensor_of_several_is_checked(device: Device) -> None:
+    g = Graph("unet", Kernels("f32"))
+    g.weight(("attn.q", "attn.k"), 4, 4, layout="linear")
+    arrays = {"attn.q": np.ones((4, 4)), "attn.k": np.full((4, 4), np.nan)}
+    with pytest.raises(WeightsError, match=r"unet.attn.q\+attn.k: has NaN or infinite values"):
+        load(device, g, ArraySource(arrays))
+    with pytest.raises(WeightsError, match=r"no attn.k of shape \(4, 4\)"):
+        load(device, g, ArraySource({"attn.q": np.ones((4, 4))}))
 
 
 @pytest.mark.usefixtures("either")
@@ -196,7 +256,7 @@ def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_tensors_are_copied_in_pieces(device: Device) -> None:
-    array = random(2500, 250)  # two pieces and a part of one
+    array = random(4100, 256)  # two pieces and a part of one
     np.testing.assert_array_equal(prepare(device, array, "linear"), array.T)
 
 

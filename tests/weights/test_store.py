@@ -78,6 +78,21 @@ def test_every_form_that_is_used(device: Device, store: WeightStore, source: Arr
     assert [*load(store, conv_graph(), source).values()] == [buffers[tensor]]
 
 
+def test_tensors_side_by_side_are_another_form(store: WeightStore, source: ArraySource) -> None:
+    source.arrays["conv2"] = source.arrays["conv"]
+
+    def graph(*names: str) -> Graph:
+        g = Graph("unet", Kernels("f32"))
+        g.weight(names, 8, 4, 3, 3, layout="conv2d")
+        return g
+
+    (joined,) = load(store, graph("conv", "conv2"), source).values()
+    assert [*load(store, graph("conv", "conv2"), source).values()] == [joined]
+    others = {*load(store, graph("conv2", "conv"), source).values(), *load(store, conv_graph(), source).values()}
+    assert len(others - {joined}) == 2
+    assert source.read_paths == ["conv", "conv2", "conv2", "conv", "conv"]
+
+
 def test_another_source_has_other_weights(store: WeightStore, source: ArraySource) -> None:
     (first,) = load(store, conv_graph(), source).values()
     (second,) = load(store, conv_graph(), ArraySource(source.arrays)).values()

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from shaderfusion.errors import InputError
-from shaderfusion.gpu.c_types import parse_together
+from shaderfusion.gpu.declarations import compiled_declarations
 from shaderfusion.gpu.shader import Directives
 from shaderfusion.kernels.capabilities import MatrixShape
 
@@ -42,6 +42,11 @@ class Runtime(ABC):
     def is_installed(self) -> bool:
         """Whether its package is there."""
         return find_spec(self.package) is not None
+
+    def load(self) -> None:
+        """Imports its package, as the first look for adapters would. Nearly all of that is Python's work."""
+        with suppress(ImportError, OSError):  # then it has no adapters
+            assert self._api
 
     @property
     def why_no_adapter(self) -> str:
@@ -118,10 +123,10 @@ class _WgpuNative(Runtime):
     directives: ClassVar = {"f16": ("enable f16;",)}
 
     def _load(self) -> Any:
-        from wgpu.backends.wgpu_native import _api
+        with compiled_declarations():
+            from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
-        parse_together(_api.ffi)
         # OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find.
         with suppress(RuntimeError):  # another user of wgpu in this process was first
             set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
@@ -235,7 +240,7 @@ class _Dawn(Runtime):
             required_features=names,
             required_limits=dict(limits),
             enable_toggles=self._TRUSTED_TOGGLES if trusted else (),
-            disable_toggles=["timestamp_quantization"],  # to some 0.1 ms, a protection from web pages
+            disable_toggles=["timestamp_quantization"],  # which browsers want
         )
 
     def create_module(self, device: Any, code: str, label: str, *, trusted: bool) -> Any:
@@ -245,7 +250,7 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
-        if not {"matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+        if not {"f16", "matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 

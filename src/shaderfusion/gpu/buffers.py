@@ -31,11 +31,15 @@ def allocate(device: Device, size_bytes: int, name: str) -> Any:
 
 
 def upload(device: Device, buffer: Any, tensor: TensorSpec, array: np.ndarray) -> None:
-    """Writes an array of the tensor's shape without its padding channels, converted to its dtype; these get zeros."""
+    """Writes an array of the tensor's shape without its padding channels, converted to its dtype; these get zeros.
+
+    Values over the range of the dtype become infinite, as they do on a GPU.
+    """
     shape = (*tensor.shape[:-1], tensor.channels)
     if tuple(array.shape) != shape:
         raise ShapeError(f"{tensor.name}: got an array of shape {array.shape}, must be {shape}")
-    data = np.ascontiguousarray(array, NUMPY_DTYPES[tensor.dtype])
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(array, NUMPY_DTYPES[tensor.dtype])
     if tensor.padding:
         data = np.pad(data, [*[(0, 0)] * (data.ndim - 1), (0, tensor.padding)])
     if data.nbytes % 4:  # WebGPU copies whole 4-byte words; allocations are rounded up to 16

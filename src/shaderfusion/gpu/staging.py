@@ -13,7 +13,7 @@ from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES
 
 __all__ = ["Staging", "Write"]
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 2 << 20
 """What is more than that is written in such pieces by several threads, while this one goes on."""
 _MAX_WRITERS = 4
 
@@ -38,9 +38,9 @@ class Staging:
             self._written, self._copied = (
                 device.handle.create_buffer(size=size_bytes, usage=usage, mapped_at_creation=True) for _ in range(2)
             )
+            self._memory = _mapped_memory(self._written)
         self._mapping: Any = None
         """Of the copied one, once the device is done with it."""
-        self._memory = _mapped_memory(self._written)
         self._writers = ThreadPoolExecutor(min(_MAX_WRITERS, os.cpu_count() or 1))
         self._writing: list[Future[None]] = []
 
@@ -77,8 +77,8 @@ class Staging:
             if self._mapping:
                 self._mapping.sync_wait()
             self._mapping = self._written.map_async("WRITE")
-        self._written, self._copied = self._copied, self._written
-        self._memory = _mapped_memory(self._written)
+            self._written, self._copied = self._copied, self._written
+            self._memory = _mapped_memory(self._written)
         self._used_bytes = 0
 
     def _finish_writing(self) -> None:

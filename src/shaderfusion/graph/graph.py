@@ -1,7 +1,7 @@
 """A model as an ordered list of kernel calls over tensors without memory. Knows no device."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -27,19 +27,26 @@ LAYOUT_SHAPES: dict[WeightLayout, Callable[[tuple[int, ...]], tuple[int, ...]]] 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the checkpoint, its path and shape there, and our spec in the kernel's layout.
+    """Tensors of the checkpoint, their paths and shape there, and our one spec in the kernel's layout.
 
-    Where the spec has more output channels (the last dimension) or input channels (the one before) than the checkpoint,
-    zeros fill them up: at the end of each of as many equal parts as `out_parts` or `in_parts` says, such as heads.
-    Of one in `Graph.tables` the spec is the input for some of its rows.
+    Of several tensors the spec has the output channels (the last dimension) side by side, in equal parts. Where it has
+    more output channels of each, or more input channels (the dimension before), than the checkpoint, zeros fill them
+    up: at the end of each of as many equal parts as `out_parts` or `in_parts` says, such as heads. Of one in
+    `Graph.tables` the spec is the input for some of its rows.
     """
 
-    path: str
+    paths: tuple[str, ...]
     source_shape: tuple[int, ...]
+    """Of each tensor."""
     layout: WeightLayout
     tensor: TensorSpec
     out_parts: int = 1
     in_parts: int = 1
+
+    @property
+    def joined_shape(self) -> tuple[int, ...]:
+        """Of all its tensors in one, as the checkpoint would have it."""
+        return (len(self.paths) * self.source_shape[0], *self.source_shape[1:])
 
 
 class Graph:
@@ -109,7 +116,7 @@ class Graph:
 
     def weight(
         self,
-        name: str,
+        names: str | Sequence[str],
         *shape: int,
         layout: WeightLayout = "as_is",
         padded_to: int | None = None,
@@ -117,19 +124,20 @@ class Graph:
         out_parts: int = 1,
         in_parts: int = 1,
     ) -> TensorSpec:
-        """The checkpoint's tensor `name` of the current scope, of that shape in the checkpoint.
+        """The checkpoint's tensor of that name in the current scope, of that shape there; or several, side by side.
 
-        The spec has the kernel's layout, with the output channels zero-padded to `padded_to` and the input channels to
-        `in_padded_to` where they are given, part by part (see Weight).
+        The spec has the kernel's layout, with the output channels of each tensor zero-padded to `padded_to` and the
+        input channels to `in_padded_to` where they are given, part by part (see Weight).
         """
-        path = self.path(name)
+        names = [names] if isinstance(names, str) else names
+        path = self.path("+".join(names))
         kernel_shape = LAYOUT_SHAPES[layout](shape)
-        if padded_to is not None:
-            kernel_shape = (*kernel_shape[:-1], padded_to)
+        *_, out_channels = kernel_shape
+        kernel_shape = (*kernel_shape[:-1], len(names) * (out_channels if padded_to is None else padded_to))
         if in_padded_to is not None:
             kernel_shape = (*kernel_shape[:-2], in_padded_to, kernel_shape[-1])
         tensor = TensorSpec(f"{self.name}.{path}", kernel_shape, self.dtype, "weight")
-        asked = Weight(path, shape, layout, tensor, out_parts, in_parts)
+        asked = Weight(tuple(map(self.path, names)), shape, layout, tensor, out_parts, in_parts)
         known = self.weights.setdefault(path, asked)
         if known != replace(asked, tensor=known.tensor) or known.tensor.shape != kernel_shape:
             raise ShapeError(
@@ -145,7 +153,7 @@ class Graph:
         """
         path = self.path(name)
         *inner, channels = table_shape[1:]
-        self.tables[path] = Weight(path, table_shape, "as_is", self.input(path, *rows, *inner, channels=channels))
+        self.tables[path] = Weight((path,), table_shape, "as_is", self.input(path, *rows, *inner, channels=channels))
         return self.inputs[path]
 
     def add(self, *calls: KernelCall) -> None:
@@ -172,4 +180,4 @@ class Graph:
     @property
     def num_parameters(self) -> int:
         """Values of all weights and tables in the checkpoint."""
-        return sum(math.prod(weight.source_shape) for weight in (*self.weights.values(), *self.tables.values()))
+        return sum(math.prod(weight.joined_shape) for weight in (*self.weights.values(), *self.tables.values()))

@@ -126,6 +126,11 @@ class Kernels:
         strips = linear_strips(self._max_bytes, x, out, epilogue)
         return _join(matmul(rows, weight, part, added, **options) for rows, part, added in strips)
 
+    def joins(self, x: TensorSpec, channels: int) -> bool:
+        """Whether linear layers of x (..., K) to so many channels in all can be one product, of which all is bound."""
+        K = x.shape[-1]
+        return channels * max(x.size // K, K) * dtype_size_bytes(self.dtype) <= self._max_bytes
+
     def conv2d(
         self,
         x: TensorSpec,

@@ -12,16 +12,19 @@ from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
 __all__ = [
     "AttentionNames",
+    "Heads",
     "activation",
     "attention",
     "concat",
     "conv2d",
     "downsample",
     "group_norm",
+    "keys_values",
     "layer_norm",
     "linear",
     "norm_conv2d",
@@ -38,10 +41,21 @@ class Heads(NamedTuple):
     dim: int
     padded_dim: int
 
+    @classmethod
+    def of(cls, kernels: Kernels, channels: int, num_heads: int) -> "Heads":
+        """Of so many channels in all, without padding."""
+        dim = channels // num_heads
+        return cls(num_heads, dim, kernels.padded_head_dim(dim))
+
+    @property
+    def width(self) -> int:
+        """Channels of all heads, with their padding."""
+        return self.num_heads * self.padded_dim
+
 
 def linear(
     g: Graph,
-    name: str,
+    name: str | tuple[str, ...],
     x: TensorSpec,
     channels: int,
     *,
@@ -54,27 +68,28 @@ def linear(
 ) -> TensorSpec:
     """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
 
-    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head.
+    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head. Several layers,
+    to heads, are one product, whose output has theirs side by side: (..., layers heads D).
     """
+    names = (name,) if isinstance(name, str) else name
     in_channels = from_heads.num_heads * from_heads.dim if from_heads else x.channels
-    with g.scope(name):
+    with g.scope("+".join(names)):
         if to_heads:
-            out = g.tensor("out", *x.shape[:-1], to_heads.num_heads * to_heads.padded_dim)
+            out = out or g.tensor("out", *x.shape[:-1], len(names) * to_heads.width)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
-        padded_to, out_parts = out.shape[-1], to_heads.num_heads if to_heads else 1
-        weight = g.weight(
-            "weight",
-            channels,
-            in_channels,
-            layout="linear",
-            padded_to=padded_to,
-            out_parts=out_parts,
-            in_padded_to=x.shape[-1],
-            in_parts=from_heads.num_heads if from_heads else 1,
-        )
-        added = g.weight("bias", channels, padded_to=padded_to, out_parts=out_parts) if bias else None
-        epilogue = Epilogue(scale, added, residual=residual)
-        g.add(*g.kernels.matmul(x, weight, out, epilogue))
+    num_heads = to_heads.num_heads if to_heads else 1
+    padded = partial(g.weight, padded_to=out.shape[-1] // len(names), out_parts=num_heads)
+    weight = padded(
+        [f"{layer}.weight" for layer in names],
+        channels,
+        in_channels,
+        layout="linear",
+        in_padded_to=x.shape[-1],
+        in_parts=from_heads.num_heads if from_heads else 1,
+    )
+    added = padded([f"{layer}.bias" for layer in names], channels) if bias else None
+    with g.scope("+".join(names)):
+        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
     return out
 
 
@@ -224,7 +239,7 @@ def attention(
     g: Graph,
     name: str,
     x: TensorSpec,
-    context: TensorSpec,
+    context: TensorSpec | None = None,
     *,
     num_heads: int,
     bias: bool,
@@ -232,40 +247,62 @@ def attention(
     causal: bool = False,
     names: AttentionNames = DIFFUSERS_ATTENTION,
 ) -> TensorSpec:
-    """residual + multi-head attention of x (B, N, C) to context (B, M, C_context); `bias`: q, k and v have one.
+    """residual + multi-head attention of x (B, N, C) to itself, or to what `context` is made of by `keys_values`.
 
-    With `causal` a token sees itself and those before it.
+    `bias`: q, k and v have one. With `causal` a token sees itself and those before it.
     """
     C = x.channels
-    D = C // num_heads
-    heads = Heads(num_heads, D, g.kernels.padded_head_dim(D))
+    heads = Heads.of(g.kernels, C, num_heads)
     with g.scope(name):
-        q = linear(g, names.q, x, C, bias=bias, to_heads=heads)
-        k = linear(g, names.k, context, C, bias=bias, to_heads=heads)
-        v = linear(g, names.v, context, C, bias=bias, to_heads=heads)
+        if context is None:
+            q, k, v = _to_heads(g, (names.q, names.k, names.v), x, heads, bias=bias)
+        else:
+            q = linear(g, names.q, x, C, bias=bias, to_heads=heads)
+            k, v = context.split_columns(2)
         h = g.tensor("heads", *q.shape)
-        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=D, causal=causal))
+        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=heads.dim, causal=causal))
         return linear(g, names.out, h, C, residual=residual, from_heads=heads)
 
 
+def keys_values(g: Graph, name: str, context: TensorSpec, heads: Heads, out: TensorSpec) -> None:
+    """What the attention of that name, without biases, reads of context (B, M, C): k, then v, (B, M, 2 heads D)."""
+    names = DIFFUSERS_ATTENTION
+    with g.scope(name):
+        linear(g, (names.k, names.v), context, heads.num_heads * heads.dim, bias=False, to_heads=heads, out=out)
+
+
+def _to_heads(g: Graph, names: tuple[str, ...], x: TensorSpec, heads: Heads, *, bias: bool) -> tuple[TensorSpec, ...]:
+    """What each of these linear layers makes of x (B, N, C), (B, N, heads D): columns of one product's output.
+
+    Where that is too large to bind, each layer is a product of its own.
+    """
+    layer = partial(linear, g, x=x, channels=heads.num_heads * heads.dim, bias=bias, to_heads=heads)
+    if g.kernels.joins(x, len(names) * heads.width):
+        return layer(names).split_columns(len(names))
+    return tuple(layer(name) for name in names)
+
+
 def transformer(
-    g: Graph, name: str, x: TensorSpec, context: TensorSpec, *, num_heads: int, num_layers: int, num_groups: int
+    g: Graph, name: str, x: TensorSpec, *, num_heads: int, num_layers: int, num_groups: int, num_tokens: int
 ) -> TensorSpec:
     """diffusers' Transformer2DModel: pixels as tokens, `num_layers` of self-attention, cross-attention, feed-forward.
 
-    x: (B, H, W, C), context: (B, L, C_context). Its projections are 1x1 convolutions in SD 1.x and linear layers in
-    2.x, which is the same product.
+    x: (B, H, W, C). What cross-attention reads of a prompt of `num_tokens` is an input of the graph for each layer, by
+    its path: `keys_values`, (B, L, 2 heads D). The projections are 1x1 convolutions in SD 1.x and linear layers in 2.x,
+    which is the same product.
     """
     B, H, W, padded = x.shape
     tokens = (B, H * W, padded)
+    width = Heads.of(g.kernels, x.channels, num_heads).width
     with g.scope(name):
         h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6).reshape(*tokens)
         h = linear(g, "proj_in", h, x.channels)
         for layer in range(num_layers):
             with g.scope("transformer_blocks", layer):
                 n = layer_norm(g, "norm1", h)
-                h = attention(g, "attn1", n, n, num_heads=num_heads, bias=False, residual=h)
+                h = attention(g, "attn1", n, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm2", h)
+                context = g.input(g.path("attn2"), B, num_tokens, 2 * width)
                 h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm3", h)
                 h = _feed_forward(g, "ff.net", n, residual=h)

@@ -52,7 +52,7 @@ def text_encoder_graph(
             with g.scope("encoder.layers", layer):
                 n = layer_norm(g, "layer_norm1", h, eps=eps)
                 heads = {"num_heads": config.num_attention_heads, "causal": True, "names": _ATTENTION}
-                h = attention(g, "self_attn", n, n, bias=True, residual=h, **heads)
+                h = attention(g, "self_attn", n, bias=True, residual=h, **heads)
                 n = layer_norm(g, "layer_norm2", h, eps=eps)
                 n = linear(g, "mlp.fc1", n, config.intermediate_size)
                 n = activation(g, n, config.hidden_act)

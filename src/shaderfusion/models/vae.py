@@ -53,5 +53,5 @@ def _attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpe
     tokens = (B, H * W, padded)
     with g.scope(name):
         h = group_norm(g, "group_norm", x, num_groups=num_groups, eps=_EPS).reshape(*tokens)
-    h = attention(g, name, h, h, num_heads=1, bias=True, residual=x.reshape(*tokens))
+    h = attention(g, name, h, num_heads=1, bias=True, residual=x.reshape(*tokens))
     return h.reshape(*x.shape)

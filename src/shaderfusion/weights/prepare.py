@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -55,7 +55,8 @@ class WeightLoader:
         WeightsError names the first weight with NaN, or with values over the range of its dtype.
         """
         for weight, source in sources.items():
-            source.find(weight.path, weight.source_shape)
+            for path in weight.paths:
+                source.find(path, weight.source_shape)
         buffers: Buffers = {}
         try:
             for tensor in (weight.tensor for weight in sources):
@@ -72,14 +73,14 @@ class WeightLoader:
         with _Batch(self._device, buffers, _batch_bytes(sources), len(sources), self._pipelines) as batch:
             found_on_host: dict[int, int] = {}
             for index, (weight, source) in enumerate(sources.items()):
-                stored = source.read(weight.path, weight.source_shape)
+                tensors = [source.read(path, weight.source_shape) for path in weight.paths]
                 if weight.layout == "as_is" and weight.tensor.size_bytes <= _SMALL_BYTES:
-                    values, found_on_host[index] = _prepare_on_host(weight, stored)
+                    values, found_on_host[index] = _prepare_on_host(weight, tensors)
                     batch.write(values, buffers[weight.tensor])
                     continue
-                for part in _slices(weight, stored, batch.max_bytes):
+                for part in _slices(weight, tensors, batch.max_bytes):
                     words = batch.upload(part.data)
-                    calls = _prepare_calls(words, weight, part, stored.dtype, batch.flags, index)
+                    calls = _prepare_calls(words, weight, part, batch.flags, index)
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
@@ -91,7 +92,8 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
 
     WeightsError where they hold NaN, or values over the range of the dtype.
     """
-    values = source.read_rows(table.path, table.source_shape, rows).to_f32()
+    (path,) = table.paths
+    values = source.read_rows(path, table.source_shape, rows).to_f32()
     is_finite = bool(np.isfinite(values).all())
     _require_numbers(table.tensor, is_finite=is_finite, fits_f16=bool((np.abs(values) < F16_OVERFLOW).all()))
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
@@ -110,7 +112,7 @@ def _batch_bytes(weights: Iterable[Weight]) -> int:
     def aligned(values: int) -> int:
         return ceil_div(4 * values, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
 
-    shapes = [weight.source_shape for weight in weights]
+    shapes = [weight.source_shape for weight in weights for _ in weight.paths]
     smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
     return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
@@ -121,24 +123,29 @@ class _Slice(NamedTuple):
     in_channels: Places
     out_channels: Places
     places: range
+    stored: StoredDType
     data: np.ndarray
 
 
-def _slices(weight: Weight, stored: StoredTensor, max_bytes: int) -> Iterator[_Slice]:
-    """The whole weight in slices of at most so many stored bytes, or of 4 channels where those are more."""
-    shape, tensor = weight.source_shape, weight.tensor
+def _slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> Iterator[_Slice]:
+    """The whole weight in slices, each of one tensor: of at most so many stored bytes, or of 4 channels."""
+    shape, tensor = weight.joined_shape, weight.tensor
     if weight.layout == "as_is":
         in_channels, out_channels = Places(1, 1), _places_in_one_row(weight)
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
-        out_channels = _places(shape[0], tensor.shape[-1], weight.out_parts)
-    channel_bytes = stored.data.size // out_channels.channels
-    most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
-    for first in range(0, out_channels.places, most):
-        places = range(first, min(first + most, out_channels.places))
-        begin, end = (channel_bytes * out_channels.channels_before(place) for place in (places.start, places.stop))
-        if begin < end:  # else they stay zeros, as new buffers are
-            yield _Slice(in_channels, out_channels, places, stored.data[begin:end])
+        out_channels = _places(shape[0], tensor.shape[-1], len(tensors) * weight.out_parts)
+    num_places, num_channels = out_channels.places // len(tensors), out_channels.channels // len(tensors)
+    for index, stored in enumerate(tensors):
+        channel_bytes = stored.data.size // num_channels
+        most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+        end_place = (index + 1) * num_places
+        for first in range(index * num_places, end_place, most):
+            places = range(first, min(first + most, end_place))
+            channels = (out_channels.channels_before(place) for place in (places.start, places.stop))
+            begin, end = (channel_bytes * (channel - index * num_channels) for channel in channels)
+            if begin < end:  # else they stay zeros, as new buffers are
+                yield _Slice(in_channels, out_channels, places, stored.dtype, stored.data[begin:end])
 
 
 def _places(channels: int, places: int, parts: int) -> Places:
@@ -147,16 +154,17 @@ def _places(channels: int, places: int, parts: int) -> Places:
 
 def _places_in_one_row(weight: Weight) -> Places:
     """Of all values of a weight as it is, where rows that are padded are parts."""
-    shape, tensor = weight.source_shape, weight.tensor
+    shape, tensor = weight.joined_shape, weight.tensor
     if tensor.shape[:-1] != shape[:-1]:
         raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-    return _places(math.prod(shape), tensor.size, math.prod(shape[:-1]) * weight.out_parts)
+    num_rows = len(weight.paths) * math.prod(shape[:-1])
+    return _places(math.prod(shape), tensor.size, num_rows * weight.out_parts)
 
 
-def _prepare_on_host(weight: Weight, stored: StoredTensor) -> tuple[np.ndarray, int]:
+def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[np.ndarray, int]:
     """All bytes of the buffer of a weight as it is, and its flags, as prepare_weight finds them."""
     tensor, places = weight.tensor, _places_in_one_row(weight)
-    values = stored.to_f32()
+    values = np.concatenate([stored.to_f32() for stored in tensors])
     is_finite = bool(np.isfinite(values).all())
     fits_f16 = bool((np.abs(values) < F16_OVERFLOW).all())
     padded = np.zeros(tensor.size_bytes // dtype_size_bytes(tensor.dtype), NUMPY_DTYPES[tensor.dtype])
@@ -167,7 +175,7 @@ def _prepare_on_host(weight: Weight, stored: StoredTensor) -> tuple[np.ndarray, 
 
 
 def _prepare_calls(
-    words: TensorSpec, weight: Weight, part: _Slice, stored: StoredDType, flags: TensorSpec, index: int
+    words: TensorSpec, weight: Weight, part: _Slice, flags: TensorSpec, index: int
 ) -> Iterator[KernelCall]:
     """From the words of a slice to those places of the weight."""
     tensor = weight.tensor
@@ -181,7 +189,7 @@ def _prepare_calls(
         words,
         out,
         flags,
-        stored=stored,
+        stored=part.stored,
         in_channels=part.in_channels,
         out_channels=part.out_channels,
         out_slice=part.places,

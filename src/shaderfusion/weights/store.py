@@ -1,4 +1,4 @@
-"""Weights on a device: each tensor of a source once in each layout and dtype, as long as a graph needs it."""
+"""Weights on a device: each of a source once in each layout and dtype, as long as a graph needs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["WeightStore"]
 
 
 class WeightStore:
-    """Buffers by source, path, layout and dtype, whatever the graphs that share them."""
+    """Buffers by source, paths, layout and dtype, whatever the graphs that share them."""
 
     def __init__(self, device: Device) -> None:
         self._loader = WeightLoader(device)
@@ -32,7 +32,8 @@ class WeightStore:
         """
         for graph, source in sources.items():
             for table in graph.tables.values():
-                source.find(table.path, table.source_shape)
+                (path,) = table.paths
+                source.find(path, table.source_shape)
         keys = {graph: {w: _key(source, w) for w in graph.weights.values()} for graph, source in sources.items()}
         missing = {
             key: (weight, sources[graph])
@@ -67,4 +68,4 @@ class WeightStore:
 
 def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:
     spec = weight.tensor
-    return (source, weight.path, weight.layout, spec.dtype, spec.shape, weight.in_parts, weight.out_parts)
+    return (source, weight.paths, weight.layout, spec.dtype, spec.shape, weight.in_parts, weight.out_parts)

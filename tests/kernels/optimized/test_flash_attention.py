@@ -244,31 +244,18 @@ def test_matrix_tiles_fit_a_workgroup(head_dim: int, units: MatrixUnits, capabil
         assert tile.constants(head_dim, "f16")["D_BLOCKS"] >= 1  # no ShapeError
         assert tile.shared_bytes(head_dim, "f16") <= capabilities.max_workgroup_bytes
         assert tile.num_threads <= capabilities.max_invocations
-    for num_queries in (1, 64, 4096):
-        assert choose_matrix_flash_tile(num_queries, 16, head_dim, units, capabilities) in tiles
+    assert choose_matrix_flash_tile(head_dim, units, capabilities) in tiles
 
 
-# (queries, heads, D): queries and keys of a tile, subgroups
+# D: queries, keys and subgroups of the tile
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
-        ((4096, 16, 40), (128, 32, 8)),
-        ((1024, 16, 80), (64, 32, 4)),
-        ((256, 16, 160), (32, 32, 2)),
-        ((64, 16, 160), (16, 16, 1)),  # 64 workgroups: more occupy more of a GPU
-        ((77, 24, 64), (16, 32, 1)),
-    ],
+    ("head_dim", "expected"), [(40, (64, 16, 2)), (64, (64, 32, 2)), (80, (128, 32, 4)), (160, (64, 32, 4))]
 )
-def test_chosen_matrix_tile(sizes: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+def test_chosen_matrix_tile(head_dim: int, expected: tuple[int, int, int]) -> None:
     nvidia = replace(DESKTOP_GPU, max_workgroup_bytes=49152)
-    tile = choose_matrix_flash_tile(*sizes, UNITS["nvidia"], nvidia)
+    tile = choose_matrix_flash_tile(head_dim, UNITS["nvidia"], nvidia)
     assert tile is not None
     assert (tile.queries, tile.keys, tile.subgroups) == expected
-
-
-def test_matrix_tiles_are_of_whole_subgroups() -> None:
-    wide = replace(DESKTOP_GPU, subgroup_sizes=(32, 64))
-    assert {tile.num_threads % 64 for tile in matrix_flash_tiles(40, UNITS["apple"], wide)} == {0}
 
 
 def test_no_tile_fits() -> None:

@@ -1,15 +1,16 @@
-// Attention by a GPU's matrix units: each of SUBGROUPS subgroups takes ROWS of the queries. Its queries and o stay in
-// matrices. Keys, values, scores and p pass through workgroup memory; a lane exponentiates one row's part of a tile's scores.
-// The importing file declares q, k, v, out and what both ways share.
+// Attention by a GPU's matrix units: each of SUBGROUPS subgroups takes ROWS of the queries. Those and o stay in matrices;
+// keys, values, scores and p pass through workgroup memory, where ROW_LANES lanes turn a row of scores into p. The importing
+// file declares q, k, v, out and what both ways share.
 //
-// To scale rows, matrices have to pass through memory. So m need not be the largest score so far: any number that is not
-// too far below it gives the same quotient. It is raised, and o scaled, only where p would be above 2^MOST_LOG2_P.
+// o could be scaled only on a way through memory, too. So m need not be the largest score so far: any number that is not
+// too far off gives the same quotient. Where p would be above 2^MOST_LOG2_P, and only there, m is raised and o is scaled.
 #import fragments/matrix_units
 
 const THREADS = SUBGROUPS * SUBGROUP_SIZE;
 const ROWS = QUERIES / SUBGROUPS;
 const ROW_LANES = SUBGROUP_SIZE / ROWS; // that share a row of scores
 const CHUNKS = KEYS / 8 / ROW_LANES;    // of 8 scores, of one lane
+const LAST_O = D_MATRICES - 1;          // o has so many columns of matrices but one; KEY_MATRICES pass through memory at once
 const MOST_LOG2_P = 8.0;
 
 const D8 = D / 8;
@@ -22,16 +23,16 @@ const STRIDE = ROW8 | 1; // of q, keys and values
 const S_STRIDE = KEYS / 4 + 1;
 const P_STRIDE = (KEYS / 8) | 1;
 const V_FIRST = KEYS * STRIDE;
-const S_FIRST = 2 * V_FIRST; // each subgroup's scores, or columns of o
+const S_FIRST = 2 * V_FIRST; // of each subgroup: scores, or columns of o
 const P_FIRST = S_FIRST + QUERIES * S_STRIDE;
 
-// [key][d / 8] of K, [key][d / 8] of V, [query][key / 4] of s, [query][key / 8] of p; before all that, [query][d / 8] of q.
+// [key][d / 8] of k, [key][d / 8] of v, [query][key / 4] of s, [query][key / 8] of p; first of all [query][d / 8] of q.
 var<workgroup> sh: array<vec4<u32>, max(P_FIRST + QUERIES * P_STRIDE, QUERIES * STRIDE)>;
 var<workgroup> sh_raised: atomic<u32>; // the last tile that raised some m, by its first key
 
 alias Loads = array<vec4<u32>, LOADS>;
 
-// The part of `thread` of KEYS rows from key_0 on.
+// A thread's part of the KEYS rows from key_0 on.
 fn load_keys(thread: u32, key_0: u32, first: u32) -> Loads {
     var loads: Loads;
     for (var i = 0u; i < LOADS; i++) {
@@ -107,17 +108,15 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     }
     workgroupBarrier();
     stage(thread, 0, next_k);
-    for (var i = thread; i < KEYS * (ROW8 - D8); i += THREADS) {
-        // Zeros of k alone would not do, were those of q NaN; what v holds there goes to columns of o that are not stored.
-        sh[i / max(1, ROW8 - D8) * STRIDE + D8 + i % max(1, ROW8 - D8)] = vec4<u32>();
+    if (ROW8 > D8) { // by one; columns of o beyond D are not stored, whatever v holds there
+        for (var key = thread; key < KEYS; key += THREADS) { sh[key * STRIDE + D8] = vec4<u32>(); }
     }
     workgroupBarrier();
     next_k = load_keys(thread, KEYS, first_k);
     var next_v = load_values(thread, 0, first_v);
 
-    // This lane's row, and which chunks of it.
     let row = subgroup * ROWS + lane % ROWS;
-    let part = lane / ROWS;
+    let part = lane / ROWS; // this lane's of the row: every ROW_LANES-th chunk
     let p_0 = P_FIRST + subgroup * ROWS * P_STRIDE;
     let seen = min(params.keys, row_0 + row + params.diagonal);
     var m = LOWEST;
@@ -141,9 +140,9 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
                 store_result(s_at(subgroup, i, j), S_STRIDE, s[i]);
             }
         }
-        workgroupBarrier(); // scores are written; keys, and the values of the tile before, are read
+        workgroupBarrier(); // scores are written; keys, and values and p of the tile before, are read
 
-        // The next tile's keys and this one's values, and what comes after them is on its way while these are multiplied.
+        // This tile's values and the next one's keys; those after them are on their way while these are multiplied.
         stage(thread, 0, next_k);
         stage(thread, V_FIRST, next_v);
         next_k = load_keys(thread, key_0 + 2 * KEYS, first_k);
@@ -182,7 +181,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
             sh[P_FIRST + row * P_STRIDE + part + c * ROW_LANES] = halves(p[2 * c], p[2 * c + 1]);
         }
 
-        // A barrier: p, the values and the next keys are written; scores are read.
+        // A barrier, too: p, values and the next keys are written; scores are read.
         if (workgroupUniformLoad(&sh_raised) == key_0 && key_0 > 0) {
 #unroll
             for (var block = 0u; block < D_BLOCKS; block++) {
@@ -191,7 +190,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
 #unroll
                     for (var i = 0u; i < ROW_MATRICES; i++) {
                         if (block * KEY_MATRICES + j < D_MATRICES) {
-                            store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)]);
+                            store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(LAST_O, block * KEY_MATRICES + j)]);
                         }
                     }
                 }
@@ -206,7 +205,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
 #unroll
                     for (var i = 0u; i < ROW_MATRICES; i++) {
                         if (block * KEY_MATRICES + j < D_MATRICES) {
-                            o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)] = load_result(s_at(subgroup, i, j), S_STRIDE);
+                            o[i][min(LAST_O, block * KEY_MATRICES + j)] = load_result(s_at(subgroup, i, j), S_STRIDE);
                         }
                     }
                 }
@@ -240,7 +239,7 @@ fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
 #unroll
             for (var i = 0u; i < ROW_MATRICES; i++) {
                 if (block * KEY_MATRICES + j < D_MATRICES) {
-                    store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(block * KEY_MATRICES + j, D_MATRICES - 1)]);
+                    store_result(s_at(subgroup, i, j), S_STRIDE, o[i][min(LAST_O, block * KEY_MATRICES + j)]);
                 }
             }
         }
