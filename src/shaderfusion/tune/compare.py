@@ -27,6 +27,9 @@ _MIN_RUNS = 3
 _MAX_S = 8.0
 """Of a network, once it has run _MIN_RUNS times each way."""
 
+_LEAST_GAIN = 0.01
+"""Less is noise, and the static rules stay."""
+
 _MAX_DIFFERENCE = {2: 0.05, 4: 1e-3}
 """Of two outputs of values of so many bytes, relative: a larger one comes from a driver that runs a kernel wrongly."""
 
@@ -44,7 +47,7 @@ class Comparison:
     @property
     def is_gain(self) -> bool:
         """Whether the network's choices are to be kept."""
-        return self.agree and self.tuned_ms < self.static_ms
+        return self.agree and self.tuned_ms <= (1 - _LEAST_GAIN) * self.static_ms
 
 
 def compare(subject: Subject, tuning: Tuning) -> Iterator[Comparison]:
