@@ -105,6 +105,7 @@ def measure(model: str, src: Path, temporary: Path) -> Mapping[str, list[float]]
     found: dict[str, list[float]] = {name: [] for name in names}
     for index in range(NUM_RUNS):
         caches = {name: str(temporary / f"caches-{index}") for name in ("XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR")}
+        caches["SHADERFUSION_CACHE"] = caches["XDG_CACHE_HOME"]  # no tuning
         caches["__GL_SHADER_DISK_CACHE_PATH"] = caches["XDG_CACHE_HOME"]
         Path(caches["XDG_CACHE_HOME"]).mkdir()
         for name in names[:2]:

@@ -12,7 +12,11 @@ from shaderfusion.graph.program import Program
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import MatrixTile, MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec
+
+MATRIX_TILE = MatrixTile(16, 16, 16, 2, 1, MatrixUnits(8, 8, 8, 8, emulated=True))
+"""Of a product on matrix units that any device with subgroups of 8 or more emulates."""
 
 NUMPY = {"f16": np.float16, "f32": np.float32}
 

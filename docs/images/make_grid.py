@@ -29,7 +29,7 @@ SEED = 0
 
 
 def main() -> None:
-    pipe = StableDiffusionPipeline.from_pretrained("emoji")
+    pipe = StableDiffusionPipeline.from_pretrained("emoji", tuning="off")
     grid = Image.new("RGB", (COLUMNS * CELL_PX, len(PROMPTS) // COLUMNS * CELL_PX), "white")
     draw = ImageDraw.Draw(grid)
     font = ImageFont.load_default(14)

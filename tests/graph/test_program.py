@@ -175,24 +175,31 @@ def test_pieces(times_ms: list[float], pieces: list[int]) -> None:
 
 def test_a_run_is_submitted_in_pieces(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     g = make_graph(8)
-    for _ in range(20):
+    for _ in range(40):
         g.add(
             add(g.outputs["out"], g.outputs["out"], twice := g.tensor("twice", 8)), add(twice, twice, g.outputs["out"])
         )
     program = Program(device, g, {})
     x = np.ones(8, np.float32)
-    expected = formula(x) * 4.0**20
+    expected = formula(x) * 4.0**40
+    lengths: dict[int, int] = {}
     submitted: list[int] = []
-    submit = Program._submit
+    encode, submit = Program._encode, Program._submit
 
-    def record(self: Program, passes: Any, timestamps: Any = None) -> None:
-        submitted.append(sum(map(len, passes)))
-        submit(self, passes, timestamps)
+    def record(self: Program, passes: Any, timestamps: Any = None) -> Any:
+        commands = encode(self, passes, timestamps)
+        lengths[id(commands)] = sum(map(len, passes))
+        return commands
 
-    monkeypatch.setattr(Program, "_submit", record)
+    def record_submit(self: Program, commands: Any) -> None:
+        submitted.append(lengths[id(commands)])
+        submit(self, commands)
+
+    monkeypatch.setattr(Program, "_encode", record)
+    monkeypatch.setattr(Program, "_submit", record_submit)
     np.testing.assert_array_equal(run(program, x), expected)
     assert submitted[0] == 1  # the first run measures, call by call at first
     assert sum(submitted) == len(g.calls)
     submitted.clear()
     np.testing.assert_array_equal(run(program, x), expected)
-    assert submitted[0] <= 16 < len(g.calls) == sum(submitted)
+    assert submitted[0] <= 64 < len(g.calls) == sum(submitted)

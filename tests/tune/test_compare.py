@@ -48,7 +48,13 @@ def test_results_that_differ_are_seen(subject: Subject, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("static_ms", "tuned_ms", "agree", "is_gain"),
-    [(2.0, 1.0, True, True), (2.0, 2.0, True, False), (1.0, 2.0, True, False), (2.0, 1.0, False, False)],
+    [
+        (2.0, 1.0, True, True),
+        (2.0, 2.0, True, False),
+        (2.0, 1.99, True, False),
+        (1.0, 2.0, True, False),
+        (2.0, 1.0, False, False),
+    ],
 )
 def test_gain(static_ms: float, tuned_ms: float, agree: bool, is_gain: bool) -> None:
     assert Comparison("unet", static_ms, tuned_ms, agree).is_gain is is_gain

@@ -38,9 +38,9 @@ class Staging:
             self._written, self._copied = (
                 device.handle.create_buffer(size=size_bytes, usage=usage, mapped_at_creation=True) for _ in range(2)
             )
+            self._memory = _mapped_memory(self._written)
         self._mapping: Any = None
         """Of the copied one, once the device is done with it."""
-        self._memory = _mapped_memory(self._written)
         self._writers = ThreadPoolExecutor(min(_MAX_WRITERS, os.cpu_count() or 1))
         self._writing: list[Future[None]] = []
 
@@ -77,8 +77,8 @@ class Staging:
             if self._mapping:
                 self._mapping.sync_wait()
             self._mapping = self._written.map_async("WRITE")
-        self._written, self._copied = self._copied, self._written
-        self._memory = _mapped_memory(self._written)
+            self._written, self._copied = self._copied, self._written
+            self._memory = _mapped_memory(self._written)
         self._used_bytes = 0
 
     def _finish_writing(self) -> None:

@@ -30,7 +30,7 @@ _PARAMS_ALIGNMENT_BYTES = 256  # WebGPU's largest min-uniform-buffer-offset-alig
 _PIECE_MS = 50.0
 """What one submission takes at most where it holds several calls: Windows ends one that takes 2 s, and a device may
 slow down after it was measured."""
-_FIRST_PIECE_CALLS = 16
+_FIRST_PIECE_CALLS = 64
 """A run's first submission is short, so that the GPU starts early; the others are encoded while it works."""
 
 
@@ -64,6 +64,8 @@ class Program:
         self._bound_version = -1
         self._bound: list[_Dispatch] = []
         self._pieces: list[range] | None = None
+        self._ahead: tuple[int, Any] | None = None
+        """The arena's version, and the commands of the next run's first piece."""
 
     def close(self) -> None:
         """Frees the memory of inputs and outputs, and leaves the arena. The program cannot run any more."""
@@ -71,6 +73,7 @@ class Program:
         for buffer in (*self._external.values(), self._params):
             buffer.destroy()
         self._external, self._weights, self._bound, self._bound_version = {}, {}, [], -1
+        self._ahead = None
 
     def _largest(self) -> list[str]:
         """By shared buffer, the name of the largest tensor in it, for errors."""
@@ -133,17 +136,21 @@ class Program:
     def run(self) -> None:
         """Submits every call, in order: in pieces, of which each is encoded while the GPU works on those before.
 
-        The first run waits for each piece, to learn how long they take; the others do not wait for the GPU.
+        So is the first piece of the next run, which then starts at once. The first run waits for each piece, to learn
+        how long they take; the others do not wait for the GPU.
         """
         if self._pieces is None:
             self._pieces = self._measure_pieces()
-            return
-        for piece in self._pieces:
-            self._submit([piece])
+        else:
+            for piece in self._pieces:
+                version, commands = self._ahead or (None, None)
+                self._ahead = None
+                self._submit(commands if version == self._arena.version else self._encode([piece]))
+        self._ahead = (self._arena.version, self._encode([self._pieces[0]]))
 
     def submit(self) -> None:
         """Submits every call at once, without waiting for the GPU: for calls that are known to be short."""
-        self._submit([range(len(self.graph.calls))])
+        self._submit(self._encode([range(len(self.graph.calls))]))
 
     def _measure_pieces(self) -> list[range]:
         """Runs once, by pieces of ever more calls as long as they are quick, and divides the calls by their times."""
@@ -152,7 +159,7 @@ class Program:
         while len(times_ms) < len(self.graph.calls):
             piece = range(len(times_ms), min(len(times_ms) + count, len(self.graph.calls)))
             started = time.perf_counter()
-            self._submit([piece])
+            self._submit(self._encode([piece]))
             self.device.wait()
             ms = 1e3 * (time.perf_counter() - started)
             times_ms += [ms / len(piece)] * len(piece)
@@ -176,10 +183,11 @@ class Program:
         submissions = [passes_of(piece) for piece in self._pieces or ()]
         timestamps = Timestamps(self.device, sum(map(len, submissions)))
         for passes in submissions:
-            self._submit(passes, timestamps)
+            self._submit(self._encode(passes, timestamps))
         return timestamps.read_ms()
 
-    def _submit(self, passes: Sequence[range], timestamps: Timestamps | None = None) -> None:
+    def _encode(self, passes: Sequence[range], timestamps: Timestamps | None = None) -> Any:
+        """The commands of some passes of calls."""
         dispatches = self._dispatches
         with gpu_errors(f"running {self.graph.name}"):
             encoder = self.device.handle.create_command_encoder()
@@ -191,7 +199,11 @@ class Program:
                     compute_pass.set_bind_group(0, dispatch.bind_group)
                     compute_pass.dispatch_workgroups(*dispatch.workgroups)
                 compute_pass.end()
-            self.device.handle.queue.submit([encoder.finish()])
+            return encoder.finish()
+
+    def _submit(self, commands: Any) -> None:
+        with gpu_errors(f"running {self.graph.name}"):
+            self.device.handle.queue.submit([commands])
 
 
 def divide(times_ms: Sequence[float], first_calls: int = _FIRST_PIECE_CALLS, most_ms: float = _PIECE_MS) -> list[range]:

@@ -60,7 +60,7 @@ def gated_linear_candidates(
 ) -> list[Tiling | GatedEpilogue]:
     """Tiles, and numbers of splits, with GEGLU as the epilogue where `fused` allows it, and after it."""
     o = operation
-    apart = linear_candidates(Linear(o.dtype, o.rows, o.columns, o.depth), capabilities)
+    apart = linear_candidates(o, capabilities)
     if not fused or capabilities.exchanges_lanes:
         return [*apart]
     tiles = _tiles(o.dtype, o.rows, o.columns, capabilities, in_eights=_in_eights(o.columns // 2, o.depth))

@@ -117,7 +117,7 @@ class Kernels:
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
-        operation = Linear(x.dtype, *_product_size(x, out.shape[-1]))
+        operation = Linear.of(x, out.shape[-1])
         tiling = self._choose(operation, Tiling(), linear_candidates)
         return _of(operation, self._product(x, weight, out, epilogue, tiling))
 
@@ -146,7 +146,7 @@ class Kernels:
 
         It takes a `norm` of x only where `folds_group_norm` says so.
         """
-        operation = _convolution(x, out, stride)
+        operation = Convolution.of(x, out, stride)
         choice = self._choose_convolution(operation)
         if isinstance(choice, Winograd):
             return _of(
@@ -192,7 +192,7 @@ class Kernels:
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
         """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
-        is_winograd = isinstance(self._choose_convolution(_convolution(x, out, stride=1)), Winograd)
+        is_winograd = isinstance(self._choose_convolution(Convolution.of(x, out, stride=1)), Winograd)
         return is_winograd and self.optimizations.group_norm and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
     def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> FilterLayout:
@@ -200,7 +200,7 @@ class Kernels:
 
         Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
         """
-        choice = self._choose_convolution(_convolution(x, out, stride))
+        choice = self._choose_convolution(Convolution.of(x, out, stride))
         if not isinstance(choice, Winograd):
             return "conv2d"
         filters_bytes = (choice.m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
@@ -294,7 +294,7 @@ class Kernels:
 
     def geglu_linear(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec) -> Calls:
         """a GELU(b) with [a, b] = x weight + bias: x (..., K), weight (K, 2 C), out (..., C)."""
-        operation = GatedLinear(x.dtype, *_product_size(x, weight.shape[-1]))
+        operation = GatedLinear.of(x, weight.shape[-1])
         allowed = self.optimizations.geglu
         fuses = allowed and not self._lanes and out.size >= _FUSED_GEGLU_SIZE
         choice = self._choose(operation, GatedEpilogue() if fuses else Tiling(), gated_linear_candidates, fused=allowed)
@@ -421,15 +421,6 @@ def _join(calls: Iterable[Calls]) -> Calls:
 def _of(operation: Operation, calls: Iterable[KernelCall]) -> Calls:
     """The calls, as those of the operation."""
     return tuple(replace(call, operation=operation) for call in calls)
-
-
-def _product_size(x: TensorSpec, columns: int) -> tuple[int, int, int]:
-    """Rows, columns and depth of the product of x (..., K) and a weight (K, columns)."""
-    return x.size // x.shape[-1], columns, x.shape[-1]
-
-
-def _convolution(x: TensorSpec, out: TensorSpec, stride: int) -> Convolution:
-    return Convolution(x.dtype, x.shape, out.shape, stride)
 
 
 def _group_size(x: TensorSpec, num_groups: int) -> int:

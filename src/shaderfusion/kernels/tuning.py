@@ -7,12 +7,12 @@ no file of names can bring in a kernel that the device cannot run.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, MatrixFlashTile
 from shaderfusion.kernels.tiles import LaneTile, MatrixTile, Tile
-from shaderfusion.tensor import DType
+from shaderfusion.tensor import DType, TensorSpec
 
 __all__ = [
     "NO_TUNING",
@@ -40,15 +40,15 @@ class Linear:
     columns: int
     depth: int
 
+    @classmethod
+    def of(cls, x: TensorSpec, columns: int) -> Self:
+        """That of x (..., K) and a weight (K, columns)."""
+        return cls(x.dtype, x.size // x.shape[-1], columns, x.shape[-1])
+
 
 @dataclass(frozen=True)
-class GatedLinear:
-    """GEGLU and the linear layer before it: rows x depth times depth x columns, of which half remain."""
-
-    dtype: DType
-    rows: int
-    columns: int
-    depth: int
+class GatedLinear(Linear):
+    """GEGLU and the linear layer before it, of whose columns half remain."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Convolution:
     x_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     stride: int
+
+    @classmethod
+    def of(cls, x: TensorSpec, out: TensorSpec, stride: int) -> Self:
+        """That from x to out."""
+        return cls(x.dtype, x.shape, out.shape, stride)
 
     def num_tiles(self, m: int) -> int:
         """Winograd's tiles of m x m pixels in the output."""
@@ -81,7 +86,7 @@ class Attention:
 
 
 ProductTile = Tile | LaneTile | MatrixTile
-Operation = Linear | GatedLinear | Convolution | Attention
+Operation = Linear | Convolution | Attention
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,16 @@ def linear(
 ) -> TensorSpec:
     """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
 
-    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head. Several layers,
-    to heads, are one product, whose output has theirs side by side: (..., layers heads D).
+    With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head. Several layers
+    are one product, whose output has theirs side by side, each with its padding: (..., layers channels).
     """
     names = (name,) if isinstance(name, str) else name
     in_channels = from_heads.num_heads * from_heads.dim if from_heads else x.channels
-    with g.scope("+".join(names)):
-        if to_heads:
-            out = out or g.tensor("out", *x.shape[:-1], len(names) * to_heads.width)
+    label = "+".join(names) if len(names) < 4 else f"{names[0]}+...+{names[-1]}"
+    with g.scope(label):
+        if to_heads or len(names) > 1:
+            width = to_heads.width if to_heads else ceil_div(channels, 4) * 4
+            out = out or g.tensor("out", *x.shape[:-1], len(names) * width)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
     num_heads = to_heads.num_heads if to_heads else 1
     padded = partial(g.weight, padded_to=out.shape[-1] // len(names), out_parts=num_heads)
@@ -88,7 +90,7 @@ def linear(
         in_parts=from_heads.num_heads if from_heads else 1,
     )
     added = padded([f"{layer}.bias" for layer in names], channels) if bias else None
-    with g.scope("+".join(names)):
+    with g.scope(label):
         g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
     return out
 
@@ -213,11 +215,10 @@ def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
 def resnet_block(
     g: Graph, name: str, x: TensorSpec, channels: int, *, num_groups: int, eps: float, time: TensorSpec | None = None
 ) -> TensorSpec:
-    """x + conv(silu(norm(conv(silu(norm(x))) + W time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, C_t)."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, channels)."""
     with g.scope(name):
         layer = partial(norm_conv2d, g, channels=channels, num_groups=num_groups, eps=eps)
-        time_bias = linear(g, "time_emb_proj", time, channels) if time else None
-        h = layer("norm1", "conv1", x, image_bias=time_bias)
+        h = layer("norm1", "conv1", x, image_bias=time)
         if x.channels != channels:
             x = linear(g, "conv_shortcut", x, channels)
         return layer("norm2", "conv2", h, residual=x)

@@ -1,7 +1,6 @@
 """The noise predictor, UNet2DConditionModel: (x_t, t, prompt embedding) -> eps. Rombach et al. 2022 (2112.10752)."""
 
 from collections.abc import Iterator
-from functools import partial
 
 from shaderfusion.config import UNetConfig
 from shaderfusion.graph.graph import Graph
@@ -68,10 +67,12 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
     g = Graph("unet", kernels)
     latents = g.input("latents", batch, height, width, channels=config.in_channels)
     timestep = g.input("timestep", 1, dtype="f32")
-    time = _time_embedding(g, config, timestep)
+    time_biases = _time_biases(g, config, _time_embedding(g, config, timestep))
 
     norm = {"num_groups": config.norm_num_groups, "eps": config.norm_eps}
-    resnet = partial(resnet_block, g, time=time, **norm)
+
+    def resnet(name: str, x: TensorSpec, channels: int) -> TensorSpec:
+        return resnet_block(g, name, x, channels, time=time_biases[g.path(name)], **norm)
 
     def attend(name: str, x: TensorSpec, block: int) -> TensorSpec:
         return transformer(
@@ -121,8 +122,31 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
     return g
 
 
+def _residual_blocks(config: UNetConfig) -> Iterator[tuple[str, int]]:
+    """The path of each, and the channels of its output."""
+    channels = config.block_out_channels
+    for block, num_layers in enumerate(config.num_layers_per_block):
+        yield from ((f"down_blocks.{block}.resnets.{layer}", channels[block]) for layer in range(num_layers))
+    yield from ((f"mid_block.resnets.{layer}", channels[-1]) for layer in range(2))
+    for up_block, num_layers in enumerate(config.num_layers_per_block[::-1]):
+        C = channels[-1 - up_block]
+        yield from ((f"up_blocks.{up_block}.resnets.{layer}", C) for layer in range(num_layers + 1))
+
+
+def _time_biases(g: Graph, config: UNetConfig, time: TensorSpec) -> dict[str, TensorSpec]:
+    """What the embedding (1, C_t) adds to each residual block, by its path: (1, C); one product for all of a width."""
+    paths: dict[int, list[str]] = {}
+    for path, channels in _residual_blocks(config):
+        paths.setdefault(channels, []).append(path)
+    biases: dict[str, TensorSpec] = {}
+    for channels, blocks in paths.items():
+        joined = linear(g, tuple(f"{path}.time_emb_proj" for path in blocks), time, channels)
+        biases |= zip(blocks, joined.split_columns(len(blocks)), strict=True)
+    return biases
+
+
 def _time_embedding(g: Graph, config: UNetConfig, timestep: TensorSpec) -> TensorSpec:
-    """The timestep (1,) as sinusoids, then two layers: (1, C_t), after the SiLU that each residual block applies."""
+    """The timestep (1,) as sinusoids, then two layers: (1, C_t), after the SiLU of the residual blocks."""
     with g.scope("time_embedding"):
         sinusoids = g.tensor("sinusoids", 1, channels=config.block_out_channels[0])
         flip, shift = config.flip_sin_to_cos, config.freq_shift

@@ -22,10 +22,13 @@ from shaderfusion.weights.store import WeightStore
 
 __all__ = ["Comparison", "compare"]
 
-_MAX_RUNS = 10
+_MAX_RUNS = 20
 _MIN_RUNS = 3
-_MAX_S = 4.0
+_MAX_S = 8.0
 """Of a network, once it has run _MIN_RUNS times each way."""
+
+_LEAST_GAIN = 0.01
+"""Less is noise, and the static rules stay."""
 
 _MAX_DIFFERENCE = {2: 0.05, 4: 1e-3}
 """Of two outputs of values of so many bytes, relative: a larger one comes from a driver that runs a kernel wrongly."""
@@ -44,7 +47,7 @@ class Comparison:
     @property
     def is_gain(self) -> bool:
         """Whether the network's choices are to be kept."""
-        return self.agree and self.tuned_ms < self.static_ms
+        return self.agree and self.tuned_ms <= (1 - _LEAST_GAIN) * self.static_ms
 
 
 def compare(subject: Subject, tuning: Tuning) -> Iterator[Comparison]:
@@ -64,10 +67,10 @@ def _time(subject: Subject, source: TensorSource, static: Graph, tuned: Graph) -
     with ExitStack() as cleanup:
         cleanup.callback(arena.close)
         cleanup.callback(store.close)
-        programs: list[Program] = []
-        for graph in (static, tuned):
-            programs.append(Program(subject.device, graph, store.load({graph: source})[0], arena))
-            cleanup.callback(programs[-1].close)
+        weights = store.load({static: source, tuned: source})
+        programs = [Program(subject.device, *item, arena) for item in zip((static, tuned), weights, strict=True)]
+        for program in programs:
+            cleanup.callback(program.close)
         agree = _agree(*map(_outputs, programs))
         times_ms: list[list[float]] = [[], []]
         started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
+from kernel_runner import MATRIX_TILE, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -11,7 +11,7 @@ from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.kernels.tiles import LaneTile, Tile
+from shaderfusion.kernels.tiles import LaneTile, MatrixTile, Tile
 from shaderfusion.tensor import DType, TensorSpec
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
@@ -119,6 +119,15 @@ def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
     assert relative_error(actual, reference.conv2d_direct(rounded(x, "f32"), rounded(weight, "f32"))) < BOUNDS["f32"]
 
 
+@pytest.mark.parametrize(("stride", "upsample"), [(1, 1), (2, 1), (1, 2)])
+def test_matrix_units(any_device: Device, stride: int, upsample: int) -> None:
+    if not any_device.capabilities.has_subgroups:
+        pytest.skip("matrix units are emulated by subgroups, which this device lacks")
+    names = ("bias", "image_bias", "residual")
+    error = _error(any_device, (2, 5, 7, 8), 24, "f16", stride=stride, tile=MATRIX_TILE, names=names, upsample=upsample)
+    assert error < BOUNDS["f16"]
+
+
 def _error(
     device: Device,
     x_shape: tuple[int, int, int, int],
@@ -127,7 +136,7 @@ def _error(
     kernel_size: int = 3,
     stride: int = 1,
     *,
-    tile: Tile | LaneTile,
+    tile: Tile | LaneTile | MatrixTile,
     names: tuple[str, ...] = (),
     num_splits: int = 1,
     num_images: int = 2,

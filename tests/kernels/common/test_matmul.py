@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
+from kernel_runner import MATRIX_TILE, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -16,8 +16,16 @@ from shaderfusion.kernels import reference
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels, Optimizations
-from shaderfusion.kernels.tiles import LaneTile, Tile, choose_splits, choose_tile
-from shaderfusion.tensor import DType
+from shaderfusion.kernels.tiles import (
+    LaneTile,
+    MatrixTile,
+    MatrixUnits,
+    Tile,
+    choose_matrix_tile,
+    choose_splits,
+    choose_tile,
+)
+from shaderfusion.tensor import DType, TensorSpec
 
 BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
 
@@ -93,12 +101,47 @@ def test_epilogue_of_one_pass(any_device: Device, small: Tile | LaneTile, num_im
     assert error < BOUNDS["f32"]
 
 
+@pytest.mark.parametrize(
+    ("a_shape", "num_columns", "num_splits"),
+    [
+        ((1, 8), 8, 1),  # minimal
+        ((2, 19, 40), 24, 1),  # ragged rows, columns and K
+        ((37, 104), 24, 3),  # the last part of K is ragged
+    ],
+    ids=str,
+)
+def test_matrix_units(any_device: Device, a_shape: tuple[int, ...], num_columns: int, num_splits: int) -> None:
+    skip_without(any_device, Capabilities(has_subgroups=True))
+    names = ("bias", "image_bias", "residual")
+    options = {"num_splits": num_splits, "num_images": a_shape[0]}
+    assert _matmul_error(any_device, a_shape, num_columns, "f16", MATRIX_TILE, names, **options) < BOUNDS["f16"]
+
+
+def test_great_depth_on_matrix_units(any_device: Device) -> None:
+    # With the offset the sums grow to 500: they are added in f32. llvmpipe ends a shader's loops after 65,536 turns in
+    # all, of which emulation takes many: hence no greater depth.
+    skip_without(any_device, Capabilities(has_subgroups=True))
+    assert _matmul_error(any_device, (3, 2056), 8, "f16", MATRIX_TILE, offset=0.5) < BOUNDS["f16"]
+
+
+def test_image_bias_of_columns(any_device: Device) -> None:
+    rng = np.random.default_rng(8)
+    a, b, biases = rng.standard_normal((6, 12)), rng.standard_normal((12, 8)), rng.standard_normal((2, 24))
+    ta, tb, tbiases, out = tensor_in("a", a), tensor_in("b", b), tensor_in("biases", biases), tensor_out("out", 6, 8)
+    for part in range(3):
+        calls = matmul(ta, tb, out, Epilogue(image_bias=tbiases.split_columns(3)[part]), tile=SMALL)
+        (actual,) = run_calls(any_device, calls, {ta: a, tb: b, tbiases: biases}, out)
+        image_bias = rounded(biases, "f32")[:, 8 * part : 8 * part + 8]
+        expected = reference.matmul(rounded(a, "f32"), rounded(b, "f32"), image_bias=image_bias)
+        assert relative_error(actual, expected) < BOUNDS["f32"]
+
+
 def _matmul_error(
     device: Device,
     a_shape: tuple[int, ...],
     num_columns: int,
     dtype: DType,
-    tile: Tile | LaneTile,
+    tile: Tile | LaneTile | MatrixTile,
     names: tuple[str, ...] = (),
     *,
     num_splits: int = 1,
@@ -114,7 +157,7 @@ def _matmul_error(
     ta, tb = tensor_in("a", a, dtype), tensor_in("b", b, dtype)
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0
-    splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
+    splits = {} if isinstance(tile, LaneTile) else {"num_splits": num_splits}
     calls = matmul(ta, tb, out, Epilogue(scale, **added), tile=tile, **splits)
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {ta: a, tb: b, **{added[name]: arrays[name] for name in names}}
@@ -389,3 +432,53 @@ def test_attention_errors() -> None:
 def test_tile_errors(tile: Tile, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         _ = tile.constants
+
+
+UNITS = MatrixUnits(16, 16, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("tile", "message"),
+    [
+        (MatrixTile(72, 64, 32, 2, 2, UNITS), r"m=72.* m, n and k must be multiples of what its subgroups multiply"),
+        (MatrixTile(64, 64, 24, 2, 2, UNITS), r"k=24.* must be multiples of what"),
+        (MatrixTile(16, 64, 16, 1, 4, UNITS), r"its 128 threads must divide m k / 8 and k n / 8"),
+        (MatrixTile(192, 192, 16, 3, 1, MatrixUnits(16, 16, 16, 1)), r"its 3 threads must be a multiple of k / 8"),
+    ],
+)
+def test_matrix_tile_errors(tile: MatrixTile, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        _ = tile.constants
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "batches", "depth", "size", "splits"),
+    [
+        (8192, 2560, 1, 320, (128, 128), 1),  # many workgroups
+        (8192, 320, 1, 320, (128, 64), 1),  # columns that 128 does not divide
+        (512, 1280, 1, 1280, (32, 64), 1),  # few workgroups of the larger tiles
+        (512, 1280, 1, 5120, (128, 128), 6),  # few, but deep
+        (128, 640, 36, 640, (128, 64), 1),  # batches, which are not split
+    ],
+)
+def test_matrix_tiles_by_size(
+    rows: int, columns: int, batches: int, depth: int, size: tuple[int, int], splits: int
+) -> None:
+    tile, found = choose_matrix_tile(UNITS, rows, columns, batches, depth, None if batches == 1 else 1)
+    assert ((tile.m, tile.n), found) == (size, splits)
+    assert tile.shared_bytes() <= 32768
+    assert choose_matrix_tile(UNITS, rows, columns, batches, depth, 3)[1] == 3
+
+
+def test_matrix_units_take_eights_alone() -> None:
+    def tensors(K: int, N: int) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
+        sizes = {"a": (64, K), "b": (K, N), "out": (64, N)}
+        a, b, out = (tensor_out(name, *shape, dtype="f16") for name, shape in sizes.items())
+        return a, b, out
+
+    def takes(K: int, N: int) -> bool:
+        return "MATRIX_UNITS" in matmul(*tensors(K, N), tile=UNITS)[0].constants
+
+    assert (takes(64, 64), takes(60, 64), takes(64, 60)) == (True, False, False)
+    with pytest.raises(ShapeError, match=r"matmul: MatrixTile.* needs f16, and rows .* in multiples of 8 values"):
+        matmul(*tensors(60, 64), tile=MATRIX_TILE)

@@ -21,6 +21,7 @@ __all__ = [
     "Epilogue",
     "attention_scores",
     "attention_values",
+    "image_bias_params",
     "matmul",
     "product_calls",
     "require_multiples_of_4",
@@ -38,7 +39,7 @@ class Epilogue:
     bias: TensorSpec | None = None
     """(N,)"""
     image_bias: TensorSpec | None = None
-    """(B, N), a row for all pixels of an image, or (1, N), such as the time embedding."""
+    """(B, N), a row for all pixels of an image, or (1, N), such as the time embedding; it may be a view of columns."""
     residual: TensorSpec | None = None
     """The shape of out."""
 
@@ -218,8 +219,7 @@ def product_calls(
         "out_first": 0,
         **params,
     }
-    if image_bias:
-        shared["rows_per_image"] = M // image_bias.shape[0]
+    shared |= image_bias_params(image_bias, M)
     grid = (ceil_div(N, tile.n), ceil_div(M, tile.m), num_batches * num_splits)
     product = KernelCall(
         source=source,
@@ -251,13 +251,22 @@ def product_calls(
     )
 
 
+def image_bias_params(image_bias: TensorSpec | None, num_rows: int) -> dict[str, int]:
+    """Where the epilogue finds the image_bias of each of so many rows of out, in vectors of 4."""
+    if image_bias is None:
+        return {}
+    strides = {"image_bias_row": image_bias.row_stride // 4, "image_bias_first": image_bias.first_column // 4}
+    return {"rows_per_image": num_rows // image_bias.shape[0], **strides}
+
+
 def with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> KernelCall:
     """Binds out and what the epilogue adds, each optional tensor with its flag and its binding's number."""
     call = _extend(call, write(out), {"OUT_BINDING": len(call.bindings) + 1})
     added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}
     for flag, tensor in added.items():
         if tensor:
-            call = _extend(call, read(tensor), {flag: True, f"{flag}_BINDING": len(call.bindings) + 1})
+            bound = read_columns(tensor) if flag == "IMAGE_BIAS" else read(tensor)
+            call = _extend(call, bound, {flag: True, f"{flag}_BINDING": len(call.bindings) + 1})
     return call
 
 

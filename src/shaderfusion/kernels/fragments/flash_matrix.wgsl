@@ -10,7 +10,7 @@ const THREADS = SUBGROUPS * SUBGROUP_SIZE;
 const ROWS = QUERIES / SUBGROUPS;
 const ROW_LANES = SUBGROUP_SIZE / ROWS; // that share a row of scores
 const CHUNKS = KEYS / 8 / ROW_LANES;    // of 8 scores, of one lane
-const LAST_O = D_MATRICES - 1;          // o has so many columns of matrices but one; KEY_MATRICES pass through memory at once
+const LAST_O = D_MATRICES - 1;          // of o's columns of matrices, which pass through memory in D_BLOCKS blocks
 const MOST_LOG2_P = 8.0;
 
 const D8 = D / 8;

@@ -11,7 +11,7 @@
 @group(0) @binding(BIAS_BINDING) var<storage, read> bias: array<vec4<Elem>>; // (N / 4)
 #endif
 #ifdef IMAGE_BIAS
-@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<vec4<Elem>>; // (images, N / 4)
+@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<vec4<Elem>>; // (images, N / 4), any row stride
 #endif
 #ifdef RESIDUAL
 @group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<vec4<Elem>>; // as out
@@ -30,7 +30,8 @@ fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     value += vec4<f32>(bias[column / 4]);
 #endif
 #ifdef IMAGE_BIAS
-    value += vec4<f32>(image_bias[((row / params.rows_per_image) * params.num_columns + column) / 4]);
+    let image = row / params.rows_per_image;
+    value += vec4<f32>(image_bias[image * params.image_bias_row + params.image_bias_first + column / 4]);
 #endif
 #ifdef RESIDUAL
     value += vec4<f32>(residual[index]);

@@ -135,15 +135,21 @@ class MatrixFlashTile:
             raise ShapeError(f"{self}: its subgroups must divide queries into matrices, and keys be whole matrices")
         if units.subgroup_size % self.rows or self.keys * self.rows % (8 * units.subgroup_size):
             raise ShapeError(f"{self}: a subgroup's lanes must share its {self.rows} rows, each 8 keys of one or more")
-        sizes = {"QUERIES": self.queries, "KEYS": self.keys, "D": head_dim, "SUBGROUPS": self.subgroups}
         padded = self._padded(head_dim)
-        matrices = {
+        return {
+            **units.constants,
+            "QUERIES": self.queries,
+            "KEYS": self.keys,
+            "D": head_dim,
+            "SUBGROUPS": self.subgroups,
+            # How many matrices, and groups of them.
             "ROW_MATRICES": self.rows // units.m,
             "KEY_MATRICES": self.keys // units.n,
             "KEY_STEPS": self.keys // units.k,
+            "D_MATRICES": padded // units.n,
+            "D_STEPS": padded // units.k,
+            "D_BLOCKS": ceil_div(padded, self.keys),
         }
-        matrices |= {"D_MATRICES": padded // units.n, "D_STEPS": padded // units.k}
-        return {**sizes, **matrices, "D_BLOCKS": ceil_div(padded, self.keys), **units.constants}
 
     def _padded(self, head_dim: int) -> int:
         """Channels of a head in whole matrices, of q and k as of v."""

@@ -8,7 +8,13 @@ from typing import NamedTuple
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, InputRows, KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
-from shaderfusion.kernels.common.matmul import Epilogue, product_calls, require_multiples_of_4, with_epilogue
+from shaderfusion.kernels.common.matmul import (
+    Epilogue,
+    image_bias_params,
+    product_calls,
+    require_multiples_of_4,
+    with_epilogue,
+)
 from shaderfusion.kernels.tiles import AnyTile
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 
@@ -293,8 +299,7 @@ def _transform_output(M: TensorSpec, out: TensorSpec, epilogue: Epilogue, m: int
         "out_first": 0,
         "out_row": C_out // 4,
     }
-    if epilogue.image_bias:
-        params["rows_per_image"] = B // epilogue.image_bias.shape[0] * H * W
+    params |= image_bias_params(epilogue.image_bias, B * H * W)
     call = _transform("output", m, read(M), params, part["num_tiles"] * part["slice_channels"] // 4)
     return with_epilogue(call, out, epilogue)
 
