@@ -119,7 +119,7 @@ def measure_ours(rows: Rows, folder: Path, device: Device, dtype: Any, expected:
         results = {
             "unet": engine.program("unet", subject.size).read("model_output"),
             "vae": engine.run("vae", subject.size, latents, ["image"])["image"][..., :3],
-            "text_encoder": engine.encode(TOKEN_IDS[:1], subject.size)["embedding"],
+            "text_encoder": engine.condition(TOKEN_IDS[:1], subject.size)["embedding"],
         }
         for network, result in results.items():
             program = engine.program(network, subject.size)
