@@ -41,6 +41,7 @@ _MATRIX_TILE_SIZES = (
 )
 """m, n, k, subgroups_m and subgroups_n."""
 _LANE_ROWS = (4, 8, 16, 32)
+_LANE_COLUMNS = (32, 64, 96)
 _MIN_WINOGRAD_CHANNELS = 32
 _MIN_WINOGRAD_TILES = 8
 """Of 4x4."""
@@ -138,7 +139,13 @@ def _tiles(
     """
     if capabilities.exchanges_lanes:
         int64_pairs = capabilities.has_int64 and dtype == "f32"
-        return [LaneTile(m, int64_pairs=int64_pairs) for m in _LANE_ROWS if m < 2 * rows or m == _LANE_ROWS[0]]
+        return [
+            LaneTile(m, n, int64_pairs)
+            for m in _LANE_ROWS
+            if m < 2 * rows or m == _LANE_ROWS[0]
+            for n in _LANE_COLUMNS
+            if n < 2 * columns or n == _LANE_COLUMNS[0]
+        ]
     if dtype == "f16" and in_eights and capabilities.matrix_units:
         tiles = _matrix_tiles(capabilities.matrix_units, capabilities)
         return [t for t in tiles if (t.m < 2 * rows or t.m <= 32) and (t.n < 2 * columns or t.n <= 32)]

@@ -37,7 +37,7 @@ from shaderfusion.kernels.optimized.group_norm import group_norm
 from shaderfusion.kernels.optimized.partially_fused_softmax import partially_fused_softmax
 from shaderfusion.kernels.optimized.winograd_conv import MAX_FILTERS_BYTES, MAX_TEMPORARY_BYTES, winograd_conv
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, query_strips, row_strips
-from shaderfusion.kernels.tiles import AnyTile, LaneTile, MatrixUnits
+from shaderfusion.kernels.tiles import AnyTile, Lanes, MatrixUnits
 from shaderfusion.kernels.tuning import (
     NO_TUNING,
     Attention,
@@ -398,10 +398,10 @@ class Kernels:
         return self.capabilities.matrix_units if self.dtype == "f16" else None
 
     @property
-    def _tile(self) -> LaneTile | MatrixUnits | None:
+    def _tile(self) -> Lanes | MatrixUnits | None:
         """This device's kind of products."""
         if self._lanes:
-            return LaneTile(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32")
+            return Lanes(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32")
         return self.matrix_units
 
     @property

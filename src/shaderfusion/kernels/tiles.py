@@ -10,14 +10,19 @@ __all__ = [
     "EMULATED_TILE",
     "AnyTile",
     "LaneTile",
+    "Lanes",
     "MatrixTile",
     "MatrixUnits",
     "Tile",
+    "choose_lane_tile",
     "choose_matrix_tile",
     "choose_splits",
     "choose_tile",
     "tile_of",
 ]
+
+_NUM_LANES = 8
+"""A subgroup of llvmpipe with 256-bit vectors."""
 
 _ENOUGH_WORKGROUPS = 350
 """So many tiles occupy a large GPU: about 3 for each of 100 to 130 multiprocessors."""
@@ -51,7 +56,7 @@ class Tile:
 class LaneTile:
     """Sizes of fragments/lane_matmul: per workgroup, which is one subgroup of a CPU, m rows x n columns.
 
-    llvmpipe unrolls loops of up to 32 turns, which keeps m sums a lane in registers or on its stack.
+    llvmpipe unrolls loops of up to 32 turns, which keeps the sums of m rows in registers or on a lane's stack.
     """
 
     m: int = 32
@@ -61,8 +66,19 @@ class LaneTile:
 
     @property
     def constants(self) -> dict[str, int | bool]:
-        """The kernel's constants: 4 columns a lane. 8 lanes are a subgroup of llvmpipe with 256-bit vectors."""
-        return {"LANES": True, "NUM_LANES": self.n // 4, "LANE_TILE_M": self.m, "INT64_PAIRS": self.int64_pairs}
+        """The kernel's constants; ShapeError where the columns are not vectors of 4 for each lane."""
+        if self.m < 1 or self.n < 1 or self.n % (4 * _NUM_LANES):
+            raise ShapeError(f"{self}: m must be at least 1, and n a multiple of {4 * _NUM_LANES}")
+        sizes = {"NUM_LANES": _NUM_LANES, "LANE_TILE_M": self.m, "LANE_VECTORS": self.n // (4 * _NUM_LANES)}
+        return {"LANES": True, **sizes, "INT64_PAIRS": self.int64_pairs}
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The lanes of a CPU's subgroups, which exchange values: a product of theirs has a LaneTile by its size."""
+
+    int64_pairs: bool = False
+    """As in LaneTile."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +140,18 @@ class MatrixTile:
         return {**sizes, **units.constants}
 
 
-AnyTile = Tile | LaneTile | MatrixTile | MatrixUnits | None
-"""What a product is told of its tile: which, or that matrix units take it where they can; else by its size."""
+AnyTile = Tile | LaneTile | MatrixTile | Lanes | MatrixUnits | None
+"""What a product is told of its tile: which, or by its size and for which kind of device."""
+
+
+def choose_lane_tile(lanes: Lanes, num_rows: int, num_columns: int) -> LaneTile:
+    """The tile for a product of that size: as many rows as there are, and the widest that wastes the fewest columns.
+
+    A row that is loaded serves all columns of the tile, and a column all rows.
+    """
+    m = next((m for m in (4, 8, 16) if num_rows <= m), 32)
+    n = min((96, 64, 32), key=lambda n: ceil_div(num_columns, n) * n)
+    return LaneTile(m, n, lanes.int64_pairs)
 
 
 def tile_of(m: int, n: int, *, pairs: bool, thread_n4: int = 2) -> Tile:

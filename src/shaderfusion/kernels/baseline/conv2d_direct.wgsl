@@ -9,7 +9,6 @@
 #ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
-alias LoadB = vec4<Elem>;
 const LOAD_SIZE = 2u;
 @group(0) @binding(1) var<storage, read> x: array<Pair>;            // (B, in_rows, in_columns, C_in / 2)
 @group(0) @binding(2) var<storage, read> weight: array<Pair>;       // (KERNEL_SIZE, KERNEL_SIZE, C_in, C_out / 2)
@@ -41,25 +40,37 @@ fn load_a(row: RowA, k: u32) -> LoadA {
     let channel = k % params.in_channels;
     let y = row.y + i32(tap / KERNEL_SIZE);
     let column = row.x + i32(tap % KERNEL_SIZE);
-    if (k >= params.depth || y < 0 || column < 0 || y >= i32(params.in_height) || column >= i32(params.in_width)) {
-        return LoadA();
-    }
+    let is_inside = y >= 0 && column >= 0 && y < i32(params.in_height) && column < i32(params.in_width);
+#ifndef LANES
+    if (k >= params.depth || !is_inside) { return LoadA(); }
+#endif
     let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + u32(y) / UPSAMPLE;
     let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + u32(column) / UPSAMPLE;
+    let i = (pixel * params.in_channels + channel) / LOAD_SIZE;
 #ifdef LANES
-    return unpack(x[(pixel * params.in_channels + channel) / LOAD_SIZE]);
+    return select(LoadA(), unpack(x[select(0, i, is_inside)]), is_inside);
 #else
-    return x[(pixel * params.in_channels + channel) / LOAD_SIZE];
+    return x[i];
 #endif
 }
 
+#ifdef LANES
+struct ColumnsB { start: u32 } // of 4 columns, in pairs; those beyond the edge read the last ones
+
+fn columns_b(batch: u32, column: u32) -> ColumnsB {
+    return ColumnsB(min(column, params.num_columns - 4) / 2);
+}
+
+fn load_b(columns: ColumnsB, k: u32) -> RowsB {
+    let i = columns.start + k * (params.num_columns / 2);
+    let j = i + params.num_columns / 2;
+    return RowsB(vec4<Elem>(unpack(weight[i]), unpack(weight[i + 1])),
+                 vec4<Elem>(unpack(weight[j]), unpack(weight[j + 1])));
+}
+#else
 fn load_b(batch: u32, k: u32, column: u32) -> LoadB {
     if (k >= params.depth || column >= params.num_columns) { return LoadB(); }
-    let i = (k * params.num_columns + column) / LOAD_SIZE;
-#ifdef LANES
-    return vec4<Elem>(unpack(weight[i]), unpack(weight[i + 1]));
-#else
-    return weight[i];
-#endif
+    return weight[(k * params.num_columns + column) / LOAD_SIZE];
 }
+#endif
 #endif

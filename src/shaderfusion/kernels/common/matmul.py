@@ -8,9 +8,11 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import Binding, KernelCall, ceil_div, read, read_columns, spread_workgroups, write
 from shaderfusion.kernels.tiles import (
     AnyTile,
+    Lanes,
     MatrixTile,
     MatrixUnits,
     Tile,
+    choose_lane_tile,
     choose_matrix_tile,
     choose_splits,
     choose_tile,
@@ -197,6 +199,8 @@ def product_calls(
     if num_splits is not None and num_splits < 1:
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
+    if isinstance(tile, Lanes):
+        tile = choose_lane_tile(tile, M, N)
     if isinstance(tile, MatrixUnits):
         size = (M, N, num_batches, K)
         tile, num_splits = choose_matrix_tile(tile, *size, num_splits) if in_eights else (None, num_splits)

@@ -7,7 +7,6 @@
 #ifndef SUM_SPLITS
 #ifdef LANES
 alias LoadA = vec2<Elem>;
-alias LoadB = vec4<Elem>;
 const LOAD_SIZE = 2u;
 @group(0) @binding(1) var<storage, read> a: array<Pair>; // (B, M, K / 2), at any row stride, as b
 @group(0) @binding(2) var<storage, read> b: array<Pair>; // (B, K, N / 2) or (B, N, K / 2)
@@ -42,10 +41,10 @@ fn row_a(batch: u32, row: u32) -> RowA {
 }
 
 fn load_a(row: RowA, k: u32) -> LoadA {
-    if (k >= params.depth) { return LoadA(); }
 #ifdef LANES
     let values = unpack(a[(4 * row.start + k) / LOAD_SIZE]);
 #else
+    if (k >= params.depth) { return LoadA(); }
     let values = a[(4 * row.start + k) / LOAD_SIZE];
 #endif
 #ifdef SOFTMAX
@@ -80,27 +79,50 @@ fn soften(row: RowA, k: u32, scores: LoadA) -> LoadA {
 }
 #endif
 
+fn start_b(batch: u32) -> u32 {
+    return (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner + params.b_first;
+}
+
+#ifdef LANES
+// 4 columns: where they begin, in pairs. Those beyond the edge read the last one.
+#ifdef TRANSPOSE_B
+struct ColumnsB { starts: vec4u, are_there: vec4<bool> }
+
+fn columns_b(batch: u32, column: u32) -> ColumnsB {
+    let columns = column + vec4u(0, 1, 2, 3);
+    let starts = 2 * (start_b(batch) + min(columns, vec4u(params.b_columns - 1)) * params.b_row);
+    return ColumnsB(starts, columns < vec4u(params.b_columns));
+}
+
+fn load_b(columns: ColumnsB, k: u32) -> RowsB {
+    let i = columns.starts + k / 2;
+    let pairs = array<vec2<Elem>, 4>(unpack(b[i.x]), unpack(b[i.y]), unpack(b[i.z]), unpack(b[i.w]));
+    let first = vec4<Elem>(pairs[0].x, pairs[1].x, pairs[2].x, pairs[3].x);
+    let second = vec4<Elem>(pairs[0].y, pairs[1].y, pairs[2].y, pairs[3].y);
+    return RowsB(select(vec4<Elem>(), first, columns.are_there), select(vec4<Elem>(), second, columns.are_there));
+}
+#else
+struct ColumnsB { start: u32 }
+
+fn columns_b(batch: u32, column: u32) -> ColumnsB {
+    return ColumnsB(2 * start_b(batch) + min(column, params.b_columns - 4) / 2);
+}
+
+fn load_b(columns: ColumnsB, k: u32) -> RowsB {
+    let i = columns.start + k * (2 * params.b_row);
+    let j = columns.start + min(k + 1, params.depth - 1) * (2 * params.b_row);
+    let second = vec4<Elem>(unpack(b[j]), unpack(b[j + 1]));
+    return RowsB(vec4<Elem>(unpack(b[i]), unpack(b[i + 1])), select(vec4<Elem>(), second, k + 1 < params.depth));
+}
+#endif
+#else
 fn load_b(batch: u32, k: u32, column: u32) -> LoadB {
     if (k >= params.depth || column >= params.b_columns) { return LoadB(); }
-    let start = (batch / params.num_inner) * params.b_outer + (batch % params.num_inner) * params.b_inner
-        + params.b_first;
-#ifdef LANES
 #ifdef TRANSPOSE_B
-    var values: vec4<Elem>;
-    for (var i = 0u; i < 4 && column + i < params.b_columns; i++) {
-        values[i] = unpack(b[2 * (start + (column + i) * params.b_row) + k / 2])[k % 2];
-    }
-    return values;
+    return b[(4 * (start_b(batch) + column * params.b_row) + k) / LOAD_SIZE];
 #else
-    let i = 2 * (start + k * params.b_row) + column / 2;
-    return vec4<Elem>(unpack(b[i]), unpack(b[i + 1]));
-#endif
-#else
-#ifdef TRANSPOSE_B
-    return b[(4 * (start + column * params.b_row) + k) / LOAD_SIZE];
-#else
-    return b[(4 * (start + k * params.b_row) + column) / LOAD_SIZE];
-#endif
+    return b[(4 * (start_b(batch) + k * params.b_row) + column) / LOAD_SIZE];
 #endif
 }
+#endif
 #endif

@@ -1,38 +1,58 @@
 // A B for CPUs (llvmpipe), where a load costs as much as many multiplications but the lanes of a subgroup exchange
-// values for the price of a few: a subgroup sums LANE_TILE_M rows x 4 columns a lane over K. Of each row of A each
-// lane loads another two k, so that one load serves all lanes; of B its own columns. No workgroup memory, no barrier.
-// For what the importing file defines, see fragments/product; here load_a gives 2 values along k.
+// values for the price of a few: a subgroup sums LANE_TILE_M rows x LANE_VECTORS vectors of 4 columns a lane over K. Of
+// each row of A each lane loads another two k, so that one load serves all lanes; of B its own columns. No workgroup
+// memory, no barrier. Conditions cost as much as loads, so that edges are clamped instead.
+//
+// The importing file defines RowA, row_a and load_a(row, k), 2 values along k, for k < K alone; and of B, struct
+// ColumnsB; fn columns_b(batch, column) -> ColumnsB, 4 columns; fn load_b(columns, k) -> RowsB, two rows of them, of
+// which the second is 0 if it is beyond K. k is even. Columns beyond the edge are not stored, but can be loaded.
+
+alias RowsB = array<vec4<Elem>, 2>;
 
 @compute @workgroup_size(NUM_LANES)
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32,
            @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) subgroup_size: u32) {
     let num_lanes = min(subgroup_size, NUM_LANES);
     let row_0 = group.y * LANE_TILE_M;
-    let column = (group.x * NUM_LANES + index) * 4;
+    let column_0 = 4 * (group.x * NUM_LANES * LANE_VECTORS + index);
     let batch = group.z;
     var rows: array<RowA, LANE_TILE_M>;
     for (var i = 0u; i < LANE_TILE_M; i++) {
         // Rows beyond M repeat the last one; their sums are not stored.
         rows[i] = row_a(batch, min(row_0 + i, params.num_rows - 1));
     }
-    var sums: array<vec4<f32>, LANE_TILE_M>;
-    for (var k_0 = 0u; k_0 < params.depth; k_0 += 2 * num_lanes) {
+    var columns: array<ColumnsB, LANE_VECTORS>;
+    for (var j = 0u; j < LANE_VECTORS; j++) { columns[j] = columns_b(batch, column_0 + 4 * NUM_LANES * j); }
+    let last_pair = (params.depth - 1) / 2;
+
+    var sums: array<array<vec4<f32>, LANE_VECTORS>, LANE_TILE_M>;
+    for (var pair_0 = 0u; pair_0 <= last_pair; pair_0 += num_lanes) {
         var a: array<vec2<f32>, LANE_TILE_M>;
         for (var i = 0u; i < LANE_TILE_M; i++) {
-            a[i] = vec2<f32>(load_a(rows[i], k_0 + 2 * lane));
+            a[i] = vec2<f32>(load_a(rows[i], 2 * min(pair_0 + lane, last_pair)));
         }
-        for (var source = 0u; source < num_lanes; source++) {
-            for (var c = 0u; c < 2; c++) {
-                let b = vec4<f32>(load_b(batch, k_0 + 2 * source + c, column));
-                for (var i = 0u; i < LANE_TILE_M; i++) {
-                    sums[i] = fma(vec4<f32>(subgroupShuffle(a[i][c], source)), b, sums[i]);
+        let num_pairs = min(num_lanes, last_pair + 1 - pair_0);
+        for (var source = 0u; source < num_pairs; source++) {
+            var b: array<array<vec4<f32>, 2>, LANE_VECTORS>;
+            for (var j = 0u; j < LANE_VECTORS; j++) {
+                let pair = load_b(columns[j], 2 * (pair_0 + source));
+                b[j] = array<vec4<f32>, 2>(vec4<f32>(pair[0]), vec4<f32>(pair[1]));
+            }
+            for (var i = 0u; i < LANE_TILE_M; i++) {
+                for (var c = 0u; c < 2; c++) {
+                    let value = vec4<f32>(subgroupShuffle(a[i][c], source));
+                    for (var j = 0u; j < LANE_VECTORS; j++) { sums[i][j] = fma(value, b[j][c], sums[i][j]); }
                 }
             }
         }
     }
-    for (var i = 0u; i < LANE_TILE_M; i++) {
-        if (row_0 + i < params.num_rows && column < params.num_columns) {
-            store(batch, row_0 + i, column, sums[i]);
+    for (var j = 0u; j < LANE_VECTORS; j++) {
+        let column = column_0 + 4 * NUM_LANES * j;
+        if (column < params.num_columns) {
+            let bias_of_column = bias_at(column);
+            for (var i = 0u; i < LANE_TILE_M; i++) {
+                if (row_0 + i < params.num_rows) { store_biased(batch, row_0 + i, column, sums[i][j], bias_of_column); }
+            }
         }
     }
 }

@@ -4,11 +4,11 @@
 // The importing file defines: struct RowA; fn row_a(batch, row) -> RowA; fn load_a(row, k) -> LoadA, values along k;
 // fn load_b(batch, k, column) -> LoadB, values along the columns, or along k with TRANSPOSE_B. Both loads give 4 values, in
 // Elem, with MATRIX_UNITS 8 as they are stored; k and column are multiples of that (but any column with TRANSPOSE_B);
-// beyond their edge both loads give 0.
+// beyond their edge both loads give 0. With LANES, where conditions cost as much as loads, they are asked for nothing
+// beyond K, and B has another form (fragments/lane_matmul).
 #import fragments/product_epilogue
 #ifndef SUM_SPLITS
 #ifdef LANES
-#import fragments/pair
 #import fragments/lane_matmul
 #else
 // The column of B at a place, 0 to TILE_N - 1, of the tile. With GEGLU the first half of the places takes columns of a,

@@ -1,24 +1,39 @@
 // The end of a product: out = scale sums + bias + image_bias + residual. With SPLIT the sums of one part of K go to
 // `parts` instead, and sum_splits, with SUM_SPLITS, adds the parts and stores them. With GEGLU the sums are of
 // the columns [a, b], bias alone is added to them, and out = a GELU(b).
+#import fragments/vector
 
 #ifdef SPLIT
 @group(0) @binding(OUT_BINDING) var<storage, read_write> parts: array<vec4<f32>>; // (S, B, M, N / 4)
 #else
-@group(0) @binding(OUT_BINDING) var<storage, read_write> out: array<vec4<Elem>>; // (B, M, N / 4), any row stride
+@group(0) @binding(OUT_BINDING) var<storage, read_write> out: array<Vector>; // (B, M, N / 4), any row stride
 #endif
 #ifdef BIAS
-@group(0) @binding(BIAS_BINDING) var<storage, read> bias: array<vec4<Elem>>; // (N / 4)
+@group(0) @binding(BIAS_BINDING) var<storage, read> bias: array<Vector>; // (N / 4)
 #endif
 #ifdef IMAGE_BIAS
-@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<vec4<Elem>>; // (images, N / 4), any row stride
+@group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<Vector>; // (images, N / 4), any row stride
 #endif
 #ifdef RESIDUAL
-@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<vec4<Elem>>; // as out
+@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<Vector>; // as out
 #endif
+
+// The bias of 4 columns, which all rows add; 0 without one.
+fn bias_at(column: u32) -> vec4<f32> {
+#ifdef BIAS
+    return widen(bias[column / 4]);
+#else
+    return vec4<f32>();
+#endif
+}
 
 // Writes one vector of sums, as out = scale sums + bias + image_bias + residual.
 fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
+    store_biased(batch, row, column, sums, bias_at(column));
+}
+
+// The same, with what bias_at gives.
+fn store_biased(batch: u32, row: u32, column: u32, sums: vec4<f32>, bias_of_column: vec4<f32>) {
 #ifdef SPLIT
     // batch counts the splits too, outermost.
     parts[((batch * params.num_rows + row) * params.num_columns + column) / 4] = sums;
@@ -27,16 +42,16 @@ fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
         + row * params.out_row + params.out_first + column / 4;
     var value = params.scale * sums;
 #ifdef BIAS
-    value += vec4<f32>(bias[column / 4]);
+    value += bias_of_column;
 #endif
 #ifdef IMAGE_BIAS
     let image = row / params.rows_per_image;
-    value += vec4<f32>(image_bias[image * params.image_bias_row + params.image_bias_first + column / 4]);
+    value += widen(image_bias[image * params.image_bias_row + params.image_bias_first + column / 4]);
 #endif
 #ifdef RESIDUAL
-    value += vec4<f32>(residual[index]);
+    value += widen(residual[index]);
 #endif
-    out[index] = vec4<Elem>(value);
+    out[index] = narrow(value);
 #endif
 }
 
@@ -45,9 +60,9 @@ fn store(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
 
 // Writes one vector of a GELU(b), from the sums of a at `column` and those of b as many columns into the second half.
 fn store_gated(row: u32, column: u32, a_sums: vec4<f32>, b_sums: vec4<f32>) {
-    let a = a_sums + vec4<f32>(bias[column / 4]);
-    let b = b_sums + vec4<f32>(bias[(params.num_columns / 2 + column) / 4]);
-    out[row * params.out_row + column / 4] = vec4<Elem>(a * vec4<f32>(gelu(b.x), gelu(b.y), gelu(b.z), gelu(b.w)));
+    let a = a_sums + bias_at(column);
+    let b = b_sums + bias_at(params.num_columns / 2 + column);
+    out[row * params.out_row + column / 4] = narrow(a * vec4<f32>(gelu(b.x), gelu(b.y), gelu(b.z), gelu(b.w)));
 }
 #endif
 
