@@ -25,6 +25,9 @@ Rows = list[dict[str, Any]]
 
 MARKER = "<!-- From here on made by benchmarks.make_docs; edit what is above. -->"
 
+WORKLOADS = ("unet", "unet, 8 pictures", "unet, 1024x1024", "vae", "vae, 1024x1024", "text_encoder")
+"""Networks beside diffusers', in the order of the page."""
+
 TITLES = {
     "ablation": "The five optimizations",
     "winograd": "Winograd's tile size",
@@ -114,7 +117,7 @@ def vs_diffusers_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
             spread = f"{row['p20_ms']:.2f} to {row['p80_ms']:.2f}"
             times = (f"{row['p50_ms']:.2f}", spread)
             networks.append((row["engine"], row["network"], *times, f"{row['relative_error']:.1e}"))
-    networks.sort(key=lambda cells: ("unet", "vae", "text_encoder").index(cells[1]))
+    networks.sort(key=lambda cells: WORKLOADS.index(cells[1]))
     heading = ("engine", "network", "median, ms", "p20 to p80", "error against f32")
     parts = ("engine", "text encoder, s", "denoising, s", "decoder, s", "in all, s", "peak memory, MB")
     found = [Table(heading, networks, "<<>>>", "One run of each network, by the GPU's clock")]

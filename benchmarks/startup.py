@@ -69,12 +69,11 @@ def save_model(folder: Path) -> None:
     """A whole folder in diffusers' format with random weights in f16."""
     shutil.copytree(SD14_FOLDER, folder)
     model = RandomStableDiffusion.from_folder(folder)
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in model.sources}
     for name, graph in model.record(Kernels("f16"), model.run_size()).items():
+        source = model.sources[name]
         weights = [*graph.weights.values(), *graph.tables.values()]
-        shapes[model.networks[name].source] |= {path: w.source_shape for w in weights for path in w.paths}
-    for name, source in model.sources.items():
-        stored = {path: source.read(path, shape).to_f32().reshape(shape) for path, shape in shapes[name].items()}
+        shapes = {path: w.source_shape for w in weights for path in w.paths}
+        stored = {path: source.read(path, shape).to_f32().reshape(shape) for path, shape in shapes.items()}
         file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
         save_file({path: array.astype(np.float16) for path, array in stored.items()}, folder / name / file)
     embedded = find_model("emoji")

@@ -2,9 +2,10 @@
 
     .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--json rows.json]     (needs extra `golden`, CUDA)
 
-Every result is first compared with diffusers in f32. Then each network is timed: one UNet iteration at batch 2 and
-64x64 latents, the decoder for one 512x512 image, the text encoder for one prompt; and a whole picture of 20 steps.
-diffusers runs in f16, eager, as a CUDA graph and through torch.compile. A mode that fails says so and the rest go on.
+Every result is first compared with diffusers in f32. Then each network is timed: one UNet iteration for one picture of
+512x512, for eight and for one of 1024x1024; the decoder for 512x512 and 1024x1024; the text encoder for one prompt; and
+a whole picture of 20 steps. shaderfusion runs through each runtime that is installed; diffusers in f16, eager, as a
+CUDA graph and, at 512x512, through torch.compile with channels last. A mode that fails says so and the rest go on.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -16,7 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ from shaderfusion.bench.runs import (
     make_token_ids,
     run_iteration,
 )
-from shaderfusion.bench.subject import open_subject
+from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.bench.values import normal
+from shaderfusion.engine import Engine
+from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 
 __all__ = ["main"]
@@ -47,8 +50,20 @@ Network = Callable[[Tensors], torch.Tensor]
 NUM_RUNS, NUM_WARM_UP = 20, 5
 
 SIDE = CONFIGS["unet"]["sample_size"]  # of the latents
-LATENTS_SHAPE = (1, SIDE, SIDE, CONFIGS["unet"]["in_channels"])
+CHANNELS = CONFIGS["unet"]["in_channels"]
+LATENTS_SHAPE = (1, SIDE, SIDE, CHANNELS)
 TEXT = CONFIGS["text_encoder"]
+SIZES = {"": (1, SIDE), ", 8 pictures": (8, SIDE), ", 1024x1024": (1, 2 * SIDE)}
+"""Pictures and the side of their latents, by what a network's name ends with."""
+WORKLOADS = {
+    "unet": ("unet", ""),
+    "vae": ("vae", ""),
+    "text_encoder": ("text_encoder", ""),
+    "unet, 8 pictures": ("unet", ", 8 pictures"),
+    "unet, 1024x1024": ("unet", ", 1024x1024"),
+    "vae, 1024x1024": ("vae", ", 1024x1024"),
+}
+"""Networks and sizes."""
 TOKEN_IDS = make_token_ids(TEXT["vocab_size"], TEXT["max_position_embeddings"])
 
 
@@ -80,21 +95,24 @@ def main() -> None:
     """Prints and writes one row a network and engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--dtype", choices=("f16", "f32"), default="f16", help="of shaderfusion")
-    parser.add_argument("--runtime", default="auto", help="of shaderfusion: auto, wgpu or dawn")
+    parser.add_argument("--runtime", choices=("wgpu", "dawn"), help="of shaderfusion; by default all installed ones")
     parser.add_argument("--json", type=Path, help="file of the rows, written after each")
     args = parser.parse_args()
-    device = open_device(runtime=args.runtime)
-    rows = Rows(args.json, environment(device))
+    names = [args.runtime] if args.runtime else [runtime.name for runtime in runtimes()]
+    devices = [open_device(runtime=name) for name in names]
+    rows = Rows(args.json, environment(devices[0]))
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         modules = save_random_model(Path(temporary), device="cuda")
         inputs = make_inputs()
         expected = {
-            name: to_numpy(forward(name, modules[name], to_torch(inputs[name], torch.float32))) for name in modules
+            name: to_numpy(forward(network, modules[network], to_torch(inputs[name], torch.float32)))
+            for name, (network, _) in WORKLOADS.items()
         }
         for module in modules.values():
             module.half().cpu()  # leaves the GPU to shaderfusion
         free_memory()
-        measure_ours(rows, Path(temporary), device, args.dtype, expected)
+        for device in devices:
+            measure_ours(rows, Path(temporary), device, args.dtype, expected)
         for module in modules.values():
             module.cuda()
         for mode, accelerate in MODES.items():
@@ -108,36 +126,44 @@ def main() -> None:
 def measure_ours(rows: Rows, folder: Path, device: Device, dtype: Any, expected: dict[str, np.ndarray]) -> None:
     """Each network, and the picture: GPU time, and memory as the device reports it."""
     free_before, _ = torch.cuda.mem_get_info()
-    name = f"shaderfusion {dtype}"
-    subject = open_subject(str(folder), device=device, dtype=dtype)
-    with subject.make_engine() as engine:
+    name = f"shaderfusion {dtype}, {device.info.runtime}"
+    own = open_subject(str(folder), device=device, dtype=dtype)
+    with own.make_engine() as engine:
         started = time.perf_counter()
-        engine.load(subject.size)
+        engine.load(own.size)
         print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
-        run_iteration(engine, subject)
-        latents = {"latents": normal("latents", LATENTS_SHAPE)}
-        results = {
-            "unet": engine.program("unet", subject.size).read("model_output"),
-            "vae": engine.run("vae", subject.size, latents, ["image"])["image"][..., :3],
-            "text_encoder": engine.encode(TOKEN_IDS[:1], subject.size)["embedding"],
-        }
-        for network, result in results.items():
-            program = engine.program(network, subject.size)
+        *_, seconds = (make_image(engine, own) for _ in range(3))
+        free_after, _ = torch.cuda.mem_get_info()
+        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+        for workload, (network, size) in WORKLOADS.items():
+            batch, side = SIZES[size]
+            run_size = own.model.run_size(batch=batch, width=8 * side, height=8 * side)
+            result = run_network(engine, replace(own, size=run_size), network)
+            program = engine.program(network, run_size)
             rows.add(
                 name,
-                network,
-                relative_error=relative_error(result.astype(np.float32), expected[network]),
+                workload,
+                relative_error=relative_error(result.astype(np.float32), expected[workload]),
                 **asdict(measure(program, num_runs=NUM_RUNS, num_warm_up=NUM_WARM_UP)),
                 weights_bytes=program.graph.weights_bytes,
                 tensors_bytes=program.plan.total_bytes,
                 dispatches=len(program.graph.calls),
             )
-        make_image(engine, subject)
-        seconds = make_image(engine, subject)
-        free_after, _ = torch.cuda.mem_get_info()
-        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
     free_closed, _ = torch.cuda.mem_get_info()
     print(f"after close {(free_before - free_closed) / 1e6:.0f} MB are taken", flush=True)
+
+
+def run_network(engine: Engine, subject: Subject, network: str) -> np.ndarray:
+    """Its result on the same values as diffusers'."""
+    match network:
+        case "unet":
+            run_iteration(engine, subject)
+            return engine.program("unet", subject.size).read("model_output")
+        case "vae":
+            latents = {"latents": normal("latents", (1, *subject.latents_shape[1:]))}
+            return engine.run("vae", subject.size, latents, ["image"])["image"][..., :3]
+        case _:
+            return engine.condition(TOKEN_IDS[:1], subject.size)["embedding"]
 
 
 # ---------------------------------------------------------------------------------------------- diffusers
@@ -162,7 +188,7 @@ def measure_diffusers(
         error = relative_error(to_numpy(networks[name](tensors)), expected[name])
         first_s = time.perf_counter() - started
         times = time_ms(partial(networks[name], tensors))
-        weights_bytes = sum(parameter.nbytes for parameter in modules[name].parameters())
+        weights_bytes = sum(parameter.nbytes for parameter in modules[WORKLOADS[name][0]].parameters())
         return {"relative_error": error, **times, "first_run_s": first_s, "weights_bytes": weights_bytes}
 
     worked = [rows.attempt(engine, name, partial(measure_network, name)) for name in ("unet", "vae")]
@@ -177,6 +203,12 @@ def measure_diffusers(
 
     if all(worked):
         rows.attempt(engine, "picture", measure_picture)
+    if accelerate is not compiled:
+        for name, (network, size) in WORKLOADS.items():
+            if size:
+                networks[name] = partial(forward, network, modules[network])
+                rows.attempt(engine, name, partial(measure_network, name))
+                del networks[name]
 
 
 def eager(network: Network, tensors: Tensors) -> Network:
@@ -207,8 +239,21 @@ def cuda_graph(network: Network, tensors: Tensors) -> Network:
 
 
 def compiled(network: Network, tensors: Tensors) -> Network:
-    """By torch.compile, for these shapes only."""
-    return torch.compile(network, dynamic=False)
+    """By torch.compile, for these shapes only, as CUDA graphs and with channels last."""
+    for module in modules_of(network):
+        module.to(memory_format=torch.channels_last)
+    tensors_last = torch.compile(network, dynamic=False, mode="reduce-overhead")
+
+    def run(tensors: Tensors) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tensors_last(tensors)
+
+    return run
+
+
+def modules_of(network: Any) -> list[torch.nn.Module]:
+    """Those that a network made by `partial(forward, name, module)` runs."""
+    return [module for module in network.args if isinstance(module, torch.nn.Module)]
 
 
 MODES: dict[str, Callable[[Network, Tensors], Network]] = {
@@ -221,16 +266,21 @@ MODES: dict[str, Callable[[Network, Tensors], Network]] = {
 
 def make_inputs() -> dict[str, dict[str, np.ndarray]]:
     """What bench.runs gives our programs; channels last."""
-    x_t = normal("x_t", LATENTS_SHAPE)
-    return {
-        "unet": {
-            "latents": np.tile(x_t, (2, 1, 1, 1)),
-            "timestep": np.array([TIMESTEP], np.float32),
-            "embedding": normal("embedding", (2, TEXT["max_position_embeddings"], TEXT["hidden_size"])),
-        },
-        "vae": {"latents": normal("latents", LATENTS_SHAPE)},
-        "text_encoder": {"token_ids": TOKEN_IDS[:1]},
-    }
+    inputs: dict[str, dict[str, np.ndarray]] = {}
+    for name, (network, size) in WORKLOADS.items():
+        batch, side = SIZES[size]
+        match network:
+            case "unet":
+                inputs[name] = {
+                    "latents": np.tile(normal("x_t", (batch, side, side, CHANNELS)), (2, 1, 1, 1)),
+                    "timestep": np.array([TIMESTEP], np.float32),
+                    "embedding": normal("embedding", (2 * batch, TEXT["max_position_embeddings"], TEXT["hidden_size"])),
+                }
+            case "vae":
+                inputs[name] = {"latents": normal("latents", (1, side, side, CHANNELS))}
+            case _:
+                inputs[name] = {"token_ids": TOKEN_IDS[:1]}
+    return inputs
 
 
 def to_torch(inputs: dict[str, np.ndarray], dtype: torch.dtype) -> Tensors:

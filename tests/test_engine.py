@@ -24,7 +24,7 @@ TABLE = "embeddings.token_embedding.weight"
 
 def encode(pipe: StableDiffusionPipeline, tokens: np.ndarray) -> np.ndarray:
     """The embeddings of rows of token ids."""
-    return pipe._engine.encode(tokens, pipe.model.run_size())["embedding"]
+    return pipe._engine.condition(tokens, pipe.model.run_size())["embedding"]
 
 
 def load_changed(
@@ -101,9 +101,9 @@ def test_the_table_is_checked_before_anything_is_uploaded(
 def test_noise_of_an_update(device: Device) -> None:
     pipe = load(device, "sd2", "f32")
     size = pipe.model.run_size(width=16, height=16)
-    conditioning = pipe._engine.condition({"embedding": encode(pipe, TOKENS)}, size)
+    conditioning = {"embedding": encode(pipe, TOKENS)}
     x_t, noise = np.random.default_rng(0).standard_normal((2, *pipe.model.latents_shape(size))).astype(np.float32)
-    state = DenoisingState(size, conditioning, np.arange(2), x_t, 1.0)
+    state = DenoisingState(size, conditioning, x_t, 1.0)
     step = {"guidance_scale": 2.0, "next_input_scale": 1.0}
     pipe._engine.denoise(state, 1.0, Update(c_x=0.5, c_noise=0.25), **step, noise=noise)
     np.testing.assert_allclose(state.x_t, 0.5 * x_t + 0.25 * noise, atol=1e-6)

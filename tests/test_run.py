@@ -19,6 +19,7 @@ from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.turn import Turn
+from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.run import Run
@@ -213,7 +214,7 @@ def test_latents_are_the_noise_to_begin_with(device: Device) -> None:
 
 def test_embeddings_take_the_place_of_prompts(pipe: StableDiffusionPipeline) -> None:
     size = pipe.model.run_size()
-    rows = pipe._engine.encode(pipe.model.tokenize(["a fox", ""]), size)["embedding"]
+    rows = pipe._engine.condition(pipe.model.tokenize(["a fox", ""]), size)["embedding"]
     text = finish(pipe.generate("a fox", seed=1, **OPTIONS))
     assert finish(pipe.generate(prompt_embeds=rows[:1], seed=1, **OPTIONS)) == text
     assert finish(pipe.generate(prompt_embeds=rows[:1], negative_prompt_embeds=rows[1:], seed=1, **OPTIONS)) == text
@@ -222,29 +223,22 @@ def test_embeddings_take_the_place_of_prompts(pipe: StableDiffusionPipeline) -> 
     assert finish(long) != text
 
 
-@pytest.mark.parametrize(
-    ("options", "num_distinct"),
-    [
-        ({"prompt": "a fox"}, 2),  # and the empty negative prompt
-        ({"prompt": "a fox", "guidance_scale": 1.0}, 1),
-        ({"prompt": "a fox", "negative_prompt": "a fox", "num_images_per_prompt": 3}, 1),
-        ({"prompt": ["a fox", "a dog", "a fox"], "num_images_per_prompt": 2}, 3),
-        ({"prompt": ["a fox", "a dog"], "negative_prompt": ["a dog", "a cat"]}, 3),
-    ],
-)
-def test_what_the_unet_reads_of_a_prompt_is_made_once(
-    pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], num_distinct: int
+def test_keys_and_values_of_the_prompt_are_made_once(
+    pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks: list[str] = []
-    run_network = pipe._engine.run
-    monkeypatch.setattr(pipe._engine, "run", lambda name, *rest: (networks.append(name), run_network(name, *rest))[1])
-    run = start(pipe, options | {"seed": 1})
-    finish(run)
-    assert networks.count("context") == num_distinct
-    assert run._state is not None
-    num_prompts = sum(map(len, run.request.prompts))
-    assert {len(array) for array in run._state.conditioning.values()} == {num_prompts}  # not one for each picture
-    assert len(run._state.prompt_of_row) == run.request.size.rows
+    runs: list[bool] = []
+    run_program = Program.run
+
+    def record(self: Program, *, again: bool = False) -> None:
+        if self.graph.name == "unet":
+            runs.append(again)
+        run_program(self, again=again)
+
+    monkeypatch.setattr(Program, "run", record)
+    one, other = start(pipe, CALLS[0]), start(pipe, CALLS[0])
+    for run in (one, one, other, one, one):
+        next(run)
+    assert runs == [False, True, False, False, True]  # anew for each run that takes the device
 
 
 # ---------------------------------------------------------------------------------------------- overflow
@@ -292,22 +286,6 @@ def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path
             finish(start(pipe, CALLS[1]))
 
 
-def test_keys_over_the_range_of_f16(device: Device, tmp_path: Path) -> None:
-    """They are made in f32, and then the UNet has to read them in f32 too."""
-    if not device.info.has_f16:
-        pytest.skip("the device has no f16")
-    keys = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-    folder = changed_model(tmp_path / "model", "unet", keys, 4e4)
-    with open_pipeline(device, folder, "f32") as wide:
-        expected = np.stack([np.asarray(image) for image in list(start(wide, CALLS[0]))[-1].images or []])
-    with open_pipeline(device, folder, "f16") as pipe:
-        with pytest.warns(PrecisionWarning) as warned:
-            images = list(start(pipe, CALLS[0]))[-1].images
-        assert [str(warning.message).split(":")[0] for warning in warned] == ["context", "unet"]
-    found = np.stack([np.asarray(image) for image in images or []])
-    assert np.abs(found.astype(int) - expected).mean() < 8
-
-
 def test_a_warning_that_is_raised_loses_no_step(device: Device, tmp_path: Path) -> None:
     """The step that overflowed is done again, from the same state."""
     if not device.info.has_f16:
@@ -343,8 +321,7 @@ def test_guidance_out_of_range(pipe: StableDiffusionPipeline, alone: list[list[b
 def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline) -> None:
     size = pipe.model.run_size(width=8, height=8)
     x_t = np.full(pipe.model.latents_shape(size), 1e30, np.float32)
-    conditioning = pipe._engine.condition({"embedding": np.ones((2, 17, 24), np.float32)}, size)
-    state = DenoisingState(size, conditioning, np.arange(2), x_t, 0.0)
+    state = DenoisingState(size, {"embedding": np.ones((2, 17, 24), np.float32)}, x_t, 0.0)
     message = r"^guidance_scale \(=3e\+38\) takes the latents out of the range of f32"
     with pytest.raises(NotFiniteError, match=message):
         pipe._engine.denoise(state, 1.0, Update(c_x=1e30), guidance_scale=3e38, next_input_scale=1.0)

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import Conditioning, Embeddings, Family, RunNetwork, RunSize
+from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
@@ -44,9 +44,7 @@ class DenoisingState:
 
     size: RunSize
     conditioning: Conditioning = field(repr=False)
-    """A row for each prompt."""
-    prompt_of_row: np.ndarray = field(repr=False)
-    """For each row of the denoiser's batch, which row of the conditioning it has."""
+    """A row for each of the denoiser's batch."""
     x_t: np.ndarray = field(repr=False)
     """(B, H, W, C) f32"""
     input_scale: float
@@ -56,8 +54,7 @@ class DenoisingState:
 
     def inputs(self, program: Program) -> dict[str, np.ndarray]:
         """Everything that the program has to hold before the next step."""
-        conditioning = {name: array[self.prompt_of_row] for name, array in self.conditioning.items()}
-        inputs = {**conditioning, **self.carried, "x_t": self.x_t}
+        inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
         if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[program.graph.dtype]:
             copies = self.size.rows // self.size.batch
             inputs["latents"] = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
@@ -160,18 +157,14 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def encode(self, tokens: np.ndarray, size: RunSize) -> Embeddings:
-        """The embeddings of each row of token ids, by the model's text networks."""
-        with self.device.turn:
-            return self.model.encode(self._run_at(size), tokens)
+    def condition(self, tokens: np.ndarray, size: RunSize) -> Conditioning:
+        """The denoiser's inputs for each row of token ids, by the model's text networks."""
 
-    def condition(self, embeddings: Embeddings, size: RunSize) -> Conditioning:
-        """The denoiser's inputs for each row of embeddings, which are the same in every step."""
-        with self.device.turn:
-            return self.model.condition(self._run_at(size), embeddings)
+        def run(name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+            return self.run(name, size, inputs, outputs)
 
-    def _run_at(self, size: RunSize) -> RunNetwork:
-        return lambda name, inputs, outputs: self.run(name, size, inputs, outputs)
+        with self.device.turn:
+            return self.model.condition(run, tokens)
 
     def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
         """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
@@ -229,7 +222,7 @@ class Engine:
             is_there = self._holders.pop(program, None) is state  # and not another run's, or half a step's
             for key, array in (inputs if is_there else state.inputs(program) | inputs).items():
                 program.write(key, array)
-            program.run()
+            program.run(again=is_there)
             return program.read_all([*_CARRIED, "model_output"])
 
         with self.device.turn:

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,15 +15,15 @@ from PIL import Image
 from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale
 from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.errors import InputError
-from shaderfusion.families.family import Embeddings, Family, RunSize
+from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
 from shaderfusion.random import randn, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
 
 __all__ = ["Progress", "Request", "Run", "make_request"]
 
-Prompts = np.ndarray | Embeddings
-"""Rows of token ids, or the embeddings of each."""
+Prompts = np.ndarray | Conditioning
+"""Rows of token ids, or what the denoiser is given for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,25 +100,20 @@ class Run(Iterator[Progress]):
         return Progress(self._step, request.num_steps, request.seed, latents, preview, images)
 
     def _begin(self) -> DenoisingState:
-        """What the denoiser is given of the prompts, and the first x_t."""
-        request, size, engine = self.request, self.request.size, self._engine
-        engine.load(size)
-        given = [rows if isinstance(rows, dict) else engine.encode(rows, size) for rows in request.prompts]
-        embeddings = {name: np.concatenate([rows[name] for rows in given]) for name in given[0]}
-        conditioning = engine.condition(embeddings, size)
-        counts = [len(_first(rows)) for rows in given]
-        prompt_of_row = np.concatenate(
-            [
-                np.repeat(np.arange(end - count, end), size.batch // count)
-                for count, end in zip(counts, accumulate(counts), strict=True)
-            ]
-        )
+        """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
+        request, size = self.request, self.request.size
+        self._engine.load(size)
+        rows: list[Conditioning] = []
+        for prompts in request.prompts:
+            given = prompts if isinstance(prompts, dict) else self._engine.condition(prompts, size)
+            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()})
+        conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         noise = request.latents
         if noise is None:
-            B, H, W, C = engine.model.latents_shape(size)
+            B, H, W, C = self._engine.model.latents_shape(size)
             noise = randn((B, C, H, W), request.seed).transpose(0, 2, 3, 1)  # torch's order, then channels last
         x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
-        return DenoisingState(size, conditioning, prompt_of_row, x_t, request.schedule.input_scales[0])
+        return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
     def close(self) -> None:
         """Ends the run after the current step."""

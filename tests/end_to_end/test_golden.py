@@ -107,7 +107,7 @@ def test_token_ids(name: str) -> None:
 def test_embeddings(device: Device, name: str) -> None:
     pipe, reference = load(device, name, "f32"), golden(name)
     size = size_of(pipe, *reference.unet_outputs.shape[2:4])
-    actual = pipe._engine.encode(reference.token_ids, size)["embedding"]
+    actual = pipe._engine.condition(reference.token_ids, size)["embedding"]
     for row, expected in zip(actual, reference.embeddings, strict=True):
         assert relative_error(row, expected) < STAGE_BOUND
 
@@ -118,10 +118,9 @@ def test_unet(device: Device, name: str) -> None:
     size = size_of(pipe, *reference.unet_outputs.shape[2:4])
     latents = randn(reference.unet_latents_shape, reference.unet_seed).transpose(0, 2, 3, 1)
     update = make_schedule(pipe.model.scheduler_config, 1, "euler").updates[0]
-    conditioning = pipe._engine.condition({"embedding": reference.embeddings}, size)
     for timestep, expected in zip(reference.unet_timesteps, reference.unet_outputs, strict=True):
         # Two different rows, where a picture has the same latents twice.
-        state = DenoisingState(size, conditioning, np.arange(2), latents[:1], 1.0, {"latents": latents})
+        state = DenoisingState(size, {"embedding": reference.embeddings}, latents[:1], 1.0, {"latents": latents})
         pipe._engine.denoise(state, timestep, update, guidance_scale=1.0, next_input_scale=1.0)
         actual = pipe._engine.program("unet", size).read("model_output")
         for row, expected_row in zip(actual, expected, strict=True):

@@ -15,7 +15,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.models.clip import TOKEN_TABLE, find_end_of_text, text_encoder_graph
-from shaderfusion.models.unet import context_graph, unet_graph
+from shaderfusion.models.unet import unet_graph
 from shaderfusion.weights.checkpoint import Checkpoint
 from shaderfusion.weights.store import WeightStore
 
@@ -51,12 +51,10 @@ def test_unet(device: Device, name: str, in_channels: int, out_channels: int, op
     arrays, folder = golden(), FOLDER / "networks" / name
     latents, embeddings = arrays[f"{name}_latents"], arrays[f"{name}_embeddings"]
     B, C, H, W = latents.shape
-    config, num_tokens = UNetConfig.from_json(folder), embeddings.shape[1]
-    graph = unet_graph(config, kernels, batch=B, height=H, width=W, num_tokens=num_tokens)
-    context = context_graph(config, kernels, num_tokens=num_tokens)
-    rows = [run(device, context, folder, {"embedding": embedding[None]}) for embedding in embeddings]
-    inputs = {name: np.concatenate([row[name] for row in rows]) for name in context.outputs}
-    inputs |= {"latents": latents.transpose(0, 2, 3, 1), "timestep": np.array([381])}
+    graph = unet_graph(
+        UNetConfig.from_json(folder), kernels, batch=B, height=H, width=W, num_tokens=embeddings.shape[1]
+    )
+    inputs = {"latents": latents.transpose(0, 2, 3, 1), "timestep": np.array([381]), "embedding": embeddings}
     actual = run(device, graph, folder, inputs)["model_output"]
     assert (C, actual.shape) == (in_channels, (B, H, W, out_channels))
     assert relative_error(actual, arrays[f"{name}_output"].transpose(0, 2, 3, 1)) < BOUND

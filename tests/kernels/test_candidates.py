@@ -34,7 +34,8 @@ class Emulated(Capabilities):
         return MatrixUnits(8, 8, 8, 8, emulated=True)
 
 
-MATRICES = Emulated(has_subgroups=True, subgroup_sizes=(8, 8))
+MATRICES = Emulated(has_subgroups=True, subgroup_sizes=(8, 8), max_invocations=32, max_workgroup_size_x=32)
+"""Small workgroups, as the emulation is slow."""
 
 Layer = Callable[[Kernels], tuple[np.ndarray, np.ndarray]]
 """Runs one operation: its output, and the reference's."""

@@ -112,7 +112,6 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
         "unet": "One iteration of the UNet",
         "vae": "Decoder",
         "text_encoder": "Text encoder",
-        "context": "Keys and values of one prompt",
     }
     found = []
     for network, title in titles.items():

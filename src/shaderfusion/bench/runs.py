@@ -26,9 +26,8 @@ SCHEDULER = SchedulerConfig(
 
 def run_iteration(engine: Engine, subject: Subject) -> None:
     """Runs the UNet once on normal values, with an update that leaves x_t as it is: no later run works on zeros."""
-    size = subject.size
-    conditioning = engine.condition({"embedding": normal("embedding", subject.embedding_shape)}, size)
-    state = DenoisingState(size, conditioning, np.arange(size.rows), normal("x_t", subject.latents_shape), 1.0)
+    conditioning = {"embedding": normal("embedding", subject.embedding_shape)}
+    state = DenoisingState(subject.size, conditioning, normal("x_t", subject.latents_shape), 1.0)
     engine.denoise(state, TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
 
 
@@ -41,11 +40,11 @@ def make_image(engine: Engine, subject: Subject) -> dict[str, float]:
     """Two prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
     tokens = make_token_ids(subject.model.vocab_size, subject.size.num_tokens)
     started = time.perf_counter()
-    conditioning = engine.condition(engine.encode(tokens, subject.size), subject.size)
+    rows = engine.condition(tokens, subject.size)
     encoded = time.perf_counter()
     schedule = make_schedule(SCHEDULER, NUM_STEPS, "ddim")
-    prompt_of_row = np.repeat(np.arange(2), subject.size.batch)
-    state = DenoisingState(subject.size, conditioning, prompt_of_row, normal("noise", subject.latents_shape), 1.0)
+    conditioning = {name: np.repeat(array, subject.size.batch, axis=0) for name, array in rows.items()}
+    state = DenoisingState(subject.size, conditioning, normal("noise", subject.latents_shape), 1.0)
     for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
         engine.denoise(state, timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
     denoised = time.perf_counter()

@@ -21,13 +21,10 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, dtype_size_bytes
 from shaderfusion.weights.checkpoint import TensorSource
 
-__all__ = ["Conditioning", "Embeddings", "Family", "Network", "RunNetwork", "RunSize"]
-
-Embeddings = dict[str, np.ndarray]
-"""What the text networks make of prompts, by name: a row for each. A caller may give it in place of texts."""
+__all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
 
 Conditioning = dict[str, np.ndarray]
-"""Inputs of the denoiser that say what to show and are the same in every step, by name: a row for each prompt."""
+"""Inputs of the denoiser that say what to show, by name: a row for each prompt."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -127,12 +124,8 @@ class Family(ABC):
         """Token ids, a row for each text; InputError for what is not text."""
 
     @abstractmethod
-    def encode(self, run: RunNetwork, tokens: np.ndarray) -> Embeddings:
-        """The embeddings of each row of `tokenize`, by running the text networks."""
-
-    @abstractmethod
-    def condition(self, run: RunNetwork, embeddings: Embeddings) -> Conditioning:
-        """The denoiser's inputs for each row of embeddings, by running what need not run in every step."""
+    def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
+        """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
 
     @abstractmethod
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:

@@ -12,12 +12,12 @@ import numpy as np
 
 from shaderfusion.config import ClipTextConfig, SchedulerConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
-from shaderfusion.families.family import Conditioning, Embeddings, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
-from shaderfusion.models.unet import context_graph, cross_attentions, unet_graph
+from shaderfusion.models.unet import unet_graph
 from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
@@ -68,15 +68,11 @@ class StableDiffusion(Family):
 
     @property
     def networks(self) -> Mapping[str, Network]:
-        """`context` has those of the UNet's layers that see nothing but the prompt.
-
-        It and the text encoder read one prompt, and the decoder makes one picture at a time, which bounds their memory.
-        """
+        """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
         return {
             "text_encoder": Network(
                 "text_encoder", lambda kernels, _: text_encoder_graph(self.config.text_encoder, kernels), lambda _: ()
             ),
-            "context": Network("unet", self._context, lambda size: size.num_tokens),
             "unet": Network("unet", self._denoising_step, lambda size: size),
             "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
         }
@@ -138,7 +134,7 @@ class StableDiffusion(Family):
         """Token ids (B, L)."""
         return self.tokenizer(texts)
 
-    def encode(self, run: RunNetwork, tokens: np.ndarray) -> Embeddings:
+    def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks.
 
         Equal prompts are read once.
@@ -152,14 +148,6 @@ class StableDiffusion(Family):
         rows = [run("text_encoder", {TOKEN_TABLE: row[None]}, ["embedding"])["embedding"] for row in distinct]
         return {"embedding": np.concatenate(rows)[index.reshape(-1)]}
 
-    def condition(self, run: RunNetwork, embeddings: Embeddings) -> Conditioning:
-        """Keys and values of the UNet's cross-attentions, by path, (B, L, 2 heads D). Equal rows are read once."""
-        names = [path for path, _ in cross_attentions(self.config.unet)]
-        keys = [row.tobytes() for row in embeddings["embedding"]]
-        distinct = dict(zip(keys, embeddings["embedding"], strict=True))
-        made = {key: run("context", {"embedding": row[None]}, names) for key, row in distinct.items()}
-        return {name: np.concatenate([made[key][name] for key in keys]) for name in names}
-
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer; the decoder's is the first of its last level, upsampled from
         the level below with that one's channels."""
@@ -168,9 +156,6 @@ class StableDiffusion(Family):
         channels = self.config.vae.block_out_channels[::-1]
         vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
         return {"unet": size.rows * unet, "vae": vae}
-
-    def _context(self, kernels: Kernels, size: RunSize) -> Graph:
-        return context_graph(self.config.unet, kernels, num_tokens=size.num_tokens)
 
     def _denoising_step(self, kernels: Kernels, size: RunSize) -> Graph:
         """The UNet, guidance and the scheduler's update. Its inputs are also the tensors of `denoise_step`."""

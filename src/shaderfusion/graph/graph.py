@@ -62,6 +62,11 @@ class Graph:
         self.tables: dict[str, Weight] = {}
         self.inputs: dict[str, TensorSpec] = {}
         self.outputs: dict[str, TensorSpec] = {}
+        self.kept: list[TensorSpec] = []
+        """What the calls of `once` leave for those that follow, in this run and the next ones."""
+        self.num_once = 0
+        """So many of the calls, the first ones, need not be done again as long as the inputs that they read stay."""
+        self._is_once = False
         self._scope: tuple[str, ...] = ()
 
     @contextmanager
@@ -74,16 +79,28 @@ class Graph:
         finally:
             self._scope = outer
 
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Calls recorded inside come first, and what they write is kept: a run may leave them to the one before."""
+        self._is_once = True
+        try:
+            yield
+        finally:
+            self._is_once = False
+
     def path(self, *names: str) -> str:
         """The dotted path of a name in the current scope."""
         return ".".join((*self._scope, *names))
 
     def tensor(self, name: str, *shape: int, channels: int | None = None, dtype: DType | None = None) -> TensorSpec:
-        """An intermediate tensor of the current scope.
+        """An intermediate tensor of the current scope, or one that is kept (`once`).
 
         `channels`, where given, are its last dimension, which padding then rounds up to a multiple of 4.
         """
-        return self._spec(self._label(name), shape, channels, dtype, "intermediate")
+        if not self._is_once:
+            return self._spec(self._label(name), shape, channels, dtype, "intermediate")
+        self.kept.append(self._spec(self._label(name), shape, channels, dtype, "output"))
+        return self.kept[-1]
 
     def input(self, name: str, *shape: int, channels: int | None = None, dtype: DType | None = None) -> TensorSpec:
         """A tensor that the caller fills before a run; `channels` as in `tensor`."""
@@ -167,7 +184,8 @@ class Graph:
                         f"{labelled.label}: {tensor}, {tensor.size_bytes / 1e6:.1f} MB, is over what the device can "
                         f"bind ({most / 1e6:.1f} MB); use a smaller size or batch, or another device or dtype"
                     )
-            self.calls.append(labelled)
+            self.calls.insert(self.num_once if self._is_once else len(self.calls), labelled)
+            self.num_once += self._is_once
 
     def _label(self, *names: str) -> str:
         return ".".join((self.name, *self._scope, *names))

@@ -57,13 +57,14 @@ class Program:
         self._external: Buffers = {}
         self._arena = Arena(device) if arena is None else arena
         self._arena.join(self, list(zip(self.plan.buffer_sizes_bytes, self._largest(), strict=True)))
-        for tensor in (graph.inputs | graph.outputs).values():
+        for tensor in (*graph.inputs.values(), *graph.outputs.values(), *graph.kept):
             self._external[tensor.storage] = allocate(device, tensor.size_bytes, tensor.name)
         params, self._params_offsets = _pack_params(graph.calls)
         self._params = device.handle.create_buffer_with_data(data=params, usage="UNIFORM")
         self._bound_version = -1
         self._bound: list[_Dispatch] = []
-        self._pieces: list[range] | None = None
+        self._pieces: tuple[list[range], list[range]] | None = None
+        """Of the calls that are done once, and of the others."""
         self._ahead: tuple[int, Any] | None = None
         """The arena's version, and the commands of the next run's first piece."""
 
@@ -133,26 +134,30 @@ class Program:
             raise ShapeError(f"{self.graph.name}: no input or output {name!r}; it has {', '.join(tensors)}")
         return tensors[name]
 
-    def run(self) -> None:
+    def run(self, *, again: bool = False) -> None:
         """Submits every call, in order: in pieces, of which each is encoded while the GPU works on those before.
 
-        So is the first piece of the next run, which then starts at once. The first run waits for each piece, to learn
-        how long they take; the others do not wait for the GPU.
+        With `again` the graph's calls of `once` are left out: no input that they read was written since the last run.
+        Such a run's first piece is encoded ahead, so that it starts at once. The first run of all waits for each piece,
+        to learn how long they take; the others do not wait for the GPU.
         """
         if self._pieces is None:
             self._pieces = self._measure_pieces()
         else:
-            for piece in self._pieces:
+            once, others = self._pieces
+            for piece in [] if again else once:
+                self._submit(self._encode([piece]))
+            for piece in others:
                 version, commands = self._ahead or (None, None)
                 self._ahead = None
                 self._submit(commands if version == self._arena.version else self._encode([piece]))
-        self._ahead = (self._arena.version, self._encode([self._pieces[0]]))
+        self._ahead = (self._arena.version, self._encode([self._pieces[1][0]]))
 
     def submit(self) -> None:
         """Submits every call at once, without waiting for the GPU: for calls that are known to be short."""
         self._submit(self._encode([range(len(self.graph.calls))]))
 
-    def _measure_pieces(self) -> list[range]:
+    def _measure_pieces(self) -> tuple[list[range], list[range]]:
         """Runs once, by pieces of ever more calls as long as they are quick, and divides the calls by their times."""
         times_ms: list[float] = []  # by call, its share of its piece
         count = 1
@@ -165,22 +170,26 @@ class Program:
             times_ms += [ms / len(piece)] * len(piece)
             # The next calls may each take several times as long, where a network changes its resolution.
             count = 2 * count if ms < _PIECE_MS / 8 else max(1, count // 2) if ms > _PIECE_MS else count
-        return divide(times_ms)
+        num_once = self.graph.num_once
+        once, others = divide(times_ms[:num_once]), divide(times_ms[num_once:])
+        return once, [range(num_once + piece.start, num_once + piece.stop) for piece in others]
 
     def time_ms(self) -> float:
-        """Runs once and waits: milliseconds on the GPU's clock. DeviceError without timestamps."""
+        """Runs again and waits: milliseconds on the GPU's clock. DeviceError without timestamps."""
         return float(self._time(lambda piece: [piece]).sum())
 
     def profile_ms(self) -> list[tuple[str, float]]:
-        """Runs once with a timestamp around each call: (label, ms) in order. DeviceError without timestamps."""
+        """Runs again with a timestamp around each call: (label, ms) in order. DeviceError without timestamps."""
         times_ms = self._time(lambda piece: [range(index, index + 1) for index in piece])
-        return [(call.label, float(ms)) for call, ms in zip(self.graph.calls, times_ms, strict=True)]
+        calls = self.graph.calls[self.graph.num_once :]
+        return [(call.label, float(ms)) for call, ms in zip(calls, times_ms, strict=True)]
 
     def _time(self, passes_of: Callable[[range], list[range]]) -> np.ndarray:
         """Milliseconds of each pass, of which each piece has those that `passes_of` says."""
         if self._pieces is None:
             self.run()
-        submissions = [passes_of(piece) for piece in self._pieces or ()]
+        _, others = self._pieces or ([], [])
+        submissions = [passes_of(piece) for piece in others]
         timestamps = Timestamps(self.device, sum(map(len, submissions)))
         for passes in submissions:
             self._submit(self._encode(passes, timestamps))
@@ -218,7 +227,7 @@ def divide(times_ms: Sequence[float], first_calls: int = _FIRST_PIECE_CALLS, mos
             pieces.append(range(start, index))
             start, ms = index, 0.0
         ms += call_ms
-    return [*pieces, range(start, len(times_ms))]
+    return [*pieces, range(start, len(times_ms))] if times_ms else []
 
 
 def _pack_params(calls: Sequence[KernelCall]) -> tuple[bytes, list[int]]:

@@ -12,19 +12,16 @@ from shaderfusion.kernels.call import ceil_div
 from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
 __all__ = [
     "AttentionNames",
-    "Heads",
     "activation",
     "attention",
     "concat",
     "conv2d",
     "downsample",
     "group_norm",
-    "keys_values",
     "layer_norm",
     "linear",
     "norm_conv2d",
@@ -40,17 +37,6 @@ class Heads(NamedTuple):
     num_heads: int
     dim: int
     padded_dim: int
-
-    @classmethod
-    def of(cls, kernels: Kernels, channels: int, num_heads: int) -> "Heads":
-        """Of so many channels in all, without padding."""
-        dim = channels // num_heads
-        return cls(num_heads, dim, kernels.padded_head_dim(dim))
-
-    @property
-    def width(self) -> int:
-        """Channels of all heads, with their padding."""
-        return self.num_heads * self.padded_dim
 
 
 def linear(
@@ -76,7 +62,7 @@ def linear(
     label = "+".join(names) if len(names) < 4 else f"{names[0]}+...+{names[-1]}"
     with g.scope(label):
         if to_heads or len(names) > 1:
-            width = to_heads.width if to_heads else ceil_div(channels, 4) * 4
+            width = to_heads.num_heads * to_heads.padded_dim if to_heads else ceil_div(channels, 4) * 4
             out = out or g.tensor("out", *x.shape[:-1], len(names) * width)
         out = out or g.tensor("out", *x.shape[:-1], channels=channels)
     num_heads = to_heads.num_heads if to_heads else 1
@@ -248,28 +234,24 @@ def attention(
     causal: bool = False,
     names: AttentionNames = DIFFUSERS_ATTENTION,
 ) -> TensorSpec:
-    """residual + multi-head attention of x (B, N, C) to itself, or to what `context` is made of by `keys_values`.
+    """residual + multi-head attention of x (B, N, C) to itself, or to context (B, M, C_context), an input of the graph.
 
-    `bias`: q, k and v have one. With `causal` a token sees itself and those before it.
+    `bias`: q, k and v have one. With `causal` a token sees itself and those before it. Keys and values of a context are
+    made once for all runs that have it.
     """
     C = x.channels
-    heads = Heads.of(g.kernels, C, num_heads)
+    D = C // num_heads
+    heads = Heads(num_heads, D, g.kernels.padded_head_dim(D))
     with g.scope(name):
         if context is None:
             q, k, v = _to_heads(g, (names.q, names.k, names.v), x, heads, bias=bias)
         else:
-            q = linear(g, names.q, x, C, bias=bias, to_heads=heads)
-            k, v = context.split_columns(2)
+            (q,) = _to_heads(g, (names.q,), x, heads, bias=bias)
+            with g.once():
+                k, v = _to_heads(g, (names.k, names.v), context, heads, bias=bias)
         h = g.tensor("heads", *q.shape)
-        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=heads.dim, causal=causal))
+        g.add(*g.kernels.attention(q, k, v, h, num_heads=num_heads, head_dim=D, causal=causal))
         return linear(g, names.out, h, C, residual=residual, from_heads=heads)
-
-
-def keys_values(g: Graph, name: str, context: TensorSpec, heads: Heads, out: TensorSpec) -> None:
-    """What the attention of that name, without biases, reads of context (B, M, C): k, then v, (B, M, 2 heads D)."""
-    names = DIFFUSERS_ATTENTION
-    with g.scope(name):
-        linear(g, (names.k, names.v), context, heads.num_heads * heads.dim, bias=False, to_heads=heads, out=out)
 
 
 def _to_heads(g: Graph, names: tuple[str, ...], x: TensorSpec, heads: Heads, *, bias: bool) -> tuple[TensorSpec, ...]:
@@ -278,23 +260,21 @@ def _to_heads(g: Graph, names: tuple[str, ...], x: TensorSpec, heads: Heads, *, 
     Where that is too large to bind, each layer is a product of its own.
     """
     layer = partial(linear, g, x=x, channels=heads.num_heads * heads.dim, bias=bias, to_heads=heads)
-    if g.kernels.joins(x, len(names) * heads.width):
+    if g.kernels.joins(x, len(names) * heads.num_heads * heads.padded_dim):
         return layer(names).split_columns(len(names))
     return tuple(layer(name) for name in names)
 
 
 def transformer(
-    g: Graph, name: str, x: TensorSpec, *, num_heads: int, num_layers: int, num_groups: int, num_tokens: int
+    g: Graph, name: str, x: TensorSpec, context: TensorSpec, *, num_heads: int, num_layers: int, num_groups: int
 ) -> TensorSpec:
     """diffusers' Transformer2DModel: pixels as tokens, `num_layers` of self-attention, cross-attention, feed-forward.
 
-    x: (B, H, W, C). What cross-attention reads of a prompt of `num_tokens` is an input of the graph for each layer, by
-    its path: `keys_values`, (B, L, 2 heads D). The projections are 1x1 convolutions in SD 1.x and linear layers in 2.x,
-    which is the same product.
+    x: (B, H, W, C), context: (B, L, C_context). Its projections are 1x1 convolutions in SD 1.x and linear layers in
+    2.x, which is the same product.
     """
     B, H, W, padded = x.shape
     tokens = (B, H * W, padded)
-    width = Heads.of(g.kernels, x.channels, num_heads).width
     with g.scope(name):
         h = group_norm(g, "norm", x, num_groups=num_groups, eps=1e-6).reshape(*tokens)
         h = linear(g, "proj_in", h, x.channels)
@@ -303,7 +283,6 @@ def transformer(
                 n = layer_norm(g, "norm1", h)
                 h = attention(g, "attn1", n, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm2", h)
-                context = g.input(g.path("attn2"), B, num_tokens, 2 * width)
                 h = attention(g, "attn2", n, context, num_heads=num_heads, bias=False, residual=h)
                 n = layer_norm(g, "norm3", h)
                 h = _feed_forward(g, "ff.net", n, residual=h)

@@ -7,12 +7,10 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.timestep_embedding import timestep_embedding
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.blocks import (
-    Heads,
     activation,
     concat,
     conv2d,
     downsample,
-    keys_values,
     linear,
     norm_conv2d,
     resnet_block,
@@ -21,52 +19,18 @@ from shaderfusion.models.blocks import (
 )
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["context_graph", "cross_attentions", "unet_graph"]
-
-
-def cross_attentions(config: UNetConfig) -> Iterator[tuple[str, int]]:
-    """The path of each cross-attention, and which block's options it has, counted from the largest resolution."""
-    last = len(config.block_out_channels) - 1
-    transformers = [
-        (f"down_blocks.{block}.attentions.{layer}", block)
-        for block, kind in enumerate(config.down_block_types)
-        if kind == "CrossAttnDownBlock2D"
-        for layer in range(config.num_layers_per_block[block])
-    ]
-    transformers.append(("mid_block.attentions.0", last))
-    transformers += [
-        (f"up_blocks.{up_block}.attentions.{layer}", last - up_block)
-        for up_block, kind in enumerate(config.up_block_types)
-        if kind == "CrossAttnUpBlock2D"
-        for layer in range(config.num_layers_per_block[last - up_block] + 1)
-    ]
-    for path, block in transformers:
-        for layer in range(config.num_transformer_layers_per_block[block]):
-            yield f"{path}.transformer_blocks.{layer}.attn2", block
-
-
-def context_graph(config: UNetConfig, kernels: Kernels, *, num_tokens: int) -> Graph:
-    """What the UNet reads of one prompt, which is the same in every step.
-
-    Inputs: embedding (1, L, C). Outputs: by the path of each cross-attention its keys and values, (1, L, 2 heads D).
-    """
-    g = Graph("context", kernels)
-    text = g.input("embedding", 1, num_tokens, channels=config.cross_attention_dim)
-    for path, block in cross_attentions(config):
-        heads = Heads.of(kernels, config.block_out_channels[block], config.num_heads_per_block[block])
-        keys_values(g, path, text, heads, g.output(path, 1, num_tokens, 2 * heads.width))
-    return g
+__all__ = ["unet_graph"]
 
 
 def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int, width: int, num_tokens: int) -> Graph:
     """Height and width are in latent cells, any number: each level has half the cells of the one above, rounded up.
 
-    Inputs: latents (B, H, W, C_in), timestep (1,) f32, and what `context_graph` makes of the prompt of each row, (B, L,
-    2 heads D). Outputs: model_output (B, H, W, C_out).
+    Inputs: latents (B, H, W, C_in), timestep (1,) f32, embedding (B, L, C). Outputs: model_output (B, H, W, C_out).
     """
     g = Graph("unet", kernels)
     latents = g.input("latents", batch, height, width, channels=config.in_channels)
     timestep = g.input("timestep", 1, dtype="f32")
+    text = g.input("embedding", batch, num_tokens, channels=config.cross_attention_dim)
     time_biases = _time_biases(g, config, _time_embedding(g, config, timestep))
 
     norm = {"num_groups": config.norm_num_groups, "eps": config.norm_eps}
@@ -79,10 +43,10 @@ def unet_graph(config: UNetConfig, kernels: Kernels, *, batch: int, height: int,
             g,
             name,
             x,
+            text,
             num_heads=config.num_heads_per_block[block],
             num_layers=config.num_transformer_layers_per_block[block],
             num_groups=config.norm_num_groups,
-            num_tokens=num_tokens,
         )
 
     num_blocks = len(config.block_out_channels)
