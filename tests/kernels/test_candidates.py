@@ -145,5 +145,5 @@ def test_tiles_are_not_much_larger_than_the_product() -> None:
         tiles = [way.tile for way in linear_candidates(Linear("f32", rows, columns, 64), WEBGPU_DEFAULTS)]
         assert all(isinstance(tile, Tile) for tile in tiles)
         assert all(tile.m < max(2 * rows, 64) and tile.n < max(2 * columns, 64) for tile in tiles if tile)
-    lanes = [way.tile.m for way in linear_candidates(Linear("f32", 9, 40, 64), LANES) if way.tile]
-    assert lanes == [4, 8, 16]
+    tiles = [way.tile for way in linear_candidates(Linear("f32", 9, 40, 64), LANES) if way.tile]
+    assert [(tile.m, tile.n) for tile in tiles] == [(m, n) for m in (4, 8, 16) for n in (32, 64)]

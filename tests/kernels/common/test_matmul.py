@@ -17,10 +17,12 @@ from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.select import Kernels, Optimizations
 from shaderfusion.kernels.tiles import (
+    Lanes,
     LaneTile,
     MatrixTile,
     MatrixUnits,
     Tile,
+    choose_lane_tile,
     choose_matrix_tile,
     choose_splits,
     choose_tile,
@@ -235,7 +237,7 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("num_rows", [70, 260])
+@pytest.mark.parametrize("num_rows", [3, 70, 260])
 def test_tiles_of_linear_layers(device: Device, kernels: Kernels, num_rows: int) -> None:
     skip_without(device, kernels.capabilities)
     rng = np.random.default_rng(4)
@@ -336,6 +338,23 @@ def test_tiles_by_size(
     assert tile.constants["TILE_K"] == (32 if pairs else 16)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"),
+    [
+        (1, 256, (4, 64)),  # few rows
+        (9, 24, (16, 32)),  # few columns
+        (512, 96, (32, 96)),  # the widest that wastes none
+        (512, 1024, (32, 64)),
+        (2048, 160, (32, 32)),
+        (512, 72, (32, 96)),  # as few as three narrow ones
+    ],
+)
+def test_lane_tiles_by_size(rows: int, columns: int, size: tuple[int, int]) -> None:
+    tile = choose_lane_tile(Lanes(int64_pairs=True), rows, columns)
+    assert (tile.m, tile.n, tile.int64_pairs) == (*size, True)
+    assert tile.constants["LANE_VECTORS"] == size[1] // 32
+
+
 def test_shape_errors() -> None:
     a, b, out = tensor_out("a", 3, 8), tensor_out("b", 8, 12), tensor_out("out", 3, 12)
     with pytest.raises(ShapeError, match=r"matmul: a\[3, 8\]:f32 times b\[8, 12\]:f32 must give out\[3, 8\]:f32"):
@@ -425,9 +444,10 @@ def test_attention_errors() -> None:
         (Tile(k=18), r"k=18.* must be multiples"),
         (Tile(n=12), r"n=12.* must be multiples"),
         (Tile(16, 16, 4, 1, 1), r"its 64 threads must be a multiple of k / 4 and divide m k / 4"),
+        (LaneTile(4, 48), r"n=48.* m must be at least 1, and n a multiple of 32"),
     ],
 )
-def test_tile_errors(tile: Tile, message: str) -> None:
+def test_tile_errors(tile: Tile | LaneTile, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         _ = tile.constants
 
