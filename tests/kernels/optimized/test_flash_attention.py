@@ -260,7 +260,7 @@ def test_matrix_tiles_fit_a_workgroup(head_dim: int, units: MatrixUnits, capabil
 
 # D: queries, keys and subgroups of the tile
 @pytest.mark.parametrize(
-    ("head_dim", "expected"), [(40, (64, 16, 2)), (64, (64, 32, 2)), (80, (128, 32, 4)), (160, (64, 32, 4))]
+    ("head_dim", "expected"), [(40, (128, 16, 4)), (64, (64, 32, 2)), (80, (128, 32, 4)), (160, (64, 32, 4))]
 )
 def test_chosen_matrix_tile(head_dim: int, expected: tuple[int, int, int]) -> None:
     nvidia = replace(DESKTOP_GPU, max_workgroup_bytes=49152)
