@@ -15,8 +15,8 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tiles import MatrixTile, MatrixUnits
 from shaderfusion.tensor import DType, TensorSpec
 
-MATRIX_TILE = MatrixTile(16, 16, 16, 2, 1, MatrixUnits(8, 8, 8, 8, emulated=True))
-"""Of a product on matrix units that any device with subgroups of 8 or more emulates."""
+EMULATED = MatrixUnits(8, 8, 8, 8, emulated=True)
+"""Matrix units that subgroups of 8 lanes stand in for, as llvmpipe has them."""
 
 NUMPY = {"f16": np.float16, "f32": np.float32}
 
@@ -49,6 +49,20 @@ def run_calls(
         program.write(tensor.name, array)
     program.run()
     return [program.read(out.name).astype(np.float64) for out in outputs]
+
+
+def own_units(device: Device) -> MatrixUnits | None:
+    """The device's matrix units; None where it emulates them. Skips the test where it can do neither."""
+    can = device.capabilities
+    if can.matrix_units is None and not (can.has_subgroups and can.subgroup_sizes in (None, (8, 8)) and can.has_f16):
+        pytest.skip("this device has no matrix units, nor f16 and subgroups of 8 lanes to emulate them")
+    return can.matrix_units
+
+
+def matrix_tile(device: Device) -> MatrixTile:
+    """Of a product on the device's matrix units, or on emulated ones: small, as those compile slowly."""
+    units = own_units(device)
+    return MatrixTile(64, 64, 32, 2, 2, units) if units else MatrixTile(16, 16, 16, 2, 1, EMULATED)
 
 
 def skip_without(device: Device, needed: Capabilities) -> None:

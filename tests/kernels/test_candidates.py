@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
+from kernel_runner import EMULATED, own_units, relative_error, rounded, run_calls, tensor_in, tensor_out
 
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import LAYOUT_SHAPES
@@ -31,7 +31,7 @@ class Emulated(Capabilities):
     @property
     def matrix_units(self) -> MatrixUnits:
         """Of the least size."""
-        return MatrixUnits(8, 8, 8, 8, emulated=True)
+        return EMULATED
 
 
 MATRICES = Emulated(has_subgroups=True, subgroup_sizes=(8, 8), max_invocations=32, max_workgroup_size_x=32)
@@ -103,7 +103,8 @@ def test_every_candidate(device: Device, layer: str, kind: str, dtype: DType) ->
         dtype == "f16" and not device.info.has_f16
     ):
         pytest.skip("the device lacks it")
-    kinds = {"gpu": WEBGPU_DEFAULTS, "matrices": MATRICES}
+    units = own_units(device) if kind == "matrices" else None
+    kinds = {"gpu": WEBGPU_DEFAULTS, "matrices": device.capabilities if units else MATRICES}
     capabilities = kinds.get(kind) or replace(LANES, has_int64=device.capabilities.has_int64)
     choose = NthChoice()
     found = []

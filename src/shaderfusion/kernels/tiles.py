@@ -1,6 +1,7 @@
 """Tiles of matrix products: how a workgroup and its threads divide one, and which sizes suit a product."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from shaderfusion.errors import ShapeError
@@ -196,9 +197,11 @@ class _Estimate(NamedTuple):
     """Of each value of k, while they do."""
 
     def us(self, num_rows: int, num_columns: int, num_batches: int, depth: int, num_splits: int) -> float:
-        """Microseconds of a product, sums of splits included."""
+        """Microseconds of a product, sums of splits included; infinitely many where splits pay no more."""
         m, n, k, *_ = self.tile
         workgroups = num_batches * ceil_div(num_rows, m) * ceil_div(num_columns, n) * num_splits
+        if num_splits > 1 and workgroups > _ENOUGH_TO_SPLIT:
+            return inf
         split_depth = ceil_div(ceil_div(depth, num_splits), k) * k
         whole, rest = divmod(workgroups, self.workgroups)
         rounds = whole + (max(0.5, rest / self.workgroups) if rest else 0)  # half as many are less than twice as fast
@@ -209,15 +212,17 @@ class _Estimate(NamedTuple):
 
 
 _ESTIMATES = (
-    _Estimate((128, 128, 32, 2, 2), 520, 50.0),
-    _Estimate((128, 64, 32, 2, 2), 480, 31.0),
-    _Estimate((32, 64, 64, 1, 2), 560, 15.5),
+    _Estimate((128, 128, 32, 2, 2), 560, 37.5),
+    _Estimate((128, 64, 32, 2, 2), 760, 30.5),
+    _Estimate((32, 64, 64, 1, 2), 640, 16.0),
 )
 EMULATED_TILE = (16, 16, 16, 2, 1)
+_ENOUGH_TO_SPLIT = 264
+"""Workgroups of long sums, two for each multiprocessor: with more some have to wait for all of those."""
 _SPLITS = (1, 2, 3, 4, 6, 8, 12)
 _DISPATCH_US = 3.0
-_SUM_US = 4.6
-_SUMS_PER_US = 475_000
+_SUM_US = 5.6
+_SUMS_PER_US = 673_000
 """Values in f32 that a product writes and the sum of splits reads again."""
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernel_runner import MATRIX_TILE, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
+from kernel_runner import matrix_tile, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -121,10 +121,8 @@ def test_tiles_of_models(device: Device, kernels: Kernels) -> None:
 
 @pytest.mark.parametrize(("stride", "upsample"), [(1, 1), (2, 1), (1, 2)])
 def test_matrix_units(any_device: Device, stride: int, upsample: int) -> None:
-    if not any_device.capabilities.has_subgroups:
-        pytest.skip("matrix units are emulated by subgroups, which this device lacks")
-    names = ("bias", "image_bias", "residual")
-    error = _error(any_device, (2, 5, 7, 8), 24, "f16", stride=stride, tile=MATRIX_TILE, names=names, upsample=upsample)
+    tile, names = matrix_tile(any_device), ("bias", "image_bias", "residual")
+    error = _error(any_device, (2, 5, 7, 8), 24, "f16", stride=stride, tile=tile, names=names, upsample=upsample)
     assert error < BOUNDS["f16"]
 
 

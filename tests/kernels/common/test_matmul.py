@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_runner import MATRIX_TILE, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
+from kernel_runner import matrix_tile, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -113,17 +113,15 @@ def test_epilogue_of_one_pass(any_device: Device, small: Tile | LaneTile, num_im
     ids=str,
 )
 def test_matrix_units(any_device: Device, a_shape: tuple[int, ...], num_columns: int, num_splits: int) -> None:
-    skip_without(any_device, Capabilities(has_subgroups=True))
-    names = ("bias", "image_bias", "residual")
+    tile, names = matrix_tile(any_device), ("bias", "image_bias", "residual")
     options = {"num_splits": num_splits, "num_images": a_shape[0]}
-    assert _matmul_error(any_device, a_shape, num_columns, "f16", MATRIX_TILE, names, **options) < BOUNDS["f16"]
+    assert _matmul_error(any_device, a_shape, num_columns, "f16", tile, names, **options) < BOUNDS["f16"]
 
 
 def test_great_depth_on_matrix_units(any_device: Device) -> None:
     # With the offset the sums grow to 500: they are added in f32. llvmpipe ends a shader's loops after 65,536 turns in
     # all, of which emulation takes many: hence no greater depth.
-    skip_without(any_device, Capabilities(has_subgroups=True))
-    assert _matmul_error(any_device, (3, 2056), 8, "f16", MATRIX_TILE, offset=0.5) < BOUNDS["f16"]
+    assert _matmul_error(any_device, (3, 2056), 8, "f16", matrix_tile(any_device), offset=0.5) < BOUNDS["f16"]
 
 
 def test_image_bias_of_columns(any_device: Device) -> None:
@@ -482,7 +480,8 @@ def test_matrix_tile_errors(tile: MatrixTile, message: str) -> None:
         (8192, 2560, 1, 320, (128, 128), 1),  # many workgroups
         (8192, 320, 1, 320, (128, 64), 1),  # columns that 128 does not divide
         (512, 1280, 1, 1280, (32, 64), 1),  # few workgroups of the larger tiles
-        (512, 1280, 1, 5120, (128, 128), 6),  # few, but deep
+        (512, 1280, 1, 5120, (128, 128), 6),  # few, but deep: 240 workgroups at once
+        (512, 1280, 1, 11520, (128, 128), 6),  # no more of them for deeper sums
         (128, 640, 36, 640, (128, 64), 1),  # batches, which are not split
     ],
 )
@@ -506,4 +505,4 @@ def test_matrix_units_take_eights_alone() -> None:
 
     assert (takes(64, 64), takes(60, 64), takes(64, 60)) == (True, False, False)
     with pytest.raises(ShapeError, match=r"matmul: MatrixTile.* needs f16, and rows .* in multiples of 8 values"):
-        matmul(*tensors(60, 64), tile=MATRIX_TILE)
+        matmul(*tensors(60, 64), tile=MatrixTile(64, 64, 32, 2, 2, UNITS))

@@ -201,7 +201,7 @@ def choose_matrix_flash_tile(head_dim: int, units: MatrixUnits, capabilities: Ca
     """The tile for heads of that size, of those that fit: the one nearest to what is fastest (docs/tuning.md)."""
     rows = units.subgroup_size if head_dim <= 96 else max(units.m, units.subgroup_size // 2)
     keys = 16 if head_dim <= 48 else 32
-    subgroups = 2 if head_dim <= 64 else 4
+    subgroups = 2 if 48 < head_dim <= 64 else 4
 
     def distance(tile: MatrixFlashTile) -> tuple[int, int, int]:
         return abs(tile.rows - rows), abs(tile.keys - keys), abs(tile.subgroups - subgroups)
