@@ -9,12 +9,10 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles, matrix_flash_tiles
 from shaderfusion.kernels.tiles import (
     EMULATED_TILE,
-    Lanes,
     LaneTile,
     MatrixTile,
     MatrixUnits,
     Tile,
-    choose_lane_tile,
     choose_splits,
     tile_of,
 )
@@ -51,6 +49,7 @@ _MATRIX_TILE_SIZES = (
 )
 """m, n, k, subgroups_m and subgroups_n."""
 _LANE_ROWS = (4, 8, 16, 32)
+_LANE_COLUMNS = (96, 64, 32)
 _MIN_WINOGRAD_CHANNELS = 32
 _MIN_WINOGRAD_TILES = 8
 """Of 4x4."""
@@ -147,10 +146,10 @@ def _tiles(
     Where matrix units can take it, they do.
     """
     if capabilities.exchanges_lanes:
-        lanes = Lanes(int64_pairs=capabilities.has_int64 and dtype == "f32")
+        int64_pairs = capabilities.has_int64 and dtype == "f32"
         heights = [m for m in _LANE_ROWS if m < 2 * rows or m == _LANE_ROWS[0]]
-        widths = sorted({32, choose_lane_tile(lanes, rows, columns).n})
-        return [LaneTile(m, n, lanes.int64_pairs) for m in heights for n in widths]
+        widest = min(_LANE_COLUMNS, key=lambda n: ceil_div(columns, n) * n)  # of those that waste the fewest columns
+        return [LaneTile(m, n, int64_pairs) for m in heights for n in sorted({32, widest})]
     if dtype == "f16" and in_eights and capabilities.matrix_units:
         tiles = _matrix_tiles(capabilities.matrix_units, capabilities)
         return [t for t in tiles if (t.m < 2 * rows or t.m <= 32) and (t.n < 2 * columns or t.n <= 32)]

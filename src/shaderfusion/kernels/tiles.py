@@ -145,14 +145,9 @@ AnyTile = Tile | LaneTile | MatrixTile | Lanes | MatrixUnits | None
 """What a product is told of its tile: which, or by its size and for which kind of device."""
 
 
-def choose_lane_tile(lanes: Lanes, num_rows: int, num_columns: int) -> LaneTile:
-    """The tile for a product of that size: as many rows as there are, and the widest that wastes the fewest columns.
-
-    A row that is loaded serves all columns of the tile, and a column all rows.
-    """
-    m = next((m for m in (4, 8, 16) if num_rows <= m), 32)
-    n = min((96, 64, 32), key=lambda n: ceil_div(num_columns, n) * n)
-    return LaneTile(m, n, lanes.int64_pairs)
+def choose_lane_tile(lanes: Lanes, num_rows: int) -> LaneTile:
+    """The tile for a product of so many rows. Wider ones would be faster, but take long to compile."""
+    return LaneTile(next((m for m in (4, 8, 16) if num_rows <= m), 32), int64_pairs=lanes.int64_pairs)
 
 
 def tile_of(m: int, n: int, *, pairs: bool, thread_n4: int = 2) -> Tile:

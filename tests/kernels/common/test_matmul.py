@@ -338,21 +338,26 @@ def test_tiles_by_size(
     assert tile.constants["TILE_K"] == (32 if pairs else 16)
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "size"),
-    [
-        (1, 256, (4, 64)),  # few rows
-        (9, 24, (16, 32)),  # few columns
-        (512, 96, (32, 96)),  # the widest that wastes none
-        (512, 1024, (32, 64)),
-        (2048, 160, (32, 32)),
-        (512, 72, (32, 96)),  # as few as three narrow ones
-    ],
-)
-def test_lane_tiles_by_size(rows: int, columns: int, size: tuple[int, int]) -> None:
-    tile = choose_lane_tile(Lanes(int64_pairs=True), rows, columns)
-    assert (tile.m, tile.n, tile.int64_pairs) == (*size, True)
-    assert tile.constants["LANE_VECTORS"] == size[1] // 32
+# Ragged in rows, columns and K, of which one row of B has no second beside it.
+@pytest.mark.parametrize("int64_pairs", [False, True])
+@pytest.mark.parametrize("n", [64, 96])
+def test_wide_lane_tiles(any_device: Device, n: int, int64_pairs: bool) -> None:
+    skip_without(any_device, Capabilities(has_subgroups=True, has_int64=int64_pairs))
+    tile, names = LaneTile(8, n, int64_pairs), ("bias", "image_bias", "residual")
+    assert _matmul_error(any_device, (2, 9, 44), 116, "f32", tile, names) < BOUNDS["f32"]
+    rng = np.random.default_rng(8)
+    probs, v = rng.random((1, 2, 9, 12)), rng.standard_normal((1, 9, 2 * 76))
+    tprobs, tv, out = tensor_in("probs", probs), tensor_in("v", v), tensor_out("out", 1, 9, 2 * 76)
+    (actual,) = run_calls(
+        any_device, attention_values(tprobs, tv, out, num_heads=2, tile=tile), {tprobs: probs, tv: v}, out
+    )
+    expected = reference.attention_values(rounded(probs, "f32"), rounded(v, "f32"), num_heads=2)
+    assert relative_error(actual, expected) < BOUNDS["f32"]
+
+
+@pytest.mark.parametrize(("rows", "m"), [(1, 4), (4, 4), (9, 16), (17, 32), (4096, 32)])
+def test_lane_tiles_by_rows(rows: int, m: int) -> None:
+    assert choose_lane_tile(Lanes(int64_pairs=True), rows) == LaneTile(m, 32, int64_pairs=True)
 
 
 def test_shape_errors() -> None:

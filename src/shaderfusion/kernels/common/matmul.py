@@ -200,7 +200,7 @@ def product_calls(
         raise ShapeError(f"{kernel}: num_splits (={num_splits}) must be at least 1, or None to choose it")
     num_batches = outer * num_inner
     if isinstance(tile, Lanes):
-        tile = choose_lane_tile(tile, M, N)
+        tile = choose_lane_tile(tile, M)
     if isinstance(tile, MatrixUnits):
         size = (M, N, num_batches, K)
         tile, num_splits = choose_matrix_tile(tile, *size, num_splits) if in_eights else (None, num_splits)
