@@ -73,7 +73,8 @@ def load(folder: Path, name: str) -> Rows:
 def _make_device(folder: Path) -> Iterator[str]:
     found = {name: rows for name in TITLES if (rows := load(folder, name))}
     if found:
-        yield f"## {next(iter(found.values()))[0]['device']}\n"
+        row = next(iter(found.values()))[0]
+        yield f"## {row['device']}{', Dawn' if row.get('runtime') == 'dawn' else ''}\n"
     for name, rows in found.items():
         yield f"### {TITLES[name]}\n"
         yield f"{_describe(name, rows[0])}\n"
@@ -93,7 +94,7 @@ def _describe(name: str, row: dict[str, Any]) -> str:
         return f"`.venv/bin/python -m benchmarks.startup --model {row['model']}`; {row['driver']}, {row['date']}."
     command = f"`shaderfusion bench {name} --model {row.get('model')}`"
     if name == "vs_diffusers":
-        command = "`.venv/bin/python -m benchmarks.vs_diffusers`, `sd14` at 512x512"
+        command = "`.venv/bin/python -m benchmarks.vs_diffusers`, `sd14` at 512x512 where no size is named"
     else:
         command += f" at {row['width']}x{row['height']}, batch {row['batch']}, in {row['dtype']}"
     return f"{command}; {row['driver']}, {row['backend']}, commit {row['commit']}, {row['date']}."

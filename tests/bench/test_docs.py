@@ -18,5 +18,6 @@ def test_rows_say_where_they_come_from() -> None:
         assert rows
         assert len({(row["device"], row["driver"]) for row in rows}) == 1, path
         commits = {row["commit"] for row in rows}
-        assert len(commits) == (2 if path.stem == "startup" else 1), path  # which is of before and after a change
+        most = 2 if path.stem == "startup" else 1  # which may be of before and after a change
+        assert 1 <= len(commits) <= most, path
         assert not any(row["commit"] == "unknown" for row in rows), path
