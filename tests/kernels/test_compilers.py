@@ -30,10 +30,10 @@ from shaderfusion.weights.checkpoint import StoredTensor
 OPTIMIZATIONS = ("all", "none", "gn", "geglu", "pfs", "flash", "winograd")
 
 
-def with_matrices(m: int, n: int, k: int, subgroup_size: int) -> Capabilities:
+def with_matrices(m: int, n: int, k: int, subgroup_sizes: tuple[int, int]) -> Capabilities:
     """A GPU with matrix units of that shape."""
     shapes = (MatrixShape(m, n, k, "f16", "f32"),)
-    return replace(DESKTOP_GPU, matrix_shapes=shapes, subgroup_sizes=(subgroup_size, subgroup_size))
+    return replace(DESKTOP_GPU, matrix_shapes=shapes, subgroup_sizes=subgroup_sizes)
 
 
 LANES = replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True)
@@ -42,9 +42,9 @@ DEVICES: dict[str, tuple[Capabilities, tuple[DType, ...]]] = {
     "desktop": (DESKTOP_GPU, ("f16", "f32")),
     "lanes": (LANES, ("f16", "f32")),
     "lanes-int64": (replace(LANES, has_int64=True), ("f32",)),
-    "nvidia": (with_matrices(16, 16, 16, 32), ("f16",)),
-    "intel": (with_matrices(8, 16, 16, 16), ("f16",)),
-    "apple": (with_matrices(8, 8, 8, 32), ("f16",)),
+    "nvidia": (with_matrices(16, 16, 16, (32, 32)), ("f16",)),
+    "intel": (with_matrices(8, 16, 16, (8, 32)), ("f16",)),
+    "apple": (with_matrices(8, 8, 8, (32, 32)), ("f16",)),
 }
 TINT = [name for name, (can, _) in DEVICES.items() if not can.has_int64]
 """Without what it lacks, as all of WebGPU does."""

@@ -185,9 +185,9 @@ class _Dawn(Runtime):
     directives: ClassVar = {
         "f16": ("enable f16;",),
         "subgroups": ("enable subgroups;",),
+        "subgroup_size_control": ("enable subgroup_size_control;",),
         "matrix_units": (
             "enable chromium_experimental_subgroup_matrix;",
-            "enable subgroup_size_control;",
             # Which rows a subgroup takes follows from its invocations' index: uniform, but not for Tint to see.
             "diagnostic(off, chromium.subgroup_matrix_uniformity);",
             "diagnostic(off, subgroup_uniformity);",
@@ -250,7 +250,9 @@ class _Dawn(Runtime):
         return 1.0
 
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
-        if not {"f16", "matrix_units", "subgroup_size_control"} <= set(self.features_of(adapter)):
+        features, sizes = self.features_of(adapter), self.subgroup_sizes(adapter)
+        one_size = sizes is not None and sizes[0] == sizes[1]
+        if not {"f16", "matrix_units"} <= set(features) or not (one_size or "subgroup_size_control" in features):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 

@@ -22,8 +22,8 @@ from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 __all__ = ["Directives", "ShaderSource", "compose"]
 
 Directives = Mapping[str, tuple[str, ...]]
-"""By extension of WGSL, which are f16, subgroups and matrix_units, the lines that a shader which uses it begins with.
-Implementations differ; an extension that is left out needs none."""
+"""By extension of WGSL, the lines that a shader which uses it begins with: f16, subgroups, matrix_units,
+subgroup_size_control. Implementations differ; an extension that is left out needs none."""
 
 _F16_ALONE: Directives = {"f16": ("enable f16;",)}
 
@@ -75,6 +75,8 @@ def _extensions(call: KernelCall, body: str) -> Iterator[str]:
         yield "subgroups"
     if re.search(r"\bsubgroup_matrix_(left|right|result)\b", body):
         yield "matrix_units"
+    if "@subgroup_size(" in body:
+        yield "subgroup_size_control"
 
 
 def _declarations(call: KernelCall) -> Iterator[str]:

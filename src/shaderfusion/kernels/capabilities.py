@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shaderfusion.kernels.tiles import MatrixUnits
+from shaderfusion.kernels.tiles import MATRIX_WORKGROUP_BYTES, MatrixUnits
 from shaderfusion.tensor import DType
 
 __all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
@@ -53,12 +53,16 @@ class Capabilities:
 
     @property
     def matrix_units(self) -> MatrixUnits | None:
-        """The largest product of `matrix_shapes`, by a subgroup of a size that the device has; None without any."""
-        if not self.matrix_shapes or self.subgroup_sizes is None:
+        """The largest product of `matrix_shapes`, by a subgroup of a size that the device has.
+
+        None where there is none, or too little workgroup memory for its tiles.
+        """
+        if not self.matrix_shapes or self.subgroup_sizes is None or self.max_workgroup_bytes < MATRIX_WORKGROUP_BYTES:
             return None
         shape = max(self.matrix_shapes, key=lambda shape: (shape.m * shape.n * shape.k, shape.m))
         least, largest = self.subgroup_sizes
-        return MatrixUnits(shape.m, shape.n, shape.k, subgroup_size=max(least, min(32, largest)))
+        size = max(least, min(32, largest))
+        return MatrixUnits(shape.m, shape.n, shape.k, size, sized=least < largest)
 
     def has_subgroups_of(self, size: int) -> bool:
         """Whether shaders exchange values within subgroups, and all are of that size."""

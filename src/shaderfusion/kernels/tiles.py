@@ -9,6 +9,7 @@ from shaderfusion.kernels.call import ceil_div
 
 __all__ = [
     "EMULATED_TILE",
+    "MATRIX_WORKGROUP_BYTES",
     "AnyTile",
     "LaneTile",
     "Lanes",
@@ -90,6 +91,8 @@ class MatrixUnits:
     n: int = 16
     k: int = 16
     subgroup_size: int = 32
+    sized: bool = False
+    """The device has subgroups of several sizes, so that a shader asks for this one."""
     emulated: bool = False
     """By the lanes themselves, slowly: for tests on devices without such units."""
 
@@ -97,7 +100,7 @@ class MatrixUnits:
     def constants(self) -> dict[str, int | bool]:
         """The constants of fragments/matrix_units."""
         sizes = {"MATRIX_M": self.m, "MATRIX_N": self.n, "MATRIX_K": self.k, "SUBGROUP_SIZE": self.subgroup_size}
-        return {"MATRIX_UNITS": True, "EMULATED": self.emulated, **sizes}
+        return {"MATRIX_UNITS": True, "SIZED_SUBGROUPS": self.sized, "EMULATED": self.emulated, **sizes}
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,8 @@ _ESTIMATES = (
     _Estimate((128, 64, 32, 2, 2), 760, 30.5),
     _Estimate((32, 64, 64, 1, 2), 640, 16.0),
 )
+MATRIX_WORKGROUP_BYTES = 32768
+"""Workgroup memory that holds any of those tiles."""
 EMULATED_TILE = (16, 16, 16, 2, 1)
 _ENOUGH_TO_SPLIT = 264
 """Workgroups of long sums, two for each multiprocessor: with more some have to wait for all of those."""

@@ -74,10 +74,10 @@ fn halves(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
     return vec4<u32>(pack2x16float(a.xy), pack2x16float(a.zw), pack2x16float(b.xy), pack2x16float(b.zw));
 }
 
-#ifdef EMULATED
-@compute @workgroup_size(THREADS)
-#else
+#ifdef SIZED_SUBGROUPS
 @compute @workgroup_size(THREADS) @subgroup_size(SUBGROUP_SIZE)
+#else
+@compute @workgroup_size(THREADS)
 #endif
 fn flash_attention(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32,
                    @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {

@@ -36,10 +36,10 @@ fn load_b_at(batch: u32, k_0: u32, tile: u32, i: u32) -> vec4<u32> {
 #endif
 }
 
-#ifdef EMULATED
-@compute @workgroup_size(THREADS)
-#else
+#ifdef SIZED_SUBGROUPS
 @compute @workgroup_size(THREADS) @subgroup_size(SUBGROUP_SIZE)
+#else
+@compute @workgroup_size(THREADS)
 #endif
 fn product(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32,
            @builtin(subgroup_id) subgroup: u32) {
