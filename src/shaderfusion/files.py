@@ -1,18 +1,13 @@
-"""A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file.
-
-And the folder of files of our own that can be made again.
-"""
+"""A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file."""
 
 import json
-import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["cache_folder", "exists", "is_folder", "load_json", "load_text", "shown"]
+__all__ = ["exists", "is_folder", "load_json", "load_text", "shown"]
 
 LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
@@ -99,18 +94,3 @@ def shown(value: object) -> str:
     except ValueError:  # of an integer with more digits than Python writes
         text = "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
-
-
-def cache_folder() -> Path:
-    """Where this package keeps what can be made again: SHADERFUSION_CACHE, or its part of the platform's own."""
-    if chosen := os.environ.get("SHADERFUSION_CACHE"):
-        return Path(chosen)
-    home = Path(os.path.expanduser("~"))
-    match sys.platform:
-        case "win32":
-            folder = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
-        case "darwin":
-            folder = home / "Library" / "Caches"
-        case _:
-            folder = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
-    return Path(folder) / "shaderfusion"

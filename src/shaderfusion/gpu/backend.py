@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from shaderfusion.errors import InputError
-from shaderfusion.gpu.declarations import compiled_declarations
+from shaderfusion.gpu.c_types import parse_together
 from shaderfusion.gpu.shader import Directives
 from shaderfusion.kernels.capabilities import MatrixShape
 
@@ -123,10 +123,10 @@ class _WgpuNative(Runtime):
     directives: ClassVar = {"f16": ("enable f16;",)}
 
     def _load(self) -> Any:
-        with compiled_declarations():
-            from wgpu.backends.wgpu_native import _api
+        from wgpu.backends.wgpu_native import _api
         from wgpu.backends.wgpu_native.extras import set_instance_extras
 
+        parse_together(_api.ffi)
         # OpenGL adapters repeat a device that Vulkan, Metal or DX12 lists, without its features, and take time to find.
         with suppress(RuntimeError):  # another user of wgpu in this process was first
             set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
