@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.kernels.cases import Case, main
 from shaderfusion.kernels import reference
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.optimized.flash_attention import choose_flash_tile, choose_matrix_flash_tile, flash_attention
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
 __all__ = ["cases"]

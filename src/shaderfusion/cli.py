@@ -87,7 +87,7 @@ def _generate(args: argparse.Namespace) -> None:
         # The driver takes a while, and what follows does not need it yet.
         opening = beside.submit(open_device, args.device, runtime=args.runtime)
         from shaderfusion.families import open_model
-        from shaderfusion.kernels.select import Optimizations
+        from shaderfusion.kernels.optimizations import Optimizations
         from shaderfusion.pipeline import StableDiffusionPipeline
         from shaderfusion.run import make_request
 
@@ -177,7 +177,7 @@ def _devices(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from shaderfusion.info import describe
-    from shaderfusion.kernels.select import Optimizations
+    from shaderfusion.kernels.optimizations import Optimizations
 
     info = describe(
         args.model,

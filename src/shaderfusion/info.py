@@ -9,7 +9,8 @@ from typing import Any
 from shaderfusion.families import open_model
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 
 __all__ = ["ComponentInfo", "ModelInfo", "describe"]

@@ -16,7 +16,8 @@ from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.gpu.device import Device, open_device
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.run import Progress, Request, Run, make_request
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType

@@ -9,7 +9,7 @@ from shaderfusion.bench import ablation
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.errors import GpuMemoryError
 from shaderfusion.gpu.device import Device
-from shaderfusion.kernels.select import Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
 
 
 @pytest.fixture(scope="module")

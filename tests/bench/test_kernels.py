@@ -10,7 +10,8 @@ from shaderfusion.bench.subject import open_subject
 from shaderfusion.bench.work import work_of
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec
 
 

@@ -16,7 +16,8 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels import select
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tuning import Attention, Convolution, GatedLinear, Linear
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn

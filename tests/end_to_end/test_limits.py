@@ -22,7 +22,8 @@ from shaderfusion.graph.program import Program
 from shaderfusion.kernels import select, tiles
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.weights.store import WeightStore
 

@@ -13,7 +13,8 @@ from shaderfusion.errors import InputError
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, find_end_of_text, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
 from shaderfusion.weights.checkpoint import Checkpoint

@@ -12,7 +12,8 @@ from shaderfusion.families import open_model
 from shaderfusion.families.stable_diffusion import ModelConfig
 from shaderfusion.graph.memory_plan import MemoryPlan, find_lifetimes, plan_memory
 from shaderfusion.kernels.call import Binding, KernelCall, read, write
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.unet import unet_graph
 from shaderfusion.tensor import TensorSpec
 

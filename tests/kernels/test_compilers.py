@@ -21,7 +21,8 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.tune.survey import find_cases
 from shaderfusion.weights import prepare

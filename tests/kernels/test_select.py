@@ -12,8 +12,9 @@ from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.optimized.group_norm import group_norm
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.select import Kernels
 
 GPU = Kernels("f16")
 LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True))

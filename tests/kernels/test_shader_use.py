@@ -13,7 +13,8 @@ from recorded_calls import recorded_graphs
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 
 DTYPES: tuple[DType, ...] = ("f16", "f32")

@@ -15,7 +15,8 @@ from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
 from shaderfusion.kernels.common.matmul import Epilogue
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.strips import convolution_strips, linear_strips, pixel_strips, query_strips, row_strips
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 

@@ -8,8 +8,9 @@ from kernel_runner import tensor_out
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, choose_flash_tile
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tiles import Tile, tile_of
 from shaderfusion.kernels.tuning import (
     NO_TUNING,

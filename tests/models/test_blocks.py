@@ -11,7 +11,8 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import find_lifetimes
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.blocks import attention, downsample, linear, norm_conv2d, resnet_block, upsample
 from shaderfusion.weights.prepare import WeightLoader
 

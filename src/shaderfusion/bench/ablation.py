@@ -12,7 +12,7 @@ import numpy as np
 from shaderfusion.bench.measure import DOES_NOT_FIT, measure, relative_error
 from shaderfusion.bench.runs import NUM_STEPS, make_image, run_iteration
 from shaderfusion.bench.subject import Subject
-from shaderfusion.kernels.select import Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.output import Table, say
 
 __all__ = ["ROWS", "measure_rows", "tables"]

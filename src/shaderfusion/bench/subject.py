@@ -17,7 +17,8 @@ from shaderfusion.families.family import Family, RunSize
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tuning import NO_TUNING, Tuning
 from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType

@@ -13,8 +13,8 @@ from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import image_like, normal
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.optimized.winograd_conv import TILE_SIZES, winograd_costs
-from shaderfusion.kernels.select import Optimizations
 from shaderfusion.output import Table, say
 from shaderfusion.tensor import TensorSpec
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from shaderfusion.errors import InputError, ShapeError
+from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
 from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
@@ -24,6 +24,7 @@ from shaderfusion.kernels.common.elementwise import Activation, activate
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
+from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
 from shaderfusion.kernels.optimized.flash_attention import (
     MAX_HEAD_DIM,
     FlashTile,
@@ -55,7 +56,7 @@ from shaderfusion.kernels.tuning import (
 )
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 
-__all__ = ["Kernels", "Optimizations"]
+__all__ = ["Kernels"]
 
 Calls = tuple[KernelCall, ...]
 C = TypeVar("C", bound=Choice)
@@ -78,40 +79,12 @@ _FUSED_GROUP_SIZE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Optimizations:
-    """Which of the paper's five are allowed (Chen et al. 2023, arXiv 2304.11267); each has its baseline."""
-
-    group_norm: bool = True
-    geglu: bool = True
-    partially_fused_softmax: bool = True
-    flash_attention: bool = True
-    winograd_conv: bool = True
-
-    SHORT_NAMES: ClassVar[dict[str, str]] = {
-        "gn": "group_norm",
-        "geglu": "geglu",
-        "pfs": "partially_fused_softmax",
-        "flash": "flash_attention",
-        "winograd": "winograd_conv",
-    }
-
-    @classmethod
-    def parse(cls, text: str) -> "Optimizations":
-        """From `all`, `none`, or short names such as `gn,pfs`; InputError for another name."""
-        chosen = {"all": set(cls.SHORT_NAMES), "none": set()}.get(text, {name.strip() for name in text.split(",")})
-        for name in chosen - set(cls.SHORT_NAMES):
-            names = ", ".join(cls.SHORT_NAMES)
-            raise InputError(f"optimizations (={name!r}) must be all, none, or some of {names}, with commas between")
-        return cls(**{field: short in chosen for short, field in cls.SHORT_NAMES.items()})
-
-
-@dataclass(frozen=True)
 class Kernels:
     """The operations of the models, as calls for one kind of device."""
 
     dtype: DType
     capabilities: Capabilities = WEBGPU_DEFAULTS
-    optimizations: Optimizations = Optimizations()
+    optimizations: Optimizations = ALL_OPTIMIZATIONS
     tuning: Tuning = NO_TUNING
     """What was found to be faster on the device than the rules here."""
 

@@ -15,7 +15,8 @@ from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
-from shaderfusion.kernels.select import Kernels, Optimizations
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tiles import (
     Lanes,
     LaneTile,
