@@ -1,7 +1,7 @@
 """Runs kernel calls on arrays, and compares with a float64 reference."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -57,6 +57,23 @@ def own_units(device: Device) -> MatrixUnits | None:
     if can.matrix_units is None and not (can.has_subgroups and can.subgroup_sizes in (None, (8, 8)) and can.has_f16):
         pytest.skip("this device has no matrix units, nor f16 and subgroups of 8 lanes to emulate them")
     return can.matrix_units
+
+
+@dataclass(frozen=True)
+class _Emulating(Capabilities):
+    """Of a device whose matrix units are the lanes of its subgroups."""
+
+    @property
+    def matrix_units(self) -> MatrixUnits:
+        """Of the least size."""
+        return EMULATED
+
+
+def own_capabilities(device: Device) -> Capabilities:
+    """The device's with its own matrix units, or with emulated ones and small workgroups, as those are slow."""
+    if own_units(device):
+        return device.capabilities
+    return _Emulating(has_subgroups=True, subgroup_sizes=(8, 8), max_invocations=32, max_workgroup_size_x=32)
 
 
 def matrix_tile(device: Device) -> MatrixTile:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 from golden.models import NAMES, PADDED, TINY, Run, golden, load, model_folder
-from kernel_runner import relative_error
+from kernel_runner import own_capabilities, relative_error
 
 from shaderfusion.engine import DenoisingState
 from shaderfusion.families.family import RunSize
@@ -254,6 +254,16 @@ def test_whole_run_f16_with_the_kernels_of_gpus(device: Device) -> None:
     calls = [call for graph in graphs_of(pipe).values() for call in graph.calls]
     assert any(call.constants.get("PAIRS") for call in calls)
     assert {"flash_attention", "winograd_conv"} < set(count_kernels(calls))
+    assert psnr_db(images, run.images) > F16_PSNR_DB
+
+
+def test_whole_run_f16_on_matrix_units(device: Device) -> None:
+    """All products whose sizes are in eights, and attention."""
+    run = golden("sd1").runs[0]
+    pipe = load.__wrapped__(device, "sd1", "f16", Kernels("f16", own_capabilities(device)))  # not kept
+    images, _ = run_pipeline(pipe, run)
+    on_matrices = {call.name for g in graphs_of(pipe).values() for call in g.calls if "MATRIX_UNITS" in call.constants}
+    assert on_matrices == {"matmul.product", "conv2d_direct.product", "flash_attention"}
     assert psnr_db(images, run.images) > F16_PSNR_DB
 
 

@@ -1,12 +1,12 @@
 """Every candidate of an operation, run on the device, against the reference."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
-from kernel_runner import EMULATED, own_units, relative_error, rounded, run_calls, tensor_in, tensor_out
+from kernel_runner import own_capabilities, relative_error, rounded, run_calls, tensor_in, tensor_out
 
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import LAYOUT_SHAPES
@@ -15,7 +15,7 @@ from shaderfusion.kernels.candidates import attention_candidates, convolution_ca
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.kernels.tiles import MatrixUnits, Tile
+from shaderfusion.kernels.tiles import Tile
 from shaderfusion.kernels.tuning import Attention, Convolution, Flash, Linear, Scores, Tiling, Winograd
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.tune.survey import NthChoice
@@ -23,19 +23,6 @@ from shaderfusion.tune.survey import NthChoice
 CAPS: dict[DType, float] = {"f32": 1e-5, "f16": 3e-3}
 LANES = Capabilities(is_cpu=True, has_subgroups=True, has_int64=True)
 
-
-@dataclass(frozen=True)
-class Emulated(Capabilities):
-    """Of a device whose matrix units are the lanes of its subgroups."""
-
-    @property
-    def matrix_units(self) -> MatrixUnits:
-        """Of the least size."""
-        return EMULATED
-
-
-MATRICES = Emulated(has_subgroups=True, subgroup_sizes=(8, 8), max_invocations=32, max_workgroup_size_x=32)
-"""Small workgroups, as the emulation is slow."""
 
 Layer = Callable[[Kernels], tuple[np.ndarray, np.ndarray]]
 """Runs one operation: its output, and the reference's."""
@@ -103,8 +90,7 @@ def test_every_candidate(device: Device, layer: str, kind: str, dtype: DType) ->
         dtype == "f16" and not device.info.has_f16
     ):
         pytest.skip("the device lacks it")
-    units = own_units(device) if kind == "matrices" else None
-    kinds = {"gpu": WEBGPU_DEFAULTS, "matrices": device.capabilities if units else MATRICES}
+    kinds = {"gpu": WEBGPU_DEFAULTS, "matrices": own_capabilities(device) if kind == "matrices" else None}
     capabilities = kinds.get(kind) or replace(LANES, has_int64=device.capabilities.has_int64)
     choose = NthChoice()
     found = []
