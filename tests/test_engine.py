@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def test_noise_of_an_update(device: Device) -> None:
     conditioning = {"embedding": encode(pipe, TOKENS)}
     x_t, noise = np.random.default_rng(0).standard_normal((2, *pipe.model.latents_shape(size))).astype(np.float32)
     state = DenoisingState(size, conditioning, x_t, 1.0)
-    step = {"guidance_scale": 2.0, "next_input_scale": 1.0}
-    pipe._engine.denoise(state, 1.0, Update(c_x=0.5, c_noise=0.25), **step, noise=noise)
+    denoise = partial(pipe._engine.denoise, state, 1.0, guidance_scale=2.0, next_input_scale=1.0)
+    denoise(Update(c_x=0.5, c_noise=0.25), noise=noise)
     np.testing.assert_allclose(state.x_t, 0.5 * x_t + 0.25 * noise, atol=1e-6)
-    pipe._engine.denoise(state, 1.0, Update(c_noise=0.25), **step, noise=2 * noise)
+    denoise(Update(c_noise=0.25), noise=2 * noise)
     np.testing.assert_allclose(state.x_t, 0.5 * noise, atol=1e-6)

@@ -5,7 +5,8 @@ import json
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,35 @@ def test_keys_and_values_of_the_prompt_are_made_once(
     for run in (one, one, other, one, one):
         next(run)
     assert runs == [False, True, False, False, True]  # anew for each run that takes the device
+
+
+def test_commands_are_encoded_ahead_of_a_step_and_none_are_dropped(
+    pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, Any]] = []  # they keep the commands, so that no two are equal
+    encode, submit, read_all = Program._encode, Program._submit, Program.read_all
+
+    def recorded_encode(self: Program, *args: Any) -> Any:
+        events.append(("encoded", commands := encode(self, *args)))
+        return commands
+
+    def recorded_submit(self: Program, commands: Any) -> None:
+        events.append(("submitted", commands))
+        submit(self, commands)
+
+    def recorded_read(self: Program, names: Sequence[str]) -> dict[str, np.ndarray]:
+        events.append(("read", self.graph.name))
+        return read_all(self, names)
+
+    for _ in start(pipe, CALLS[0]):  # of the first runs each piece is timed
+        pass
+    for name, function in {"_encode": recorded_encode, "_submit": recorded_submit, "read_all": recorded_read}.items():
+        monkeypatch.setattr(Program, name, function)
+    num_steps = sum(1 for _ in start(pipe, CALLS[0]))
+    encoded, submitted = ([id(of) for kind, of in events if kind == wanted] for wanted in ("encoded", "submitted"))
+    assert sorted(encoded) == sorted(submitted)
+    before_reads = [before for before, (kind, name) in pairwise(events) if (kind, name) == ("read", "unet")]
+    assert [kind for kind, _ in before_reads] == ["encoded"] * (num_steps - 1) + ["submitted"]
 
 
 # ---------------------------------------------------------------------------------------------- overflow

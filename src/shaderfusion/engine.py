@@ -202,10 +202,11 @@ class Engine:
         guidance_scale: float,
         next_input_scale: float,
         noise: np.ndarray | None = None,
+        is_last: bool = False,
     ) -> None:
         """One step: the denoiser, guidance and the scheduler's update, which moves the state on.
 
-        An update with c_noise needs `noise`, (B, H, W, C).
+        An update with c_noise needs `noise`, (B, H, W, C). After all but the last step the next is made ready.
         The state stays as it was where anything is raised: NotFiniteError, as in `run`, or where guidance takes the
         latents out of range.
         """
@@ -223,6 +224,8 @@ class Engine:
             for key, array in (inputs if is_there else state.inputs(program) | inputs).items():
                 program.write(key, array)
             program.run(again=is_there)
+            if not is_last:
+                program.encode_ahead()
             return program.read_all([*_CARRIED, "model_output"])
 
         with self.device.turn:

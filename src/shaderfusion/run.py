@@ -90,6 +90,7 @@ class Run(Iterator[Progress]):
                     schedule.updates[self._step],
                     guidance_scale=request.guidance_scale,
                     next_input_scale=scales[self._step + 1],
+                    is_last=self._step + 1 == request.num_steps,
                 )
                 self._step += 1
             latents = self._state.x_t

@@ -138,8 +138,7 @@ class Program:
         """Submits every call, in order: in pieces, of which each is encoded while the GPU works on those before.
 
         With `again` the graph's calls of `once` are left out: no input that they read was written since the last run.
-        Such a run's first piece is encoded ahead, so that it starts at once. The first run of all waits for each piece,
-        to learn how long they take; the others do not wait for the GPU.
+        The first run of all waits for each piece, to learn how long they take; the others do not wait for the GPU.
         """
         if self._pieces is None:
             self._pieces = self._measure_pieces()
@@ -151,7 +150,14 @@ class Program:
                 version, commands = self._ahead or (None, None)
                 self._ahead = None
                 self._submit(commands if version == self._arena.version else self._encode([piece]))
-        self._ahead = (self._arena.version, self._encode([self._pieces[1][0]]))
+
+    def encode_ahead(self) -> None:
+        """Encodes the first piece of the next run while the GPU works on this one, so that the next starts at once.
+
+        For runs that others follow: wgpu 0.32 never frees commands that are not submitted, nor their pipelines.
+        """
+        if self._pieces is not None and self._ahead is None:
+            self._ahead = (self._arena.version, self._encode([self._pieces[1][0]]))
 
     def submit(self) -> None:
         """Submits every call at once, without waiting for the GPU: for calls that are known to be short."""
