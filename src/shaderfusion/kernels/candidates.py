@@ -9,6 +9,7 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.optimized.flash_attention import MAX_HEAD_DIM, flash_tiles, matrix_flash_tiles
 from shaderfusion.kernels.tiles import (
     EMULATED_TILE,
+    Lanes,
     LaneTile,
     MatrixTile,
     MatrixUnits,
@@ -32,6 +33,7 @@ from shaderfusion.tensor import DType, dtype_size_bytes
 __all__ = [
     "attention_candidates",
     "convolution_candidates",
+    "flash_fits",
     "gated_linear_candidates",
     "linear_candidates",
     "winograd_fits",
@@ -105,8 +107,8 @@ def attention_candidates(operation: Attention, capabilities: Capabilities, *, fl
     """FlashAttention's tiles where `flash` allows it, and scores of moderate size with some tiles."""
     o = operation
     found: list[Flash | Scores] = []
-    if flash and not capabilities.exchanges_lanes and o.head_dim % 8 == 0 and o.head_dim <= MAX_HEAD_DIM:
-        units = capabilities.matrix_units if o.dtype == "f16" else None
+    if flash and flash_fits(o.head_dim, capabilities):
+        units = capabilities.matrix_units_of(o.dtype)
         on_matrices = matrix_flash_tiles(o.head_dim, units, capabilities) if units else []
         found += [Flash(tile) for tile in on_matrices or flash_tiles(o.head_dim, o.dtype, capabilities)]
     columns = ceil_div(o.keys, 4) * 4
@@ -117,6 +119,11 @@ def attention_candidates(operation: Attention, capabilities: Capabilities, *, fl
         kind = {"in_eights": _in_eights(o.head_dim, columns)}
         found += [Scores(values=tile) for tile in _tiles(o.dtype, o.queries, o.head_dim, capabilities, **kind)]
     return found
+
+
+def flash_fits(head_dim: int, capabilities: Capabilities) -> bool:
+    """Whether FlashAttention's kernel takes heads of that size and may be fast: not by the lanes of a CPU."""
+    return not capabilities.exchanges_lanes and head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM
 
 
 def _in_eights(*sizes: int) -> bool:
@@ -145,13 +152,13 @@ def _tiles(
 
     Where matrix units can take it, they do.
     """
-    if capabilities.exchanges_lanes:
-        int64_pairs = capabilities.has_int64 and dtype == "f32"
+    products = capabilities.products_of(dtype)
+    if isinstance(products, Lanes):
         heights = [m for m in _LANE_ROWS if m < 2 * rows or m == _LANE_ROWS[0]]
         widest = min(_LANE_COLUMNS, key=lambda n: ceil_div(columns, n) * n)  # of those that waste the fewest columns
-        return [LaneTile(m, n, int64_pairs) for m in heights for n in sorted({32, widest})]
-    if dtype == "f16" and in_eights and capabilities.matrix_units:
-        tiles = _matrix_tiles(capabilities.matrix_units, capabilities)
+        return [LaneTile(m, n, products.int64_pairs) for m in heights for n in sorted({32, widest})]
+    if isinstance(products, MatrixUnits) and in_eights:
+        tiles = _matrix_tiles(products, capabilities)
         return [t for t in tiles if (t.m < 2 * rows or t.m <= 32) and (t.n < 2 * columns or t.n <= 32)]
     return [
         tile_of(m, n, pairs=f16_sums and dtype == "f16", thread_n4=thread_n4)

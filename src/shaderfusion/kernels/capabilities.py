@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shaderfusion.kernels.tiles import MATRIX_WORKGROUP_BYTES, MatrixUnits
+from shaderfusion.kernels.tiles import MATRIX_WORKGROUP_BYTES, Lanes, MatrixUnits
 from shaderfusion.tensor import DType
 
 __all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
@@ -63,6 +63,16 @@ class Capabilities:
         least, largest = self.subgroup_sizes
         size = max(least, min(32, largest))
         return MatrixUnits(shape.m, shape.n, shape.k, size, sized=least < largest)
+
+    def matrix_units_of(self, dtype: DType) -> MatrixUnits | None:
+        """Those that products of that dtype use; None in f32 and on devices without."""
+        return self.matrix_units if dtype == "f16" else None
+
+    def products_of(self, dtype: DType) -> Lanes | MatrixUnits | None:
+        """What does products of that dtype; None for the registers of a GPU."""
+        if self.exchanges_lanes:
+            return Lanes(int64_pairs=self.has_int64 and dtype == "f32")
+        return self.matrix_units_of(dtype)
 
     def has_subgroups_of(self, size: int) -> bool:
         """Whether shaders exchange values within subgroups, and all are of that size."""

@@ -14,6 +14,7 @@ from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.candidates import (
     attention_candidates,
     convolution_candidates,
+    flash_fits,
     gated_linear_candidates,
     linear_candidates,
     winograd_fits,
@@ -26,7 +27,6 @@ from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
 from shaderfusion.kernels.optimized.flash_attention import (
-    MAX_HEAD_DIM,
     FlashTile,
     MatrixFlashTile,
     choose_flash_tile,
@@ -299,7 +299,7 @@ class Kernels:
 
     def _flash_tile(self, D: int) -> FlashTile | MatrixFlashTile | None:
         """FlashAttention's for heads of that size; None where unfused kernels had better serve."""
-        if not self.optimizations.flash_attention or self._lanes or D % 8 or D > MAX_HEAD_DIM:
+        if not self.optimizations.flash_attention or not flash_fits(D, self.capabilities):
             return None
         tile = None
         if self.matrix_units:
@@ -370,14 +370,12 @@ class Kernels:
     @property
     def matrix_units(self) -> MatrixUnits | None:
         """Those that products of this dtype use; None in f32 and on devices without."""
-        return self.capabilities.matrix_units if self.dtype == "f16" else None
+        return self.capabilities.matrix_units_of(self.dtype)
 
     @property
     def _tile(self) -> Lanes | MatrixUnits | None:
         """This device's kind of products."""
-        if self._lanes:
-            return Lanes(int64_pairs=self.capabilities.has_int64 and self.dtype == "f32")
-        return self.matrix_units
+        return self.capabilities.products_of(self.dtype)
 
     @property
     def _row_lanes(self) -> int | None:

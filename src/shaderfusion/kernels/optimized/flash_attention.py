@@ -61,10 +61,6 @@ class FlashTile:
         q, k = (head_dim * (count + 1) * sizes[name] for name, count in (("q", self.queries), ("k", self.keys)))
         return q + k + self.keys * head_dim * sizes["v"] + self.keys * (self.queries + 1) * sizes["p"] + rows
 
-    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
-        """Whether a workgroup of these limits can hold it."""
-        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
-
     def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
         """The kernel's constants; ShapeError where the tile does not divide evenly among threads."""
         threads_k = self.keys // self.thread_keys
@@ -122,10 +118,6 @@ class MatrixFlashTile:
         loads = ceil_div(self.keys * head_dim // self.vector, self.num_threads)
         return values // self.units.subgroup_size + 2 * 4 * loads
 
-    def fits(self, head_dim: int, dtype: DType, max_bytes: int, max_threads: int) -> bool:
-        """Whether a workgroup of these limits can hold it."""
-        return self.shared_bytes(head_dim, dtype) <= max_bytes and self.num_threads <= max_threads
-
     def constants(self, head_dim: int, dtype: DType) -> dict[str, int | bool]:
         """The kernel's constants; ShapeError where the tile does not divide evenly among subgroups and lanes."""
         if dtype != "f16":
@@ -169,7 +161,11 @@ def flash_tiles(head_dim: int, dtype: DType, capabilities: Capabilities) -> list
         most = max(1, min(4, queries * threads_k // 64, 64 * threads_k // head_dim))
         thread_queries = 1 << (most.bit_length() - 1)
         tiles += [FlashTile(queries, 4 * threads_k, thread_queries, 4, widened) for widened in ("qk", "k", "")]
-    return [tile for tile in tiles if tile.fits(head_dim, dtype, max_bytes, capabilities.max_workgroup_size)]
+    return [
+        tile
+        for tile in tiles
+        if tile.shared_bytes(head_dim, dtype) <= max_bytes and tile.num_threads <= capabilities.max_workgroup_size
+    ]
 
 
 def choose_flash_tile(head_dim: int, dtype: DType, capabilities: Capabilities) -> FlashTile:
@@ -192,7 +188,8 @@ def matrix_flash_tiles(head_dim: int, units: MatrixUnits, capabilities: Capabili
     return [
         tile
         for tile in tiles
-        if tile.fits(head_dim, "f16", capabilities.max_workgroup_bytes, capabilities.max_workgroup_size)
+        if tile.shared_bytes(head_dim, "f16") <= capabilities.max_workgroup_bytes
+        and tile.num_threads <= capabilities.max_workgroup_size
         and tile.num_registers(head_dim) <= _MOST_REGISTERS
     ]
 
