@@ -25,8 +25,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from shaderfusion.bench.measure import environment
-from shaderfusion.bench.subject import SD14_FOLDER, RandomStableDiffusion
+from shaderfusion.bench.subject import SD14_FOLDER, RandomFolder
 from shaderfusion.families import find_model
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.select import Kernels
 
@@ -68,7 +69,7 @@ def main() -> None:
 def save_model(folder: Path) -> None:
     """A whole folder in diffusers' format with random weights in f16."""
     shutil.copytree(SD14_FOLDER, folder)
-    model = RandomStableDiffusion.from_folder(folder)
+    model = StableDiffusion(RandomFolder(folder))
     for name, graph in model.record(Kernels("f16"), model.run_size()).items():
         source = model.sources[name]
         weights = [*graph.weights.values(), *graph.tables.values()]

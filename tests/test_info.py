@@ -16,6 +16,7 @@ from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.weights.model_files import ModelFolder
 
 SOURCE = Path(__file__).parent.parent / "src"
 EMBEDDED_LIMIT_BYTES = 40_000_000
@@ -70,7 +71,7 @@ def test_defaults() -> None:
 
 
 def test_the_token_table_takes_no_memory_of_the_device() -> None:
-    config = ModelConfig.from_folder(model_folder("emoji")).text_encoder
+    config = ModelConfig.read(ModelFolder(model_folder("emoji"))).text_encoder
     text_encoder = describe("emoji", dtype="f32").components[0]
     on_device = text_encoder.parameters - config.vocab_size * config.hidden_size
     assert text_encoder.weights_bytes == pytest.approx(4 * on_device, rel=1e-4)  # but for rounding up to 16 bytes

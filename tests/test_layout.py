@@ -27,6 +27,7 @@ ORDER = [
     "models",
     "weights.names",
     "weights.checkpoint",
+    "weights.model_files",
     "families",
     "info",
     "gpu",

@@ -25,6 +25,7 @@ __all__ = [
     "CONVERT_PICKLE",
     "PICKLE_SUFFIXES",
     "ClipTextConfig",
+    "Config",
     "SchedulerConfig",
     "UNetConfig",
     "VaeConfig",
@@ -131,7 +132,7 @@ def _rule(annotation: Any) -> _Rule:
 
 
 @dataclass(frozen=True)
-class _Config:
+class Config:
     """Reading and checking, shared by the four configurations."""
 
     _FILE: ClassVar[str] = "config.json"
@@ -196,7 +197,7 @@ def _frozen(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class ClipTextConfig(_Config):
+class ClipTextConfig(Config):
     """CLIP's text transformer (Radford et al. 2021), from text_encoder/config.json; defaults of transformers.
 
     Stable Diffusion's prompt embedding is the last hidden state after the final layer norm, (B, L, hidden_size).
@@ -225,7 +226,7 @@ class ClipTextConfig(_Config):
 
 
 @dataclass(frozen=True)
-class UNetConfig(_Config):
+class UNetConfig(Config):
     """The noise predictor of Stable Diffusion 1.x and 2.x (Rombach et al. 2022), from unet/config.json.
 
     Blocks are counted from the outermost: block i has `block_out_channels[i]` channels at 2^-i of the latent size.
@@ -330,7 +331,7 @@ class UNetConfig(_Config):
 
 
 @dataclass(frozen=True)
-class VaeConfig(_Config):
+class VaeConfig(Config):
     """The decoder half of the autoencoder (AutoencoderKL), from vae/config.json.
 
     The decoder's first block has the last of `block_out_channels`; each has `layers_per_block + 1` residual blocks.
@@ -368,7 +369,7 @@ class VaeConfig(_Config):
 
 
 @dataclass(frozen=True)
-class SchedulerConfig(_Config):
+class SchedulerConfig(Config):
     """The noise schedule and the options of update rules, from scheduler/scheduler_config.json.
 
     As in diffusers' `from_config`, the rule that the file is used with (not the one named in it) decides which options

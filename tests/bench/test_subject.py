@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from golden.models import model_folder
 
-from shaderfusion.bench.subject import RandomCheckpoint, RandomStableDiffusion, default_model, open_subject
+from shaderfusion.bench.subject import RandomCheckpoint, RandomFolder, default_model, open_subject
 from shaderfusion.bench.values import normal
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families.family import RunSize
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 
 
@@ -51,7 +52,7 @@ def test_random_weights_run_in_f16(device: Device) -> None:
     """A small image of the whole of a model's layers stays finite, in f16 where the device has it."""
     dtype = "f16" if device.info.has_f16 else "f32"
     subject = open_subject(str(model_folder("sd1")), device=device, dtype=dtype, width=32, height=32)
-    model = RandomStableDiffusion.from_folder(model_folder("sd1"))
+    model = StableDiffusion(RandomFolder(model_folder("sd1")))
     with replace(subject, model=model).make_engine() as engine:
         embeddings = engine.condition(np.zeros((2, subject.size.num_tokens), np.int64), subject.size)["embedding"]
         assert np.isfinite(embeddings).all()

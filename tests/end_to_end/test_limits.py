@@ -13,7 +13,7 @@ from kernel_runner import relative_error, skip_without
 
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import ShaderError
-from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.gpu.shader import compose
 from shaderfusion.graph.graph import Graph
@@ -162,7 +162,7 @@ def _python(expression: str) -> str:
 def test_sd_14_fits(small_device: Device, kind: Capabilities, dtype: DType, optimizations: str) -> None:
     """At 512x512 with guidance: what is bound, what is allocated, and each pipeline, on a device that refuses more."""
     skip_without(small_device, replace(kind, has_f16=dtype == "f16"))
-    model = StableDiffusion(SD14_FOLDER, ModelConfig.from_folder(SD14_FOLDER))
+    model = StableDiffusion.from_folder(SD14_FOLDER)
     kernels = Kernels(dtype, kind, Optimizations.parse(optimizations))
     graphs = model.record(kernels, model.run_size(width=512, height=512))
     for graph in graphs.values():

@@ -1,5 +1,6 @@
 """A model folder as a whole: found, its configurations fitted to each other, its image sizes."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -16,6 +17,7 @@ from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.weights.model_files import ModelFolder
 
 COMPONENTS = ("text_encoder", "unet", "vae")
 
@@ -73,7 +75,7 @@ def test_another_pipeline(folder: Path, name: str | None) -> None:
 
 
 def test_from_folder(folder: Path) -> None:
-    config = ModelConfig.from_folder(folder)
+    config = ModelConfig.read(ModelFolder(folder))
     assert config.text_encoder.hidden_size == config.unet.cross_attention_dim
 
 
@@ -81,14 +83,14 @@ def test_from_folder(folder: Path) -> None:
 def test_missing_component(folder: Path, component: str) -> None:
     shutil.rmtree(folder / component)
     with pytest.raises(ModelError, match=component):
-        ModelConfig.from_folder(folder)
+        ModelConfig.read(ModelFolder(folder))
 
 
 def test_components_of_different_models(folder: Path) -> None:
     change(folder, "text_encoder/config.json", hidden_size=64)
     message = r"hidden_size \(=64\) must equal unet's cross_attention_dim \(=256\); the components are of"
     with pytest.raises(ModelError, match=message):
-        ModelConfig.from_folder(folder)
+        ModelConfig.read(ModelFolder(folder))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +100,13 @@ def test_components_of_different_models(folder: Path) -> None:
 def test_latent_channels(folder: Path, file: str, key: str) -> None:
     change(folder, f"{file}/config.json", **{key: 8})
     with pytest.raises(ModelError, match=rf"{key} \(=8\).* inpainting and the like are not supported"):
-        ModelConfig.from_folder(folder)
+        ModelConfig.read(ModelFolder(folder))
 
 
 def test_pictures_are_red_green_and_blue(folder: Path) -> None:
     change(folder, "vae/config.json", out_channels=4)
     with pytest.raises(ModelError, match=r"vae's out_channels \(=4\) must be 3: red, green and blue"):
-        ModelConfig.from_folder(folder)
+        ModelConfig.read(ModelFolder(folder))
 
 
 # ---- image sizes
@@ -132,7 +134,8 @@ def test_bad_size(model: StableDiffusion, px: object) -> None:
 def test_default_size(model: StableDiffusion) -> None:
     for sample_size, height, width in ((33, 132, 132), (None, 256, 256), ((5, 7), 20, 28)):
         unet = dataclasses.replace(model.config.unet, sample_size=sample_size)
-        changed = StableDiffusion(model.folder, dataclasses.replace(model.config, unet=unet))
+        changed = copy.copy(model)
+        changed.config = dataclasses.replace(model.config, unet=unet)
         assert (changed.require_side("height", None), changed.require_side("width", None)) == (height, width)
 
 

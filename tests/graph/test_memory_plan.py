@@ -16,6 +16,7 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.unet import unet_graph
 from shaderfusion.tensor import TensorSpec
+from shaderfusion.weights.model_files import ModelFolder
 
 
 def make_call(*bindings: Binding, label: str = "call") -> KernelCall:
@@ -143,7 +144,7 @@ def test_read_before_write(access) -> None:
 
 
 def test_sd_unet_is_near_its_lower_bound() -> None:
-    config = ModelConfig.from_folder(SD14_FOLDER).unet
+    config = ModelConfig.read(ModelFolder(SD14_FOLDER)).unet
     for names, bound in (("none", 1.05), ("all", 1.15)):  # measured: 1.01 and 1.13
         kernels = Kernels("f16", optimizations=Optimizations.parse(names))
         calls = unet_graph(config, kernels, batch=2, height=64, width=64, num_tokens=77).calls

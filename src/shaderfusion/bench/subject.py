@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +22,13 @@ from shaderfusion.pipeline import choose_dtype
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
+from shaderfusion.weights.model_files import ModelFolder
 
 __all__ = [
     "SD14",
     "SD14_FOLDER",
     "RandomCheckpoint",
-    "RandomStableDiffusion",
+    "RandomFolder",
     "Subject",
     "default_model",
     "open_subject",
@@ -70,13 +69,12 @@ class RandomCheckpoint:
         return StoredTensor("F32", np.concatenate([row_of[row] for row in rows.reshape(-1).tolist()]))
 
 
-class RandomStableDiffusion(StableDiffusion):
+class RandomFolder(ModelFolder):
     """A folder with configurations alone: its weights are random."""
 
-    @cached_property
-    def sources(self) -> Mapping[str, TensorSource]:
+    def tensors(self, component: str) -> TensorSource:
         """Whatever tensor is asked for exists."""
-        return {network.source: RandomCheckpoint() for network in self.networks.values()}
+        return RandomCheckpoint()
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def open_subject(
     """
     opened = device if isinstance(device, Device) else open_device(device)
     name = default_model(opened) if model is None else model
-    found = RandomStableDiffusion.from_folder(SD14_FOLDER) if name == SD14 else open_model(name)
+    found = StableDiffusion(RandomFolder(SD14_FOLDER)) if name == SD14 else open_model(name)
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)

@@ -9,7 +9,8 @@ from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
-from shaderfusion.files import exists, is_folder, load_json, shown
+from shaderfusion.files import exists, is_folder, shown
+from shaderfusion.weights.model_files import ModelFolder
 
 __all__ = ["FAMILIES", "find_model", "open_model"]
 
@@ -24,11 +25,13 @@ def open_model(model: str | Path) -> Family:
 
     ModelError where it is not a model, or has an option that is not implemented.
     """
-    folder = find_model(model)
-    name = load_json(folder / "model_index.json").get("_class_name")
+    files = ModelFolder(find_model(model))
+    name = files.options.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ModelError(f"{folder}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)")
-    return FAMILIES[name].from_folder(folder)
+        raise ModelError(
+            f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)"
+        )
+    return FAMILIES[name](files)
 
 
 def find_model(model: str | Path) -> Path:

@@ -20,6 +20,7 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, dtype_size_bytes
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
 __all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
 
@@ -69,10 +70,14 @@ class Family(ABC):
     decoder: ClassVar[str] = "vae"
     """The network from latents (1, H, W, C) to `image` (1, height, width, 3), in -1..1."""
 
+    def __init__(self, files: ModelFiles) -> None:
+        """Reads the configurations of `files`; ModelError where the model cannot be used."""
+        self.files = files
+
     @classmethod
-    @abstractmethod
     def from_folder(cls, folder: Path) -> Self:
         """A model folder in diffusers' format; ModelError where it cannot be used."""
+        return cls(ModelFolder(folder))
 
     @property
     @abstractmethod
@@ -87,12 +92,12 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        raise NotImplementedError
+        return {network.source: self.files.tensors(network.source) for network in self.networks.values()}
 
     @cached_property
     def scheduler_config(self) -> SchedulerConfig:
         """The model's own noise schedule."""
-        raise NotImplementedError
+        return self.files.scheduler_config()
 
     @property
     @abstractmethod

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, SchedulerConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
@@ -20,7 +18,7 @@ from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
 from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
-from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
+from shaderfusion.weights.model_files import ModelFiles
 
 __all__ = ["ModelConfig", "StableDiffusion"]
 
@@ -34,37 +32,33 @@ class ModelConfig:
     vae: VaeConfig
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ModelConfig:
-        """Reads each component's config.json; ModelError where one is missing, unsupported, or does not fit."""
-        text_encoder = ClipTextConfig.from_json(folder / "text_encoder")
-        unet = UNetConfig.from_json(folder / "unet")
-        vae = VaeConfig.from_json(folder / "vae")
+    def read(cls, files: ModelFiles) -> ModelConfig:
+        """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
+        text_encoder = files.config("text_encoder", ClipTextConfig)
+        unet = files.config("unet", UNetConfig)
+        vae = files.config("vae", VaeConfig)
         if text_encoder.hidden_size != unet.cross_attention_dim:
             raise ModelError(
-                f"{folder}: text_encoder's hidden_size (={text_encoder.hidden_size}) must equal unet's "
+                f"{files.path}: text_encoder's hidden_size (={text_encoder.hidden_size}) must equal unet's "
                 f"cross_attention_dim (={unet.cross_attention_dim}); the components are of different models"
             )
         if not unet.in_channels == unet.out_channels == vae.latent_channels:
             raise ModelError(
-                f"{folder}: unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
+                f"{files.path}: unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
                 f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
             )
         if vae.out_channels != 3:
-            raise ModelError(f"{folder}: vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
+            raise ModelError(f"{files.path}: vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
         return cls(text_encoder, unet, vae)
 
 
 class StableDiffusion(Family):
     """One model. The tokenizer, the scheduler's configuration and the weights' files are opened when asked for."""
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.folder = folder
-        self.config = config
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        """A model folder in diffusers' format; ModelError where it cannot be used."""
-        return cls(folder, ModelConfig.from_folder(folder))
+    def __init__(self, files: ModelFiles) -> None:
+        """Reads the configurations of `files`; ModelError where the model cannot be used."""
+        super().__init__(files)
+        self.config = ModelConfig.read(files)
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -83,24 +77,14 @@ class StableDiffusion(Family):
         return frozenset({"vae"} if self.config.vae.force_upcast else ())
 
     @cached_property
-    def sources(self) -> Mapping[str, TensorSource]:
-        """A folder for each component."""
-        return {network.source: Checkpoint(self.folder / network.source) for network in self.networks.values()}
-
-    @cached_property
-    def scheduler_config(self) -> SchedulerConfig:
-        """From scheduler/scheduler_config.json."""
-        return SchedulerConfig.from_json(self.folder / "scheduler")
-
-    @cached_property
     def tokenizer(self) -> Tokenizer:
-        """From tokenizer/; ModelError unless its prompts are as long as the text encoder reads."""
-        tokenizer = Tokenizer.from_folder(self.folder / "tokenizer")
+        """ModelError unless its prompts are as long as the text encoder reads."""
+        tokenizer = self.files.tokenizer("tokenizer")
         L, _ = self.embedding_shape
         if tokenizer.max_length != L:
             raise ModelError(
-                f"{self.folder}: the tokenizer's model_max_length (={tokenizer.max_length}) must equal text_encoder's "
-                f"max_position_embeddings (={L})"
+                f"{self.files.path}: the tokenizer's model_max_length (={tokenizer.max_length}) must equal "
+                f"text_encoder's max_position_embeddings (={L})"
             )
         return tokenizer
 
