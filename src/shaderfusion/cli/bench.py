@@ -24,7 +24,9 @@ def add_parser(commands: Any) -> None:
     for name, meaning in BENCHMARKS.items():
         benchmark = benchmarks.add_parser(name, help=meaning, allow_abbrev=False)
         benchmark.set_defaults(command=_run, benchmark=name, plot=None)
-        meaning = "`sd14`, with random weights, `emoji`, or a folder; default: sd14, and emoji on a CPU"
+        meaning = (
+            "`sd14`, `sd21` or `sdxl`, with random weights, `emoji`, or a folder; default: sd14, and emoji on a CPU"
+        )
         benchmark.add_argument("--model", type=not_empty, metavar="MODEL", help=meaning)
         add_size(benchmark)
         add_batch(benchmark)
