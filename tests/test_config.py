@@ -139,8 +139,21 @@ def test_defaults_are_those_of_diffusers_and_transformers() -> None:
     assert (unet.block_out_channels, unet.cross_attention_dim, unet.norm_eps) == ((320, 640, 1280, 1280), 1280, 1e-5)
     assert unet.up_block_types == ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
     assert (vae.block_out_channels, vae.layers_per_block, vae.scale_factor) == ((64,), 1, 1)
-    assert (scheduler.beta_start, scheduler.beta_end, scheduler.beta_schedule) == (0.0001, 0.02, "linear")
-    assert scheduler.clip_sample is True
+    assert (scheduler.solver_order, scheduler.original_inference_steps, scheduler.timestep_scaling) == (2, 50, 10.0)
+    absent = (scheduler.beta_start, scheduler.beta_end, scheduler.beta_schedule, scheduler.clip_sample)
+    assert absent == (None,) * 4  # their defaults differ by rule
+
+
+def test_defaults_of_a_rule_are_for_absent_keys() -> None:
+    config = SchedulerConfig(beta_start=0.5).with_defaults(beta_start=0.1, beta_end=0.9, clip_sample=False)
+    assert (config.beta_start, config.beta_end, config.clip_sample) == (0.5, 0.9, False)
+
+
+def test_scheduler_of_diffusers_dpm_solver(tmp_path: Path) -> None:
+    """It writes -Infinity, which is not JSON."""
+    options = {"lambda_min_clipped": float("-inf"), "solver_order": 2, "use_karras_sigmas": False, "sigma_min": None}
+    config = SchedulerConfig.from_json(write(tmp_path, options, "scheduler_config.json"))
+    assert config == SchedulerConfig(use_karras_sigmas=False)
 
 
 @pytest.mark.parametrize("config", [ClipTextConfig(), UNetConfig(), VaeConfig(), SchedulerConfig()])
@@ -287,10 +300,14 @@ def test_clip_refuses(tmp_path: Path, key: str, value: object) -> None:
         ("clip_sample", "no"),
         ("clip_sample_range", 0),
         ("final_sigmas_type", "max"),
+        ("lambda_min_clipped", "-5"),
         ("num_train_timesteps", 0),
+        ("original_inference_steps", 0),
         ("prediction_type", "sample"),
         ("set_alpha_to_one", 1),
+        ("solver_order", 0),
         ("steps_offset", -1),
+        ("timestep_scaling", 0),
         ("timestep_spacing", "log"),
         ("trained_betas", [0.1, 0.2]),
         ("trained_betas", [0.1] * 999 + [1.5]),

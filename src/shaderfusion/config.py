@@ -11,10 +11,11 @@ Everything that is refused raises a ModelError naming the file, the key, its val
 """
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -82,6 +83,7 @@ Depth = Annotated[int, _DEPTH]
 Count = Annotated[int, _whole(1, 1_000_000)]
 Offset = Annotated[int, _whole(0, 1_000_000)]
 Positive = Annotated[float, _Rule(lambda v: _is_number(v, 1e-30, 1e30), "a number from 1e-30 to 1e30")]  # finite in f32
+Number = Annotated[float, _Rule(lambda v: _is_number(v, -math.inf, math.inf), "a number")]
 Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
 Fractions = Annotated[
     tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")
@@ -382,24 +384,38 @@ class SchedulerConfig(Config):
 
     class_name: str | None = None  # diffusers' class, which names the rule to use when the caller names none
     num_train_timesteps: Count = 1000
-    beta_start: Fraction = 0.0001
-    beta_end: Fraction = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: Fraction | None = None
+    beta_end: Fraction | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
     trained_betas: Fractions | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
     steps_offset: Offset = 0
     set_alpha_to_one: bool | None = None
-    clip_sample: bool = True
+    clip_sample: bool | None = None
     clip_sample_range: Positive = 1.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    use_karras_sigmas: bool | None = None
+    original_inference_steps: Count = 50  # of which LCM takes some
+    timestep_scaling: Positive = 10.0  # of LCM's boundary condition
+    solver_order: Count = 2  # of DPM-Solver, as the next two
+    lower_order_final: bool = True
+    euler_at_final: bool = False
     # ---- read only to be refused
     skip_prk_steps: bool = False
     thresholding: bool = False
-    use_karras_sigmas: bool | None = None
     use_exponential_sigmas: bool | None = None
     use_beta_sigmas: bool | None = None
+    use_lu_lambdas: bool | None = None
+    use_flow_sigmas: bool | None = None
+    use_dynamic_shifting: bool = False
+    sigma_min: Number | None = None
+    sigma_max: Number | None = None
+    lambda_min_clipped: Number = -math.inf
+    algorithm_type: str = "dpmsolver++"
+    solver_type: str = "midpoint"
+    variance_type: str | None = None
     interpolation_type: str = "linear"
     timestep_type: str = "discrete"
 
@@ -409,3 +425,7 @@ class SchedulerConfig(Config):
                 f"SchedulerConfig: trained_betas has {len(self.trained_betas)} entries, but must have one for each of "
                 f"num_train_timesteps (={self.num_train_timesteps})"
             )
+
+    def with_defaults(self, **defaults: Any) -> Self:
+        """With these values for the absent keys among them: what a rule has where it differs from others."""
+        return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
