@@ -28,6 +28,7 @@ __all__ = [
     "ClipTextConfig",
     "Config",
     "SchedulerConfig",
+    "TinyVaeConfig",
     "UNetConfig",
     "VaeConfig",
 ]
@@ -429,3 +430,46 @@ class SchedulerConfig(Config):
     def with_defaults(self, **defaults: Any) -> Self:
         """With these values for the absent keys among them: what a rule has where it differs from others."""
         return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+
+@dataclass(frozen=True)
+class TinyVaeConfig(Config):
+    """The decoder half of a small autoencoder (AutoencoderTiny), from vae/config.json; the defaults are TAESD's.
+
+    Block i has `num_decoder_blocks[i]` residual blocks at 2^i times the latent size, the outermost comes last. As in
+    diffusers latent_magnitude and latent_shift say nothing about decoding.
+    """
+
+    _FIXED: ClassVar[Fixed] = {
+        "_class_name": ("AutoencoderTiny",),
+        "act_fn": ("relu",),
+        "latents_mean": (None,),
+        "latents_std": (None,),
+        "shift_factor": (None, 0),
+        "upsample_fn": ("nearest",),
+        "upsampling_scaling_factor": (2,),
+    }
+
+    force_upcast: ClassVar[bool] = False  # diffusers ignores the key here
+
+    latent_channels: Width = 4
+    out_channels: Width = 3
+    decoder_block_out_channels: Widths = (64, 64, 64, 64)
+    num_decoder_blocks: tuple[Depth, ...] = (3, 3, 3, 1)
+    scaling_factor: Positive = 1.0  # decode(latents / scaling_factor)
+
+    def _check_relations(self) -> None:
+        widths = self.decoder_block_out_channels
+        self._require(len(set(widths)) == 1, "decoder_block_out_channels", "be the same number in all blocks")
+        rule = f"have one entry for each of decoder_block_out_channels (={widths})"
+        self._require(len(self.num_decoder_blocks) == len(widths), "num_decoder_blocks", rule)
+
+    @property
+    def block_out_channels(self) -> tuple[int, ...]:
+        """From the outermost block, as VaeConfig's."""
+        return self.decoder_block_out_channels[::-1]
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels of the side of the image for each latent cell."""
+        return 2 ** (len(self.decoder_block_out_channels) - 1)
