@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shaderfusion.config import ClipTextConfig, SchedulerConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, SchedulerConfig, TinyVaeConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 
 SD1_UNET = {
@@ -72,6 +72,23 @@ SD1_VAE = {
     "out_channels": 3,
     "sample_size": 512,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TAESD = {
+    "_class_name": "AutoencoderTiny",
+    "_diffusers_version": "0.20.0.dev0",
+    "act_fn": "relu",
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "force_upcast": False,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "latent_magnitude": 3,
+    "latent_shift": 0.5,
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "upsampling_scaling_factor": 2,
 }
 SD2_CLIP = {
     "architectures": ["CLIPTextModel"],
@@ -176,6 +193,13 @@ def test_vae_of_sd_1(tmp_path: Path) -> None:
     assert config.scaling_factor == 0.18215
     assert config.use_post_quant_conv is True
     assert config.mid_block_add_attention is True
+
+
+def test_taesd(tmp_path: Path) -> None:
+    config = TinyVaeConfig.from_json(write(tmp_path, TAESD))
+    assert config == TinyVaeConfig()
+    assert (config.scale_factor, config.scaling_factor, config.force_upcast) == (8, 1.0, False)
+    assert config.block_out_channels == (64, 64, 64, 64)
 
 
 def test_clip_of_sd_2(tmp_path: Path) -> None:
@@ -338,6 +362,27 @@ def test_unet_of_any_channels_and_heads() -> None:
 def test_vae_refuses(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(ModelError, match=key):
         VaeConfig.from_json(write(tmp_path, SD1_VAE | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("_class_name", "AutoencoderKL"),
+        ("act_fn", "silu"),
+        ("decoder_block_out_channels", [64, 64, 32, 64]),
+        ("decoder_block_out_channels", [64] * 3),
+        ("latent_channels", 0),
+        ("latents_mean", [0.0] * 4),
+        ("num_decoder_blocks", [3, 3, 3, 0]),
+        ("scaling_factor", -1),
+        ("shift_factor", 0.1159),
+        ("upsample_fn", "bilinear"),
+        ("upsampling_scaling_factor", 3),
+    ],
+)
+def test_tiny_vae_refuses(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=key):
+        TinyVaeConfig.from_json(write(tmp_path, TAESD | {key: value}))
 
 
 @pytest.mark.parametrize(
