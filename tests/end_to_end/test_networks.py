@@ -1,16 +1,18 @@
 """Networks by themselves, that no whole golden model has, against diffusers and transformers in float32."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.models import FOLDER
+from golden.models import FOLDER, model_folder
 from kernel_runner import relative_error
 from safetensors.numpy import load_file, save_file
 
 from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig
 from shaderfusion.errors import InputError
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
@@ -19,6 +21,7 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, find_end_of_text, text_encoder_graph
 from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 from shaderfusion.models.unet import unet_graph
+from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.weights.checkpoint import Checkpoint
 from shaderfusion.weights.store import WeightStore
 
@@ -165,3 +168,21 @@ def test_tiny_decoder_in_the_original_spelling(device: Device, tmp_path: Path) -
     kernels = Kernels("f32", device.capabilities)
     for path in (tmp_path, tmp_path / "taesd_decoder.safetensors"):
         assert decode_tiny(device, kernels, path) < BOUND
+
+
+def test_a_model_with_a_tiny_decoder(device: Device, tmp_path: Path) -> None:
+    """Its vae/config.json says of which class it is."""
+    model = tmp_path / "model"
+    shutil.copytree(model_folder("thirds"), model)
+    shutil.rmtree(model / "vae")
+    shutil.copytree(TINY_VAE, model / "vae")
+    arrays = np.load(FOLDER / "autoencoders.npz")
+    latents, expected = (arrays[name].transpose(0, 2, 3, 1) for name in ("latents", "image"))
+    family = StableDiffusion.from_folder(model)
+    assert (family.scale_factor, family.latent_channels, family.wide_networks) == (4, 5, frozenset())
+    with StableDiffusionPipeline(device, family, Kernels("f32", device.capabilities)) as pipe:
+        _, height, width, _ = expected.shape
+        decoded = pipe._engine.decode(latents, pipe.model.run_size(height=height, width=width))
+        assert relative_error(decoded, expected) < BOUND
+        images = pipe("a fox", num_inference_steps=2, width=20, height=28, seed=1).images
+        assert images[0].size == (20, 28)
