@@ -194,7 +194,7 @@ def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, mo
     B, H, W, C = 2, 4, 4, 4
     generator = NormalGenerator(3)
     drawn = [generator.randn((B, C, H, W)) for _ in range(4)]
-    options = {"num_inference_steps": 4, "width": 8, "height": 8, "num_images_per_prompt": B, "seed": 3}
+    options: dict[str, Any] = {"num_inference_steps": 4, "width": 8, "height": 8, "num_images_per_prompt": B, "seed": 3}
     finish(pipe.generate("a cat", **options))
     finish(pipe.generate("a cat", latents=drawn[0], **options))
     expected = np.stack([*drawn[1:4], *drawn[:3]]).transpose(0, 1, 3, 4, 2)

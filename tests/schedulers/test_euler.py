@@ -41,6 +41,7 @@ def test_refuses_other_sigmas(key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("key", ["sigma_min", "sigma_max"])
 def test_refuses_other_ends_of_karras_sigmas(key: str) -> None:
-    make_schedule(SchedulerConfig(**{key: 0.5}), 4, "euler")
+    options: dict[str, Any] = {key: 0.5}
+    make_schedule(SchedulerConfig(**options), 4, "euler")
     with pytest.raises(ModelError, match=rf"euler: {key} \(=0.5\) must be None"):
-        make_schedule(SchedulerConfig(use_karras_sigmas=True, **{key: 0.5}), 4, "euler")
+        make_schedule(SchedulerConfig(use_karras_sigmas=True, **options), 4, "euler")

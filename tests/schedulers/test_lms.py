@@ -1,6 +1,7 @@
 """lms: diffusers' trajectories, exactness for slopes that are cubic in sigma, and refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,5 +28,6 @@ def test_integrates_a_cubic() -> None:
 
 @pytest.mark.parametrize("key", ["use_beta_sigmas", "use_exponential_sigmas"])
 def test_refuses_other_sigmas(key: str) -> None:
+    options: dict[str, Any] = {key: True}
     with pytest.raises(ModelError, match=rf"lms: {key} \(=True\) must be False or None"):
-        make_schedule(SchedulerConfig(**{key: True}), 4, "lms")
+        make_schedule(SchedulerConfig(**options), 4, "lms")
