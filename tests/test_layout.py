@@ -27,6 +27,7 @@ ORDER = [
     "graph.memory_plan",
     "models",
     "weights.names",
+    "weights.tiny_vae",
     "weights.checkpoint",
     "weights.model_files",
     "families",

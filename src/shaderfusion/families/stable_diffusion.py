@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
-from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
@@ -28,21 +28,18 @@ __all__ = ["ModelConfig", "StableDiffusion", "encode"]
 class ModelConfig:
     """The configurations of the networks, which must fit each other."""
 
-    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {
-        "text_encoder": ClipTextConfig,
-        "unet": UNetConfig,
-        "vae": VaeConfig,
-    }
+    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {"text_encoder": ClipTextConfig, "unet": UNetConfig}
+    """Those of one class; the autoencoder may be of two."""
 
     text_encoder: ClipTextConfig
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
 
     @classmethod
     def read(cls, files: ModelFiles) -> Self:
         """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
         components: dict[str, Any] = {name: files.config(name, kind) for name, kind in cls.COMPONENTS.items()}
-        config = cls(**components)
+        config = cls(**components, vae=read_vae_config(files))
         try:
             config.require_fit()
         except ModelError as error:
@@ -203,7 +200,7 @@ class StableDiffusion(Family):
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
-        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
 def encode(
