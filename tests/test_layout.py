@@ -26,6 +26,7 @@ ORDER = [
     "graph.memory_plan",
     "models",
     "weights.names",
+    "weights.ldm_names",
     "weights.checkpoint",
     "weights.model_files",
     "families",
