@@ -18,11 +18,8 @@ from shaderfusion.weights.names import name_candidates
 
 __all__ = ["Checkpoint", "StoredTensor", "TensorSource"]
 
-_F8_E4M3 = np.array(
-    [m * 2.0**-9 if e == 0 else (8 + m) * 2.0 ** (e - 10) for e in range(16) for m in range(8)][:127] + [np.nan],
-    np.float32,
-)
-"""By the 7 lower bits. Micikevicius et al. 2022, arXiv 2209.05433: no infinities, the largest number is 448."""
+_F8_E4M3 = [(8 + m) * 2.0 ** (e - 10) if e else m * 2.0**-9 for e in range(16) for m in range(8)]
+"""By the 7 lower bits, of which the last is NaN: Micikevicius et al. 2022, arXiv 2209.05433."""
 
 _STEMS = ("diffusion_pytorch_model", "model")
 
@@ -43,7 +40,8 @@ class StoredTensor(NamedTuple):
             case "F8_E5M2":  # the upper half of an f16
                 return (data.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
             case "F8_E4M3":
-                return np.copysign(_F8_E4M3[data & 0x7F], np.where(data & 0x80, np.float32(-1), np.float32(1)))
+                magnitudes = np.array([*_F8_E4M3[:-1], np.nan], np.float32)
+                return np.concatenate([magnitudes, -magnitudes])[data]
             case "F32" | "F16":
                 return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
 
