@@ -94,6 +94,9 @@ class Checkpoint:
             self.metadata |= file.metadata()
             self._entries |= file.entries()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all tensors, by name."""
