@@ -32,7 +32,7 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
         engine.load(subject.size)
         run_iteration(engine, subject)
         engine.decode(normal("latents", subject.latents_shape), subject.size)
-        engine.condition(make_token_ids(subject.model.vocab_size, subject.size.num_tokens), subject.size)
+        engine.condition(make_token_ids(subject.model.vocab_size, *subject.model.tokens_shape), subject.size)
         for name in _RUNS:
             yield from _profile(engine.program(name, subject.size))
 

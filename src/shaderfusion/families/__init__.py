@@ -9,6 +9,7 @@ from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
 from shaderfusion.files import exists, is_folder, shown
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 from shaderfusion.weights.other_vae import WithOtherVae
@@ -16,7 +17,11 @@ from shaderfusion.weights.single_file import SingleFile
 
 __all__ = ["FAMILIES", "find_model", "open_model"]
 
-FAMILIES: Mapping[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion}
+FAMILIES: Mapping[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "LatentConsistencyModelPipeline": StableDiffusion,
+}
 """By the pipeline that a diffusers folder names in its model_index.json."""
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
@@ -35,9 +40,7 @@ def open_model(model: str | Path, *, vae: str | Path | None = None, prediction_t
         files = WithOtherVae(files, Path(vae))
     name = files.options.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ModelError(
-            f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)"
-        )
+        raise ModelError(f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)}")
     return FAMILIES[name](files)
 
 
