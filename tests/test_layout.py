@@ -27,6 +27,7 @@ ORDER = [
     "models",
     "weights.names",
     "weights.checkpoint",
+    "weights.embeddings",
     "weights.model_files",
     "families",
     "info",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -110,24 +110,30 @@ class StableDiffusion(Family):
         return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP."""
+        return {"text_encoder": self.config.text_encoder}
+
+    @property
+    def tokenizers(self) -> Sequence[Tokenizer]:
+        """CLIP's."""
+        return [self.tokenizer]
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.tokenizer(texts)
+        return replace(self.tokenizer, words=self.added_tokens.words("text_encoder"))(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks.
 
         Equal prompts are read once.
         """
-        for token in tokens[(tokens < 0) | (tokens >= self.vocab_size)]:
-            raise ModelError(
-                f"token id (={token}) must be from 0 to text_encoder's vocab_size (={self.vocab_size}) less 1; "
-                "take the tokenizer and the text encoder of one model"
-            )
+        self.added_tokens.vectors_of("text_encoder", tokens)
         distinct, index = np.unique(tokens, axis=0, return_inverse=True)
         rows = [run("text_encoder", {TOKEN_TABLE: row[None]}, ["embedding"])["embedding"] for row in distinct]
         return {"embedding": np.concatenate(rows)[index.reshape(-1)]}
