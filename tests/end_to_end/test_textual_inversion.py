@@ -125,9 +125,7 @@ def test_words_come_and_go(device: Device) -> None:
 
 def test_a_file_is_refused_before_weights_are_read(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StableDiffusionPipeline, "load", lambda *_: pytest.fail("weights were read"))
-    with pytest.raises(
-        WeightsError, match=r"web_y2k.safetensors: a textual inversion of SDXL \(clip_l and clip_g\), an"
-    ):
+    with pytest.raises(WeightsError, match=r"web_y2k.safetensors: a textual inversion of SDXL \(clip_l and clip_g\)"):
         open_pipe(device, "sd1", embeddings=[file("sdxl", "web_y2k")])
 
 

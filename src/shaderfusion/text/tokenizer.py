@@ -128,8 +128,8 @@ class Tokenizer:
         return tokens
 
     def is_token(self, word: str) -> bool:
-        """Whether a text is a single token of the vocabulary, or among those added to it in the tokenizer's files."""
-        return len(self.bpe.encode(word, add_special_tokens=False).ids) == 1
+        """Whether a text, in its own case or in lower case, is a single token; `words` are not looked at."""
+        return any(len(self.bpe.encode(form, add_special_tokens=False).ids) == 1 for form in (word, word.lower()))
 
 
 def _byte_pair_encoder(

@@ -68,14 +68,16 @@ def read_embedding(path: Path, encoders: Mapping[str, ClipTextConfig]) -> Embedd
         tensors = dict(deserialize(data))
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({shown(str(error))}); {_REMEDY}") from None
-    names = _tensor_names(path, list(tensors), encoders)
+    names = _tensor_names(path, sorted(tensors), encoders)
     vectors = {
         component: _vectors(path, name, tensors[name], component, encoders[component])
         for component, name in names.items()
     }
     lengths = {len(array) for array in vectors.values()}
     if len(lengths) > 1:
-        raise WeightsError(f"{path}: clip_l and clip_g must have as many vectors, not {sorted(lengths)}; {_REMEDY}")
+        raise WeightsError(
+            f"{path}: clip_l and clip_g must have equally many vectors, not {sorted(lengths)}; {_REMEDY}"
+        )
     (name, *others) = tensors
     return Embedding(path.stem if others or name in _UNNAMED else name, vectors)
 
