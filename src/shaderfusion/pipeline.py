@@ -153,11 +153,13 @@ class StableDiffusionPipeline:
         prompts it is then found as `text.words.AddedWords` says. The model is taught: all pipelines of it know the
         word. InputError for a word that the model has already, WeightsError for a file of another kind of model.
         """
-        return self.model.added_tokens.load(path, token, self.model.tokenizers)
+        with self.device.turn:
+            return self.model.added_tokens.load(path, token, self.model.tokenizers)
 
     def unload_textual_inversion(self, token: str | None = None) -> None:
         """Forgets a loaded word, by default all; runs whose prompts have it must have begun. InputError for another."""
-        self.model.added_tokens.unload(token)
+        with self.device.turn:
+            self.model.added_tokens.unload(token)
 
     def close(self) -> None:
         """Frees all memory of the device that the model takes; its runs end with a DeviceError."""

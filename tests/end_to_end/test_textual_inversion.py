@@ -80,10 +80,10 @@ def test_two_text_encoders_as_diffusers(device: Device) -> None:
     facts = CASES["sdxl"]
     models = {component: open_model(model_folder(model)) for component, model in facts["models"].items()}
     tokens = AddedTokens({key: model.text_encoders["text_encoder"] for key, model in models.items()})
-    tokenizers = [tokenizer for model in models.values() for tokenizer in model.tokenizers]
+    tokenizers = {component: model.tokenizers["text_encoder"] for component, model in models.items()}
     assert tokens.load(file("sdxl", "web_y2k"), None, tokenizers) == "web_y2k"
-    for (component, model), tokenizer in zip(models.items(), tokenizers, strict=True):
-        ids = replace(tokenizer, words=tokens.words(component))(facts["prompts"])
+    for component, model in models.items():
+        ids = tokens.teach(component, tokenizers[component])(facts["prompts"])
         np.testing.assert_array_equal(ids, ARRAYS[f"sdxl_{component}_ids"])
         graph = text_encoder_graph(model.text_encoders["text_encoder"], Kernels("f32"))
         source = tokens.extend(component, model.files.tensors("text_encoder"))

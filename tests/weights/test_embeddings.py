@@ -24,6 +24,7 @@ VOCABULARY = 714
 SD1 = {"text_encoder": ClipTextConfig(vocab_size=VOCABULARY, hidden_size=8, max_position_embeddings=16)}
 SDXL = SD1 | {"text_encoder_2": ClipTextConfig(vocab_size=900, hidden_size=16, max_position_embeddings=16)}
 TOKENIZER = Tokenizer.from_folder(FOLDER / "models" / "sd1" / "tokenizer")
+TOKENIZERS = {"text_encoder": TOKENIZER, "text_encoder_2": TOKENIZER}
 VECTORS = np.arange(24.0).reshape(3, 8) / 8
 
 
@@ -189,78 +190,80 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_ids_come_after_the_vocabulary(tokens: AddedTokens, style: Path, tmp_path: Path) -> None:
-    assert tokens.load(style, None, [TOKENIZER]) == "my_style"
+    assert tokens.load(style, None, TOKENIZERS) == "my_style"
     other = write(tmp_path / "x.safetensors", {"emb_params": VECTORS[:1]})
-    assert tokens.load(str(other), "Other Style", [TOKENIZER]) == "Other Style"
-    pieces = list(tokens.words("text_encoder").split("a MY_STYLE, other style"))
+    assert tokens.load(str(other), "Other Style", TOKENIZERS) == "Other Style"
+    pieces = list(tokens.teach("text_encoder", TOKENIZER).words.split("a MY_STYLE, other style"))
     assert [list(ids) for _, _, ids in pieces if ids] == [[714, 715, 716], [717]]
 
 
 def test_each_text_encoder_counts_from_its_own_vocabulary(tmp_path: Path) -> None:
     tokens = AddedTokens(SDXL)
     path = write(tmp_path / "web.safetensors", {"clip_l": VECTORS, "clip_g": np.ones((3, 16))})
-    tokens.load(path, None, [TOKENIZER])
-    ids = {key: [list(ids) for _, _, ids in tokens.words(key).split("web") if ids] for key in SDXL}
+    tokens.load(path, None, TOKENIZERS)
+    ids = {key: [list(ids) for _, _, ids in tokens.teach(key, TOKENIZER).words.split("web") if ids] for key in SDXL}
     assert ids == {"text_encoder": [[714, 715, 716]], "text_encoder_2": [[900, 901, 902]]}
 
 
 @pytest.mark.parametrize("word", ["", "  ", "x" * 201, "\ud800", 5, ["a"]])
 def test_what_is_no_word(tokens: AddedTokens, style: Path, word: Any) -> None:
     with pytest.raises(InputError, match=r"token \(=.*\) must be a word of 1 to 200 characters; give one by token="):
-        tokens.load(style, word, [TOKENIZER])
+        tokens.load(style, word, TOKENIZERS)
 
 
 def test_a_file_whose_name_is_no_word(tokens: AddedTokens, tmp_path: Path) -> None:
     for name in ("", " ", "y" * 1000):
         path = write(tmp_path / "x.safetensors", {name: VECTORS})
         with pytest.raises(InputError, match="must be a word of 1 to 200 characters"):
-            tokens.load(path, None, [TOKENIZER])
-        assert tokens.load(path, "<word>", [TOKENIZER]) == "<word>"
+            tokens.load(path, None, TOKENIZERS)
+        assert tokens.load(path, "<word>", TOKENIZERS) == "<word>"
         tokens.unload()
 
 
 @pytest.mark.parametrize("word", ["fox", "Fox", " fox", "!", "<|endoftext|>", "<|StartOfText|>"])
 def test_a_word_of_the_vocabulary(tokens: AddedTokens, style: Path, word: str) -> None:
     with pytest.raises(InputError, match=r"token \(=.*\) is in the model's vocabulary already; give"):
-        tokens.load(style, word, [TOKENIZER])
+        tokens.load(style, word, TOKENIZERS)
 
 
 @pytest.mark.parametrize("word", [None, "my_style", "MY_STYLE", " My_Style "])
 def test_a_word_that_is_loaded(tokens: AddedTokens, style: Path, word: str | None) -> None:
-    tokens.load(style, None, [TOKENIZER])
+    tokens.load(style, None, TOKENIZERS)
     with pytest.raises(InputError, match=r"is loaded already, as 'my_style'; unload that, or give another"):
-        tokens.load(style, word, [TOKENIZER])
+        tokens.load(style, word, TOKENIZERS)
 
 
 @pytest.mark.parametrize("path", [None, 5, ["a.safetensors"]])
 def test_what_is_no_path(tokens: AddedTokens, path: Any) -> None:
     with pytest.raises(InputError, match=r"path \(=.*\) must be the path of a .safetensors file"):
-        tokens.load(path, None, [TOKENIZER])
+        tokens.load(path, None, TOKENIZERS)
 
 
 def test_what_is_refused_leaves_nothing_behind(tokens: AddedTokens, style: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
-        tokens.load(write(tmp_path / "bad.safetensors", {"emb_params": VECTORS * np.nan}), None, [TOKENIZER])
+        tokens.load(write(tmp_path / "bad.safetensors", {"emb_params": VECTORS * np.nan}), None, TOKENIZERS)
     with pytest.raises(InputError):
-        tokens.load(style, "fox", [TOKENIZER])
-    tokens.load(style, None, [TOKENIZER])
+        tokens.load(style, "fox", TOKENIZERS)
+    tokens.load(style, None, TOKENIZERS)
     assert set(tokens.vectors_of("text_encoder", np.array([0, 713, 714, 715, 716]))) == {714, 715, 716}
 
 
 def test_unloading(tokens: AddedTokens, style: Path) -> None:
     for word in ("<a>", "<b>"):
-        tokens.load(style, word, [TOKENIZER])
+        tokens.load(style, word, TOKENIZERS)
     with pytest.raises(InputError, match=r"token \(='<c>'\) must be a loaded one \('<a>', '<b>'\)"):
         tokens.unload("<c>")
     with pytest.raises(InputError, match=r"token \(=5\) must be a loaded one"):
         tokens.unload(5)  # type: ignore[arg-type]
     tokens.unload("<A>")
-    assert [ids[0] for _, _, ids in tokens.words("text_encoder").split("<a> <b>") if ids] == [717]
+    assert [ids[0] for _, _, ids in tokens.teach("text_encoder", TOKENIZER).words.split("<a> <b>") if ids] == [717]
     tokens.unload()
     tokens.unload()  # none are left, which is what it asks for
-    assert not [ids for _, _, ids in tokens.words("text_encoder").split("<a> <b>") if ids]
-    tokens.load(style, "<a>", [TOKENIZER])
-    assert [list(ids) for _, _, ids in tokens.words("text_encoder").split("<a>") if ids] == [[720, 721, 722]]
+    assert not [ids for _, _, ids in tokens.teach("text_encoder", TOKENIZER).words.split("<a> <b>") if ids]
+    tokens.load(style, "<a>", TOKENIZERS)
+    assert [list(ids) for _, _, ids in tokens.teach("text_encoder", TOKENIZER).words.split("<a>") if ids] == [
+        [720, 721, 722]
+    ]
 
 
 # ---- the table
@@ -270,7 +273,7 @@ def test_rows_beyond_the_table_are_vectors(tokens: AddedTokens, style: Path) -> 
     table = np.arange(VOCABULARY * 8.0).reshape(VOCABULARY, 8)
     source = ArraySource({"table": table, "other": np.ones((2, 2))})
     extended = tokens.extend("text_encoder", source)
-    tokens.load(style, None, [TOKENIZER])  # also of a source that was opened before
+    tokens.load(style, None, TOKENIZERS)  # also of a source that was opened before
     rows = np.array([[0, 715, 713], [714, 716, 715]])
     values = extended.read_rows("table", table.shape, rows).to_f32().reshape(2, 3, 8)
     np.testing.assert_array_equal(values, np.concatenate([table, VECTORS])[rows])
@@ -284,7 +287,7 @@ def test_rows_beyond_the_table_are_vectors(tokens: AddedTokens, style: Path) -> 
 
 
 def test_rows_of_the_table_alone_stay_as_they_are_stored(tokens: AddedTokens, style: Path, tmp_path: Path) -> None:
-    tokens.load(style, None, [TOKENIZER])
+    tokens.load(style, None, TOKENIZERS)
     table = write(tmp_path / "table.safetensors", {"table": np.ones((VOCABULARY, 8))}, "f16")
     extended = tokens.extend("text_encoder", Checkpoint(table))
     assert extended.read_rows("table", (VOCABULARY, 8), np.array([0, 713])).dtype == "F16"
@@ -341,12 +344,12 @@ def check_file(path: Path, data: bytes, word: str | None) -> None:
     for encoders in (SD1, SDXL):
         tokens = AddedTokens(encoders)
         try:
-            loaded = tokens.load(path, word, [TOKENIZER])
+            loaded = tokens.load(path, word, TOKENIZERS)
         except ShaderfusionError as error:
             messages.append(str(error))
             continue
         for component, config in encoders.items():
-            ids = [ids for _, _, ids in tokens.words(component).split(loaded) if ids]
+            ids = [ids for _, _, ids in tokens.teach(component, TOKENIZER).words.split(loaded) if ids]
             vectors = tokens.vectors_of(component, np.array(ids[0]))
             assert len(ids) == 1
             assert all(vector.shape == (config.hidden_size,) for vector in vectors.values())

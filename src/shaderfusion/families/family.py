@@ -134,8 +134,8 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def tokenizers(self) -> Sequence[Tokenizer]:
-        """One for each text encoder."""
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """By text encoder, without `added_tokens`."""
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -115,9 +115,9 @@ class StableDiffusion(Family):
         return {"text_encoder": self.config.text_encoder}
 
     @property
-    def tokenizers(self) -> Sequence[Tokenizer]:
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
         """CLIP's."""
-        return [self.tokenizer]
+        return {"text_encoder": self.tokenizer}
 
     @property
     def vocab_size(self) -> int:
@@ -126,14 +126,13 @@ class StableDiffusion(Family):
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return replace(self.tokenizer, words=self.added_tokens.words("text_encoder"))(texts)
+        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks.
 
         Equal prompts are read once.
         """
-        self.added_tokens.vectors_of("text_encoder", tokens)
         distinct, index = np.unique(tokens, axis=0, return_inverse=True)
         rows = [run("text_encoder", {TOKEN_TABLE: row[None]}, ["embedding"])["embedding"] for row in distinct]
         return {"embedding": np.concatenate(rows)[index.reshape(-1)]}

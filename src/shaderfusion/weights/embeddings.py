@@ -10,7 +10,7 @@ Gal et al. 2022, "An Image is Worth One Word", arXiv 2208.01618. A word of n vec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,8 +148,8 @@ class AddedTokens:
         self._num_rows = 0
         self._keep({})
 
-    def load(self, path: str | Path, word: str | None, tokenizers: Sequence[Tokenizer]) -> str:
-        """Adds the word of a file, or another for its vectors; returns it.
+    def load(self, path: str | Path, word: str | None, tokenizers: Mapping[str, Tokenizer]) -> str:
+        """Adds the word of a file, or another for its vectors; returns it. `tokenizers` are the text encoders' own.
 
         InputError for a word that the model has already or that is none; ModelError or WeightsError for the file.
         """
@@ -166,7 +166,7 @@ class AddedTokens:
                 f"{path}: token (={word!r}) is loaded already, as {known.embedding.word!r}; unload that, or give "
                 "another word by token="
             )
-        if any(tokenizer.is_token(word) for tokenizer in tokenizers):
+        if any(tokenizer.is_token(word) for tokenizer in tokenizers.values()):
             raise InputError(
                 f"{path}: token (={word!r}) is in the model's vocabulary already; give another word by token=, or give "
                 "the file another name"
@@ -202,9 +202,9 @@ class AddedTokens:
             for component, encoder in self._encoders.items()
         }
 
-    def words(self, component: str) -> AddedWords:
-        """With their ids for a text encoder."""
-        return self._words[component]
+    def teach(self, component: str, tokenizer: Tokenizer) -> Tokenizer:
+        """A text encoder's tokenizer, with the words."""
+        return replace(tokenizer, words=self._words[component])
 
     def vectors_of(self, component: str, tokens: np.ndarray) -> dict[int, np.ndarray]:
         """By id, those of the token ids that are no row of the encoder's table; ModelError for an id of nothing."""
@@ -214,7 +214,8 @@ class AddedTokens:
             if token not in vectors:
                 raise ModelError(
                     f"token id (={token}) must be from 0 to {component}'s vocab_size (={size}) less 1, or of a loaded "
-                    "embedding; take the tokenizer and the text encoder of one model, and load what was unloaded since"
+                    "embedding; take the tokenizer and the text encoder of one model, and make a request anew whose "
+                    "embedding was unloaded since"
                 )
         return {token: vectors[token] for token in beyond}
 
