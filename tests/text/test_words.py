@@ -3,6 +3,8 @@
 import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shaderfusion.text.words import AddedWords, same_word
 
@@ -49,9 +51,9 @@ def test_white_space_in_a_word() -> None:
 
 def test_composed_and_decomposed() -> None:
     word, text = "crème-brûlée", "a Crème-Brûlée, crème"
-    for given in (word, unicodedata.normalize("NFD", word)):
-        assert found(unicodedata.normalize("NFC", text), given) == [given]
-        assert found(unicodedata.normalize("NFD", text), given) == [given]
+    for form in (word, unicodedata.normalize("NFD", word)):
+        assert found(unicodedata.normalize("NFC", text), form) == [form]
+        assert found(unicodedata.normalize("NFD", text), form) == [form]
 
 
 def test_no_words() -> None:
@@ -61,3 +63,12 @@ def test_no_words() -> None:
 def test_words_that_a_prompt_cannot_tell_apart() -> None:
     assert same_word("My  Café") == same_word("my cafe\u0301 ")
     assert same_word("my_style") != same_word("my-style")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(words=st.lists(st.text(min_size=1, max_size=6).filter(str.strip), min_size=1, max_size=3), text=st.text())
+def test_any_words_in_any_text(words: list[str], text: str) -> None:
+    found(text, *words)  # the pieces are the text
+    word = unicodedata.normalize("NFC", words[0])
+    for alone in (word, f"({word})", f"{text} {word} {text}"):
+        assert word in found(alone, word)
