@@ -31,6 +31,7 @@ ORDER = [
     "weights.ldm_names",
     "weights.checkpoint",
     "weights.renamed",
+    "weights.embeddings",
     "weights.model_files",
     "weights.file_kinds",
     "weights.ldm_config",

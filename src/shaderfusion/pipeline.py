@@ -61,6 +61,7 @@ class StableDiffusionPipeline:
         optimizations: Optimizations | None = None,
         size: RunSize | None = None,
         tuning: str | Path = "auto",
+        embeddings: Sequence[str | Path] = (),
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
@@ -68,7 +69,8 @@ class StableDiffusionPipeline:
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". Raises ModelError, DeviceError or InputError.
+        file if there is one, or "off". embeddings are files for `load_textual_inversion`. Raises ModelError,
+        DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
@@ -79,6 +81,8 @@ class StableDiffusionPipeline:
             found = model if isinstance(model, Family) else open_model(model)
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
+            for path in embeddings:
+                found.added_tokens.load(path, None, found.tokenizers)
             opened = opening.result()
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
@@ -146,6 +150,21 @@ class StableDiffusionPipeline:
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs."""
         self._engine.load(size)
+
+    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
+        """Teaches the model a word from a .safetensors file (weights/embeddings.py); returns it.
+
+        The word is token, by default the one that a file of diffusers names, or the file's name without its suffix. In
+        prompts it is then found as `text.words.AddedWords` says. The model is taught: all pipelines of it know the
+        word. InputError for a word that the model has already, WeightsError for a file of another kind of model.
+        """
+        with self.device.turn:
+            return self.model.added_tokens.load(path, token, self.model.tokenizers)
+
+    def unload_textual_inversion(self, token: str | None = None) -> None:
+        """Forgets a loaded word, by default all; runs whose prompts have it must have begun. InputError for another."""
+        with self.device.turn:
+            self.model.added_tokens.unload(token)
 
     def close(self) -> None:
         """Frees all memory of the device that the model takes; its runs end with a DeviceError."""
