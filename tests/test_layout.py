@@ -28,6 +28,7 @@ ORDER = [
     "weights.names",
     "weights.checkpoint",
     "weights.model_files",
+    "weights.hub",
     "families",
     "info",
     "gpu",

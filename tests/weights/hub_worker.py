@@ -1,0 +1,42 @@
+"""A process that downloads models: huggingface_hub reads the environment, which is the tests', when it is imported.
+
+One JSON object a line: in, the arguments of `download`, of which `check` is whether to open the model, and
+`largest_file` in bytes; out, `path` or `error`, and what was `said`.
+"""
+
+import json
+import sys
+
+from shaderfusion.errors import ModelError
+from shaderfusion.families import open_model
+from shaderfusion.weights.hub import download
+
+
+def main() -> None:
+    """Until the input ends."""
+    print("{}", flush=True)
+    for line in sys.stdin:
+        options = json.loads(line)
+        largest = options.pop("largest_file", None)
+        if largest:
+            import resource
+
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+        if options.pop("check", False):
+            options["check"] = open_model
+        said: list[str] = []
+        answer: dict[str, object] = {"said": said}
+        try:
+            answer["path"] = str(download(**options, progress=said.append))
+        except ModelError as error:
+            answer["error"] = str(error)
+        except KeyboardInterrupt:
+            answer["error"] = "interrupted"
+        if largest:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
