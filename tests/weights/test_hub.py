@@ -165,7 +165,7 @@ def test_a_folder(hub: Hub, clients: dict[str, Client]) -> None:
     assert hub.log == []
     cut_off = clients["cut off"]
     assert cut_off.download(name) == folder
-    assert cut_off.said[0].startswith(f"{name}: could not be fetched from {NOWHERE} (ConnectError: ")
+    assert cut_off.said[0].startswith(f"{name}: could not be fetched from {NOWHERE} (Connect")
     assert cut_off.said[0].endswith("; the copy in the cache is used")
     assert online.download(name, revision=COMMIT) == folder
 
@@ -218,13 +218,19 @@ def test_one_file(hub: Hub, clients: dict[str, Client]) -> None:
 
 
 def test_a_cut_is_resumed_where_it_was(hub: Hub, online: Client) -> None:
-    """huggingface_hub writes 10 MiB at once, and waits a second before it goes on."""
+    """By huggingface_hub, which writes 10 MiB at once, after a second; of older ones the next run does it."""
     data = bytes(range(256)) * (12 << 12)
     hub.repositories["someone/large"] = Repository({"a.safetensors": data})
     hub.cut_after["someone/large/a.safetensors"] = 11 << 20
-    assert online.download("someone/large").read_bytes() == data
-    methods = [method for method, path in hub.log if path.endswith("a.safetensors")]
-    assert methods == ["HEAD", "GET", f"bytes={10 << 20}-"]
+    online.ask("someone/large")
+    answer = online.answer()
+    if "error" in answer:
+        assert "check the network and try again" in answer["error"]
+        online.ask("someone/large")
+        answer = online.answer()
+    assert Path(answer["path"]).read_bytes() == data
+    gets = [method for method, path in hub.log if path.endswith("a.safetensors") and method != "HEAD"]
+    assert gets in (["GET", f"bytes={10 << 20}-"], ["GET", f"bytes={11 << 20}-"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
