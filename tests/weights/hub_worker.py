@@ -6,10 +6,28 @@ One JSON object a line: in, the arguments of `download`, of which `check` is whe
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shaderfusion.errors import ModelError
 from shaderfusion.families import open_model
 from shaderfusion.weights.hub import download
+
+
+@contextmanager
+def limited(largest_file: int | None) -> Iterator[None]:
+    """No file may grow beyond so many bytes, as on a disk that is full."""
+    if largest_file is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def main() -> None:
@@ -17,24 +35,18 @@ def main() -> None:
     print("{}", flush=True)
     for line in sys.stdin:
         options = json.loads(line)
-        largest = options.pop("largest_file", None)
-        if largest:
-            import resource
-
-            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+        largest_file = options.pop("largest_file", None)
         if options.pop("check", False):
             options["check"] = open_model
         said: list[str] = []
         answer: dict[str, object] = {"said": said}
         try:
-            answer["path"] = str(download(**options, progress=said.append))
+            with limited(largest_file):
+                answer["path"] = str(download(**options, progress=said.append))
         except ModelError as error:
             answer["error"] = str(error)
         except KeyboardInterrupt:
             answer["error"] = "interrupted"
-        if largest:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         print(json.dumps(answer), flush=True)
 
 
