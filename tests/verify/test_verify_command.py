@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import Family
 from shaderfusion.gpu.device import list_devices
 from shaderfusion.schedulers import SCHEDULERS
+from shaderfusion.verify import command
 from shaderfusion.verify.cases import PUBLISHED, Case
 from shaderfusion.verify.command import run_verify
 from shaderfusion.verify.compare import request_of
@@ -24,9 +26,9 @@ from shaderfusion.verify.compare import request_of
 def read_golden() -> list[Case]:
     """What tests/golden/make_verify.py wrote."""
     rows: list[dict[str, Any]] = json.loads((FOLDER / "verify.json").read_text("utf-8"))
-    return [
-        Case(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows
-    ]
+    for row in rows:
+        row |= {"expected": tuple(row["expected"]), "corner": tuple(row["corner"])}
+    return [Case(**row) for row in rows]
 
 
 GOLDEN = read_golden()
@@ -93,6 +95,21 @@ def test_cases_by_name(capsys: pytest.CaptureFixture[str]) -> None:
         InputError, match=r"must be one that diffusers publishes values of: CompVis/stable-diffusion-v1-4,"
     ):
         run_verify("emoji")
+
+
+def test_a_model_of_the_hub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is fetched in f32, once its configuration is known to have a case."""
+
+    def fetch(repo_id: str, *, dtype: str, check: Callable[[Path], object]) -> Path:
+        assert (repo_id, dtype) == ("someone/model", "f32")
+        check(Path(SD1))
+        return Path(SD1)
+
+    monkeypatch.setattr(command, "download", fetch)
+    assert run_verify("someone/model", cases="sd1-ddim", published=GOLDEN) == 0
+    assert capsys.readouterr().out.startswith("model             someone/model\n")
+    with pytest.raises(InputError, match="must be one that diffusers publishes values of"):
+        run_verify("someone/model")
 
 
 def test_options_of_the_scheduler_count() -> None:

@@ -111,6 +111,8 @@ _SD2_SQUIRREL: dict[str, Any] = {
     "noise": "torch",
     "corner": (253, 253),
 }
+# What these rules take where scheduler_config.json says nothing, as it did; one that was saved again may say more.
+_LINSPACE = {"timestep_spacing": "linspace"}
 _LCM: dict[str, Any] = {
     **_SD1,
     "pipeline": "LatentConsistencyModelPipeline",
@@ -141,6 +143,7 @@ PUBLISHED = (
         name="sd14-lms",
         source=f"{_SD1_TESTS}.test_stable_diffusion_lms",
         scheduler="lms",
+        scheduler_options=_LINSPACE,
         expected=(0.10542, 0.09620, 0.07332, 0.09015, 0.09382, 0.07597, 0.08496, 0.07806, 0.06455),
         tolerance=3e-3,
         **_SD14_ASTRONAUT,
@@ -149,18 +152,19 @@ PUBLISHED = (
         name="sd14-dpmpp_2m",
         source=f"{_SD1_TESTS}.test_stable_diffusion_dpm",
         scheduler="dpmpp_2m",
-        scheduler_options={"final_sigmas_type": "sigma_min"},
+        scheduler_options={**_LINSPACE, "final_sigmas_type": "sigma_min"},
         expected=(0.03503, 0.03494, 0.01087, 0.03128, 0.02552, 0.00803, 0.00742, 0.00372, 0.00000),
         tolerance=3e-3,
         **_SD14_ASTRONAUT,
     ),
-    Case(  # k-diffusion's sampler, which takes the same sigmas as diffusers' Euler
+    Case(  # by k-diffusion's sampler, whose steps are those of diffusers' Euler
         name="sd14-euler",
         source="diffusers be23f7d, tests/pipelines/stable_diffusion_k_diffusion/test_stable_diffusion_k_diffusion.py: "
         "StableDiffusionPipelineIntegrationTests.test_stable_diffusion_1",
         checkpoint="CompVis/stable-diffusion-v1-4",
         prompt=_SQUIRREL,
         scheduler="euler",
+        scheduler_options=_LINSPACE,
         steps=20,
         guidance_scale=9.0,
         noise="torch",
@@ -207,6 +211,7 @@ PUBLISHED = (
         source=f"{_SD2_V_TESTS}.test_stable_diffusion_v_pred_euler",
         checkpoint="stabilityai/stable-diffusion-2",
         scheduler="euler",
+        scheduler_options=_LINSPACE,
         steps=5,
         expected=(0.1781, 0.1695, 0.1661, 0.1705, 0.1588, 0.1699, 0.2005, 0.1589, 0.1677),
         tolerance=1e-2,

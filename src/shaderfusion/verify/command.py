@@ -45,8 +45,12 @@ def run_verify(
     1.4 and 1.5 apart, so that by default cases of other checkpoints are run too, and fail. A model of the hub is
     fetched in f32, as most values were made. InputError where there is no case.
     """
-    found = open_model(download(model, dtype="f32") if is_hub_id(model) else model)
-    chosen = _choose(cases, found, published)
+
+    def choose(folder: str | Path) -> tuple[Family, list[Case]]:
+        opened = open_model(folder)
+        return opened, _choose(cases, opened, published)
+
+    found, chosen = choose(download(model, dtype="f32", check=choose) if is_hub_id(model) else model)
     requests = [request_of(case, found) for case in chosen]
     opened = open_device(device, runtime=runtime)
     own_dtype = choose_dtype(opened, dtype)
