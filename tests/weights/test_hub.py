@@ -285,6 +285,7 @@ def test_pickles_only(hub: Hub, online: Client) -> None:
     hub.repositories["someone/pickle"] = Repository({"a.ckpt": b"", "b.txt": b""})
     refused = online.refuse("someone/pickles")
     assert refused.startswith(f"someone/pickles/{stem}.bin: pickle files can run code when opened")
+    assert refused.endswith("for a .ckpt; or name someone/pickles/v1-5-pruned.safetensors")
     assert online.refuse("someone/pickle").startswith("someone/pickle/a.ckpt: pickle files can run code when opened")
     assert online.refuse("someone/pickle/a.ckpt").startswith("someone/pickle/a.ckpt: pickle files can run code")
     assert hub.fetched() == ["someone/pickles/model_index.json"]

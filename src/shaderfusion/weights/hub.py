@@ -108,14 +108,12 @@ class _Repository:
 
     def fetch(self, check: Callable[[Path], object] | None, progress: Callable[[str], None]) -> Path:
         """Asks the hub what there is, and fetches what the cache lacks."""
+        from huggingface_hub import try_to_load_from_cache
+
         sizes = self._sizes()
         if self.file is not None or _MODEL_INDEX not in sizes:
             file = self._single_file(sizes)
-            with self._explained():
-                from huggingface_hub import try_to_load_from_cache
-
-                held = try_to_load_from_cache(self.id, file, revision=self.revision)
-            if not isinstance(held, str):
+            if not isinstance(try_to_load_from_cache(self.id, file, revision=self.revision), str):
                 self._announce([file], sizes, progress)
             return self._get(file, self.revision)
         folder = self._get(_MODEL_INDEX, self.revision).parent  # by its revision, which the cache notes for offline use
@@ -206,10 +204,13 @@ class _Repository:
         if found:
             return f"{component}/{found}"
         pickles = [name for name in own if name.endswith(PICKLE_SUFFIXES)]
+        single = [f"; or name {self.id}/{name}" for name in names if name.endswith(".safetensors") and "/" not in name]
         if pickles:
-            raise ModelError(f"{self.id}/{component}/{pickles[0]}: {CONVERT_PICKLE}")
+            raise ModelError(f"{self.id}/{component}/{pickles[0]}: {CONVERT_PICKLE}{''.join(single[:1])}")
         weights = ", ".join(name for name in own if name.endswith(".safetensors")) or "no .safetensors file"
-        raise ModelError(f"{self.id}: which weights of {component} to use is unclear (there is {weights})")
+        raise ModelError(
+            f"{self.id}: which weights of {component} to use is unclear (there is {weights}); choose another repository"
+        )
 
     def _small_files(
         self, components: Collection[str], weights: Mapping[str, str], names: Collection[str]
