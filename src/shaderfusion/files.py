@@ -1,6 +1,7 @@
 """A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file."""
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,12 @@ def load_text(file: Path, remedy: str = "fetch the file again") -> str:
 def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any]:
     """The JSON object in `file`. ModelError as `load_text`, and: not JSON, nested over 64 deep, not an object.
 
-    What JSON has not and Python reads all the same, NaN and Infinity, is refused too.
+    What JSON has not and Python reads all the same, NaN and Infinity, is refused too; but -Infinity is read, which
+    diffusers writes into scheduler_config.json.
     """
     text = load_text(file, remedy)
     try:
-        options = json.loads(text, parse_constant=_refuse_constant)
+        options = json.loads(text, parse_constant=_read_constant)
         if not _is_shallow(options):
             raise RecursionError
     except RecursionError:
@@ -69,7 +71,9 @@ def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any
     return options
 
 
-def _refuse_constant(name: str) -> None:
+def _read_constant(name: str) -> float:
+    if name == "-Infinity":
+        return -math.inf
     raise ValueError(f"{name} is no number")
 
 

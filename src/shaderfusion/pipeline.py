@@ -111,10 +111,10 @@ class StableDiffusionPipeline:
 
         The options are diffusers'. prompt is a text or a list of them, of which each gets num_images_per_prompt images;
         width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
-        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator; latents, (B, C,
-        height / 8, width / 8), take its place. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the
-        place of texts. InputError at once for an argument outside its rule, and DeviceLimitError for a size that the
-        device cannot hold.
+        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
+        and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
+        first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts. InputError at once
+        for an argument outside its rule, and DeviceLimitError for a size that the device cannot hold.
         """
         request = make_request(
             self.model,

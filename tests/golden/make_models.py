@@ -30,6 +30,8 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
+from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
@@ -40,6 +42,8 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
     "pndm": diffusers.PNDMScheduler,
 }
 UNET_SEED = 0
@@ -100,6 +104,8 @@ SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of h
         case("ddim", num_inference_steps=5, seed=2, num_images_per_prompt=2),
         case("euler", num_inference_steps=4, seed=3, guidance_scale=1.0),
         case("pndm", num_inference_steps=1, seed=4, width=24, height=40),
+        case("euler_a", num_inference_steps=4, seed=22, width=24, height=16, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=3, seed=23, width=16, height=24, guidance_scale=1.0),
     ],
 )
 SD2 = Model(  # as SD 2.x: linear layers around the transformers, heads by block, v prediction, gelu, DDIM, pad "!"
@@ -366,8 +372,13 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
     write_json(folder / "model_index.json", index | components | {"text_encoder": ["transformers", "CLIPTextModel"]})
 
 
+def draw_in_float32(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, **_: Any) -> torch.Tensor:
+    """In place of diffusers' randn_tensor, so that runs in float64 have the noise of those in float32."""
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
 def run_case(
-    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, **more: Any
+    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Latents after each step, pixels in -1..1 and the images in 8 bits."""
     # As in the models' own files; without it PNDM would begin with Runge-Kutta steps.
@@ -378,7 +389,7 @@ def run_case(
         steps.append(kwargs["latents"].numpy().copy())
         return kwargs
 
-    options = run["call"] | more
+    options = dict(run["call"])
     generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     negative, prompt = prompts
     latents = pipe(
@@ -396,8 +407,7 @@ def run_case(
 
 def rounding_errors(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, steps: list) -> list[float]:
     """By step, the relative error of a float32 run's latents; `pipe` is in float64."""
-    noise = torch.randn(steps[0].shape, generator=torch.Generator("cpu").manual_seed(run["call"]["seed"]))
-    exact, _, _ = run_case(pipe, scheduler_config, prompts, run, latents=noise.double())
+    exact, _, _ = run_case(pipe, scheduler_config, prompts, run)
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(steps, exact, strict=True)]
 
 
@@ -476,6 +486,8 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
+    for module in (pipeline_stable_diffusion, scheduling_euler_ancestral_discrete, scheduling_lcm):
+        module.randn_tensor = draw_in_float32
     wanted = sys.argv[1:] or [*TINY, "networks", "emoji"]
     for i, (name, model) in enumerate(TINY.items()):
         if name in wanted:

@@ -8,15 +8,15 @@ from functools import cached_property
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, UNetConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
-from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
@@ -29,14 +29,14 @@ class ModelConfig:
 
     text_encoder: ClipTextConfig
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
 
     @classmethod
     def read(cls, files: ModelFiles) -> ModelConfig:
         """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
         text_encoder = files.config("text_encoder", ClipTextConfig)
         unet = files.config("unet", UNetConfig)
-        vae = files.config("vae", VaeConfig)
+        vae = read_vae_config(files)
         if text_encoder.hidden_size != unet.cross_attention_dim:
             raise ModelError(
                 f"{files.path}: text_encoder's hidden_size (={text_encoder.hidden_size}) must equal unet's "
@@ -161,4 +161,4 @@ class StableDiffusion(Family):
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
-        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
