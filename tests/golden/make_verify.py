@@ -17,7 +17,11 @@ import torch
 FOLDER = Path(__file__).parent
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
+    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
     "pndm": diffusers.PNDMScheduler,
 }
 
@@ -31,10 +35,13 @@ def case(model: str, name: str, **options: Any) -> dict[str, Any]:
 CASES = [
     case("sd1", "pndm", scheduler="pndm"),
     case("sd1", "ddim", scheduler="ddim", corner=(13, 5)),
-    case("sd1", "euler", scheduler="euler", scheduler_options={"final_sigmas_type": "sigma_min"}, steps=5),
+    case("sd1", "lms", scheduler="lms", scheduler_options={"timestep_spacing": "linspace"}),
+    case("sd1", "dpmpp_2m", scheduler="dpmpp_2m", scheduler_options={"final_sigmas_type": "sigma_min"}),
+    case("sd1", "lcm", scheduler="lcm"),  # new noise at each step but the last
     case("sd1", "torch", noise="torch", seed=3, guidance_scale=9.0),
     case("sd2", "v", noise="torch", corner=(5, 6), steps=4),
-    case("sd2", "v-euler", scheduler="euler", guidance_scale=0.0),
+    case("sd2", "v-euler", scheduler="euler", scheduler_options={"timestep_spacing": "trailing"}),
+    case("sd2", "v-euler_a", scheduler="euler_a", noise="torch", guidance_scale=0.0, steps=2),
 ]
 
 

@@ -35,7 +35,9 @@ GOLDEN = read_golden()
 SD1 = str(model_folder("sd1"))
 
 
-@pytest.mark.parametrize(("model", "names"), [("sd1", "pndm ddim euler torch"), ("sd2", "v v-euler")])
+@pytest.mark.parametrize(
+    ("model", "names"), [("sd1", "pndm ddim lms dpmpp_2m lcm torch"), ("sd2", "v v-euler v-euler_a")]
+)
 def test_what_diffusers_makes_passes(model: str, names: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(model_folder(model))
     assert run_verify(folder, as_json=True, published=GOLDEN) == 0
@@ -81,10 +83,10 @@ def test_one_checkpoint_of_two_is_enough(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_cases_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_verify(SD1, cases="sd1-euler, sd1-pndm", published=GOLDEN) == 0
+    assert run_verify(SD1, cases="sd1-dpmpp_2m, sd1-pndm", published=GOLDEN) == 0
     out = capsys.readouterr().out
-    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("sd1-")] == ["sd1-euler", "sd1-pndm"]
-    assert "  scheduler       euler, final_sigmas_type sigma_min\n" in out
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("sd1-")] == ["sd1-dpmpp_2m", "sd1-pndm"]
+    assert "  scheduler       dpmpp_2m, final_sigmas_type sigma_min\n" in out
     with pytest.raises(InputError, match=r"cases \(='best'\) must be of sd1-pndm, sd1-ddim, .*, with commas between"):
         run_verify(SD1, cases="best", published=GOLDEN)
     with pytest.raises(
@@ -114,10 +116,10 @@ def test_a_model_of_the_hub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_options_of_the_scheduler_count() -> None:
     model = open_model(SD1)
-    case = next(case for case in GOLDEN if case.scheduler_options)
+    case = next(case for case in GOLDEN if case.name == "sd1-dpmpp_2m")
     changed, own = (request_of(each, model).schedule for each in (case, replace(case, scheduler_options={})))
     assert changed.updates[-1] != own.updates[-1]
-    assert (changed.name, changed.timesteps) == ("euler", own.timesteps)
+    assert (changed.name, changed.timesteps) == ("dpmpp_2m", own.timesteps)
 
 
 # ---- the published ones, without their weights
@@ -142,15 +144,14 @@ def test_which_fit(sd14: Family) -> None:
     assert len(fitting) == 6
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in PUBLISHED if case.scheduler in (None, *SCHEDULERS)], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case.name)
 def test_published_case(case: Case, sd14: Family) -> None:
     """Values of a picture, and a recipe that can be followed."""
     assert len(case.expected) == 9
     assert all(0 <= value <= 1 for value in case.expected)
     assert 0 < case.tolerance <= 5e-2
     assert case.source.startswith("diffusers ")
+    assert case.scheduler in (None, *SCHEDULERS)
     if not case.fits(sd14):
         return
     request = request_of(case, sd14)
