@@ -16,7 +16,7 @@ from shaderfusion.files import exists, load_json
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Checkpoint", "StoredTensor", "TensorSource"]
+__all__ = ["Checkpoint", "MappedFile", "StoredTensor", "TensorSource"]
 
 _STEMS = ("diffusion_pytorch_model", "model")
 
@@ -55,7 +55,7 @@ class TensorSource(Protocol):
 class _Entry(NamedTuple):
     """One tensor of a file's header."""
 
-    file: _MappedFile
+    file: MappedFile
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -69,7 +69,7 @@ class Checkpoint:
         self.path = path
         self._entries: dict[str, _Entry] = {}
         for file in [path] if path.is_file() else _find_files(path):
-            self._entries |= _MappedFile(file).entries()
+            self._entries |= MappedFile(file).entries()
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
         """The tensor's name in this checkpoint; WeightsError where it is missing or of another shape or dtype."""
@@ -98,7 +98,7 @@ class Checkpoint:
         return StoredTensor(stored.dtype, stored.data.reshape(shape[0], -1)[rows].reshape(-1))
 
 
-class _MappedFile:
+class MappedFile:
     """A safetensors file in memory, as far as it is read."""
 
     def __init__(self, path: Path) -> None:
@@ -112,6 +112,11 @@ class _MappedFile:
             self._header = json.loads(self._map[8 : self._header_bytes])
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the header says of the whole file."""
+        return self._header.get("__metadata__") or {}
 
     def entries(self) -> dict[str, _Entry]:
         """All tensors, by name."""
