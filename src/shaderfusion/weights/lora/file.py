@@ -130,7 +130,7 @@ class _Scales:
     def __init__(self, mapped: MappedFile, layers: Mapping[str, Layer]) -> None:
         self._options: dict[str, Any] = {}
         try:
-            self._options = dict(json.loads(mapped.metadata.get("lora_adapter_metadata", "{}")))
+            self._options = dict(json.loads(mapped.metadata().get("lora_adapter_metadata", "{}")))
             for component in {layer.component for layer in layers.values()}:
                 paths = [layer.path for layer in layers.values() if layer.component == component]
                 for pattern in self._option(component, "alpha_pattern", {}):
@@ -173,7 +173,8 @@ def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:
         if math.prod(entry.shape) != 1 if is_scalar else not (1 <= len(entry.shape) <= 4 and min(entry.shape) >= 1):
             what = "one number" if is_scalar else "1 to 4 dimensions of at least 1"
             raise WeightsError(f"{mapped.path}: {key} has shape {entry.shape}, must be {what}; take a whole file")
-        if entry.dtype not in (_SCALAR_DTYPES if is_scalar else STORED_SIZE_BYTES):
+        known = ", ".join(_SCALAR_DTYPES if is_scalar else STORED_SIZE_BYTES)
+        if entry.dtype not in known.split(", "):
             raise WeightsError(
                 f"{mapped.path}: {key} has dtype {entry.dtype}, must be F32, F16 or BF16; convert the file"
             )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from shaderfusion.errors import WeightsError
 from shaderfusion.graph.graph import Graph
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.ldm_names import UNetBlocks, unet_name
 from shaderfusion.weights.names import name_candidates
 
 __all__ = ["Layer", "Targets", "find_family", "split_key"]
@@ -87,9 +88,9 @@ class Targets:
             if shapes:
                 shapes |= dict(_unread(shapes, sources[component]))
             self.shapes |= {(component, path): shape for path, shape in shapes.items()}
-            layers = dict.fromkeys(path.rpartition(".")[0] for path in shapes)
-            for path in layers:
-                for name in _names(path, list(layers)):
+            blocks = _unet_blocks(shapes) if component == "unet" else None
+            for path in dict.fromkeys(path.rpartition(".")[0] for path in shapes):
+                for name in _names(path, blocks):
                     self._layers |= {prefix + name: Layer(component, path) for prefix in _PREFIXES[component]}
 
     def find(self, name: str) -> Layer | None:
@@ -119,14 +120,26 @@ def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _names(path: str, paths: list[str]) -> Iterator[str]:
+def _names(path: str, blocks: UNetBlocks | None) -> Iterator[str]:
     """A layer's flattened path, and what else files call it."""
-    for candidate in name_candidates(path):
-        flat = _flat(candidate)
+    candidates = [*name_candidates(path)]
+    if blocks:
+        candidates.append(unet_name(f"{path}.weight", blocks).removesuffix(".weight"))
+    for flat in map(_flat, candidates):
         yield flat
         for new, olds in _OLD_NAMES.items():
             if flat.endswith(new):
                 yield from (flat.removesuffix(new) + old for old in olds)
+
+
+def _unet_blocks(paths: Iterable[str]) -> UNetBlocks:
+    """What LDM's numbers of a UNet's layers depend on, from diffusers' paths."""
+    found = [re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.", path) for path in paths]
+    places = {(match[1], match[3], int(match[2]), int(match[4])) for match in found if match}
+    num_blocks = 1 + max((block for side, _, block, _ in places if side == "down"), default=-1)
+    layers = (sum(place[:3] == ("down", "resnets", block) for place in places) for block in range(num_blocks))
+    attention = (("up", "attentions", block, 0) in places for block in range(num_blocks))
+    return UNetBlocks(tuple(layers), tuple(attention))
 
 
 def _unread(shapes: Mapping[str, tuple[int, ...]], source: TensorSource) -> Iterator[tuple[str, tuple[int, ...]]]:
