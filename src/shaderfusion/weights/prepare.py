@@ -94,7 +94,9 @@ class WeightLoader:
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
-                _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
+                is_adapted = any(path in patches.get(sources[weight], {}) for path in weight.paths)
+                flags = {"is_finite": not found & NOT_FINITE, "fits_f16": not found & OVER_F16}
+                _require_numbers(weight.tensor, **flags, is_adapted=is_adapted)
 
 
 def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarray:
@@ -109,10 +111,16 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
 
 
-def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> None:
+def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool, is_adapted: bool = False) -> None:
+    fits = fits_f16 or tensor.dtype != "f16"
+    if is_adapted and not (is_finite and fits):
+        raise WeightsError(
+            f"{tensor.name}: with its adapters has NaN or values over the range of {tensor.dtype}; use "
+            f"{'smaller strengths' if tensor.dtype == 'f32' else 'dtype f32 or smaller strengths'}"
+        )
     if not is_finite:
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
-    if tensor.dtype == "f16" and not fits_f16:
+    if not fits:
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
