@@ -66,7 +66,7 @@ class Adapters:
             for component, value in strength.items() if isinstance(strength, Mapping) else [(None, strength)]:
                 if component is not None and component not in components:
                     raise InputError(
-                        f"adapter_weights has {shown(component)}, must name {' or '.join(sorted(components))}"
+                        f"adapter_weights names {shown(component)}, must name {' or '.join(sorted(components))}"
                     )
                 if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
                     raise InputError(f"adapter_weights has {shown(value)}, must be finite numbers")

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
+from shaderfusion.config import PICKLE_SUFFIXES
 from shaderfusion.errors import InputError, WeightsError
 from shaderfusion.files import exists, is_folder, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
@@ -56,7 +56,9 @@ def find_file(path: str | Path, weight_name: str | None = None) -> Path:
     elif weight_name:
         raise InputError(f"{file}: weight_name (={shown(weight_name)}) must be of a file in a folder; none is here")
     if file.suffix in PICKLE_SUFFIXES:
-        raise InputError(f"{file}: {CONVERT_PICKLE}")
+        raise InputError(
+            f"{file}: pickle files can run code when opened, so shaderfusion never does; take the LoRA as .safetensors"
+        )
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; give the path of a LoRA's .safetensors file")
     return file
@@ -176,7 +178,7 @@ def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:
         known = ", ".join(_SCALAR_DTYPES if is_scalar else STORED_SIZE_BYTES)
         if entry.dtype not in known.split(", "):
             raise WeightsError(
-                f"{mapped.path}: {key} has dtype {entry.dtype}, must be F32, F16 or BF16; convert the file"
+                f"{mapped.path}: {key} has dtype {entry.dtype}, must be one of {known}; convert the file"
             )
         stored = StoredTensor(cast(StoredDType, entry.dtype), mapped.read(entry.begin, entry.end))
         tensors[key] = AdapterTensor(entry.shape, stored)

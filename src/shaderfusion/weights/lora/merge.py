@@ -28,17 +28,18 @@ class Patch(NamedTuple):
         products: list[Factors] = []
         weight: np.ndarray | None = None
         added = np.float32(0)
-        for change, strength in self.changes:
-            factors = change.factors() if keep_factors and N % 4 == 0 else None
-            if factors:
-                products.append(Factors(np.float32(strength) * factors.up, factors.down))
-                continue
-            if weight is None:
-                weight = stored.to_f32().reshape(M, N)
-            added = added + np.float32(strength) * change.difference(weight)
-        if weight is not None:
-            merged = np.ascontiguousarray(weight + added, np.float32)
-            stored = StoredTensor("F32", merged.reshape(-1).view(np.uint8))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found where the weight is prepared
+            for change, strength in self.changes:
+                factors = change.factors() if keep_factors and N % 4 == 0 else None
+                if factors:
+                    products.append(Factors(np.float32(strength) * factors.up, factors.down))
+                    continue
+                if weight is None:
+                    weight = stored.to_f32().reshape(M, N)
+                added = added + np.float32(strength) * change.difference(weight)
+            if weight is not None:
+                merged = np.ascontiguousarray(weight + added, np.float32)
+                stored = StoredTensor("F32", merged.reshape(-1).view(np.uint8))
         return stored, _side_by_side(products) if products else None
 
 
