@@ -108,7 +108,7 @@ def test_the_order_of_adapters_does_not_matter(pipe: StableDiffusionPipeline) ->
 def test_strengths_by_component(pipe: StableDiffusionPipeline) -> None:
     base = weights(pipe)
     pipe.load_lora_weights(KOHYA, adapter_name="a")
-    pipe.set_adapters("a", {"text_encoder": 1})
+    pipe.set_adapters("a", {"unet": 0})
     adapted = weights(pipe)
     changed = {name.split(".")[0] for name, array in adapted.items() if not np.array_equal(array, base[name])}
     assert changed == {"text_encoder"}
@@ -167,7 +167,7 @@ REFUSED: list[tuple[Callable[[StableDiffusionPipeline], None], str]] = [
     (lambda pipe: pipe.set_adapters(["a"], [1, 2]), r"adapter_weights \(of 2\) must be one, or one for each of 1"),
     (lambda pipe: pipe.set_adapters("a", float("nan")), "adapter_weights has nan, must be finite numbers"),
     (lambda pipe: pipe.set_adapters("a", [True]), "adapter_weights has True, must be finite numbers"),
-    (lambda pipe: pipe.set_adapters("a", {"vae": 1}), "names 'vae', must name text_encoder or unet"),
+    (lambda pipe: pipe.set_adapters("a", {"vae": 1}), "names 'vae', must name unet or text_encoder or text_encoder_2"),
     (lambda pipe: pipe.load_lora_weights(PEFT, adapter_name="a"), r"adapter_name \(='a'\) must be a text that no"),
     (lambda pipe: pipe.load_lora_weights(FOLDER / "none"), "there is no such file"),
 ]

@@ -9,11 +9,12 @@ from shaderfusion.errors import InputError
 from shaderfusion.files import shown
 from shaderfusion.weights.lora.file import Changes
 from shaderfusion.weights.lora.merge import Patch
+from shaderfusion.weights.lora.names import COMPONENTS
 
 __all__ = ["Adapters", "Strength"]
 
 Strength = float | Mapping[str, float]
-"""Of an adapter, or of its changes by component, such as {"unet": 1, "text_encoder": 0.5}; 0 where none is named."""
+"""Of an adapter, or of its changes by component, such as {"unet": 1, "text_encoder": 0.5}; 1 where none is named."""
 
 
 class Adapters:
@@ -61,13 +62,10 @@ class Adapters:
             raise InputError(
                 f"adapter_weights (of {len(strengths)}) must be one, or one for each of {len(names)} names"
             )
-        components = {component for changes in self._loaded.values() for component, _ in changes}
         for strength in strengths:
             for component, value in strength.items() if isinstance(strength, Mapping) else [(None, strength)]:
-                if component is not None and component not in components:
-                    raise InputError(
-                        f"adapter_weights names {shown(component)}, must name {' or '.join(sorted(components))}"
-                    )
+                if component not in (None, *COMPONENTS):
+                    raise InputError(f"adapter_weights names {shown(component)}, must name {' or '.join(COMPONENTS)}")
                 if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
                     raise InputError(f"adapter_weights has {shown(value)}, must be finite numbers")
         return Adapters(self._loaded, dict(zip(names, strengths, strict=True)))
@@ -77,7 +75,7 @@ class Adapters:
         found: dict[tuple[str, str], Patch] = {}
         for name, strength in self._active.items():
             for key, change in self._loaded[name].items():
-                own = strength.get(key[0], 0.0) if isinstance(strength, Mapping) else strength
+                own = strength.get(key[0], 1.0) if isinstance(strength, Mapping) else strength
                 if own:
                     found[key] = Patch((*found.get(key, Patch(())).changes, (change, float(own))))
         patches: dict[str, dict[str, Patch]] = {}

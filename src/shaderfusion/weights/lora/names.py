@@ -16,7 +16,7 @@ from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.ldm_names import UNetBlocks, unet_name
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Layer", "Targets", "find_family", "split_key"]
+__all__ = ["COMPONENTS", "Layer", "Targets", "find_family", "split_key"]
 
 _PREFIXES = {
     "unet": ("lora_unet_", "lycoris_", "unet_", "diffusion_model_", "model_diffusion_model_", ""),
@@ -24,6 +24,8 @@ _PREFIXES = {
     "text_encoder_2": ("lora_te2_", "text_encoder_2_"),
 }
 """What comes before a flattened path, by component."""
+COMPONENTS = tuple(_PREFIXES)
+"""Those that adapters change."""
 
 _ENDINGS = {
     "up": "lora_up.weight lora_B.weight lora_B.default.weight lora.up.weight lora_linear_layer.up.weight",
