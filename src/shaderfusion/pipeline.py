@@ -22,6 +22,8 @@ from shaderfusion.run import Progress, Request, Run, make_request
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
+from shaderfusion.weights.lora.adapters import Adapters, Strength
+from shaderfusion.weights.lora.file import find_file, read_adapter
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
 
@@ -48,6 +50,7 @@ class StableDiffusionPipeline:
         self.dtype: DType = kernels.dtype
         self.tuning = kernels.tuning.source
         self._engine = Engine(device, model, kernels)
+        self._adapters = Adapters({}, {})
 
     @classmethod
     def from_pretrained(
@@ -62,6 +65,7 @@ class StableDiffusionPipeline:
         size: RunSize | None = None,
         tuning: str | Path = "auto",
         embeddings: Sequence[str | Path] = (),
+        loras: Sequence[tuple[str | Path, Strength]] = (),
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
@@ -69,8 +73,9 @@ class StableDiffusionPipeline:
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". embeddings are files for `load_textual_inversion`. Raises ModelError,
-        DeviceError or InputError.
+        file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
+        `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
+        ModelError, DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
@@ -88,6 +93,8 @@ class StableDiffusionPipeline:
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
         pipeline = cls(opened, found, kernels, scheduler)
+        for path, strength in loras:
+            pipeline._add_adapter(path, None, None, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
 
@@ -146,6 +153,49 @@ class StableDiffusionPipeline:
         """A run of a request that `make_request` has checked against this pipeline's model."""
         self._engine.require_fits(request.size)
         return Run(self._engine, request)
+
+    def load_lora_weights(
+        self, path: str | Path, *, adapter_name: str | None = None, weight_name: str | None = None
+    ) -> None:
+        """Reads a LoRA's .safetensors file, or `weight_name` in a folder, and merges it into the weights at strength 1.
+
+        It is then the only active one, as in diffusers: `set_adapters` has several. LoRA, LoCon, LoHa, LoKr, DoRA and
+        whole differences are read, as kohya's scripts, LyCORIS, diffusers and PEFT name them. WeightsError where a
+        tensor is not for this model, or of another kind; all is then as it was.
+        """
+        self._add_adapter(path, weight_name, adapter_name, 1.0, keeps=False)
+
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: Strength | Sequence[Strength] | None = None
+    ) -> None:
+        """Has these adapters alone active, at a strength for all or one for each, by default 1.
+
+        A strength may be a dict by component, such as {"unet": 1, "text_encoder": 0.5}. Weights that change are made
+        anew from the model's and the adapters in memory; a run that has begun goes on with them.
+        """
+        self._adapt(self._adapters.set(adapter_names, adapter_weights))
+
+    def get_active_adapters(self) -> list[str]:
+        """Names of the adapters that are active."""
+        return self._adapters.active
+
+    def unload_lora_weights(self) -> None:
+        """Forgets all adapters: the weights are the model's own again."""
+        self._adapt(Adapters({}, {}))
+
+    def _add_adapter(
+        self, path: str | Path, weight_name: str | None, adapter_name: str | None, strength: Strength, *, keeps: bool
+    ) -> None:
+        """One more adapter at that strength, and with `keeps` those that are active."""
+        with self.device.turn:
+            name = self._adapters.new_name(adapter_name)
+            changes = read_adapter(find_file(path, weight_name), self._engine.adapter_targets)
+            self._adapt(self._adapters.add(name, changes, strength, keeps=keeps))
+
+    def _adapt(self, adapters: Adapters) -> None:
+        with self.device.turn:
+            self._engine.adapt(adapters.patches())
+            self._adapters = adapters
 
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs."""

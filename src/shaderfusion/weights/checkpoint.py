@@ -17,7 +17,7 @@ from shaderfusion.files import exists, load_json
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["VARIANTS", "Checkpoint", "StoredTensor", "TensorSource", "find_weights", "read_index"]
+__all__ = ["VARIANTS", "Checkpoint", "MappedFile", "StoredTensor", "TensorSource", "find_weights", "read_index"]
 
 VARIANTS = ("", "fp16", "bf16")
 """Of a component's weights, as diffusers names its files: the plain one is f32 where there are others."""
@@ -78,7 +78,7 @@ class TensorSource(Protocol):
 class _Entry(NamedTuple):
     """One tensor of a file's header."""
 
-    file: _MappedFile
+    file: MappedFile
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -94,7 +94,7 @@ class Checkpoint:
         """What the files say of themselves."""
         self._entries: dict[str, _Entry] = {}
         for path_of_file in [path] if path.is_file() else _find_files(path):
-            file = _MappedFile(path_of_file)
+            file = MappedFile(path_of_file)
             self.metadata |= file.metadata()
             self._entries |= file.entries()
 
@@ -137,7 +137,7 @@ class Checkpoint:
         return self.read(path, shape).rows(shape[0], rows)
 
 
-class _MappedFile:
+class MappedFile:
     """A safetensors file in memory, as far as it is read."""
 
     def __init__(self, path: Path) -> None:
