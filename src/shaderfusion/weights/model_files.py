@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shaderfusion.config import Config, SchedulerConfig
+from shaderfusion.config import Config, SchedulerConfig, VaeConfig
 from shaderfusion.files import load_json
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
@@ -43,6 +44,11 @@ class ModelFiles(ABC):
     @abstractmethod
     def tokenizer(self, component: str) -> Tokenizer:
         """ModelError where it is missing or damaged."""
+
+    def vae_defaults(self) -> Mapping[str, Any]:
+        """What the tensors of a VAE do not say of it, in diffusers' words: those of a VAE for this model."""
+        own = self.config("vae", VaeConfig)
+        return {"scaling_factor": own.scaling_factor, "force_upcast": own.force_upcast}
 
     def scheduler_config(self) -> SchedulerConfig:
         """The model's own noise schedule."""
