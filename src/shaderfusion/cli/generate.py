@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     generate = commands.add_parser("generate", help="make pictures from a prompt", allow_abbrev=False)
     generate.set_defaults(command=_run)
     generate.add_argument("prompt", type=text, metavar="PROMPT", help="what to show")
-    generate.add_argument("--negative-prompt", type=text, default="", metavar="TEXT", help="what to avoid")
+    generate.add_argument("--negative-prompt", type=text, metavar="TEXT", help="what to avoid")
     add_model(generate, "--model", default=DEFAULT_MODEL)
     add_model_options(generate)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace) -> None:
     info = pipe.device.info
     settings = {
         "prompt": args.prompt,
-        "negative_prompt": args.negative_prompt,
+        "negative_prompt": args.negative_prompt or "",
         "seed": seed,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,

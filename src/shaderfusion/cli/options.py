@@ -43,9 +43,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What `families.open_model` takes beside the model's name."""
     meaning = "a file or folder whose autoencoder takes the place of the model's own"
     parser.add_argument("--vae", type=Path, metavar="FILE|FOLDER", help=meaning)
-    meaning = (
-        "epsilon or v_prediction: what a .safetensors file was trained to predict, where it does not say so itself"
-    )
+    meaning = "epsilon or v_prediction: what a .safetensors file was trained to predict, where it does not say"
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), metavar="NAME", help=meaning)
     parser.add_argument(
         "--revision", type=not_empty, metavar="NAME", help="branch, tag or commit of a model of the hub"
