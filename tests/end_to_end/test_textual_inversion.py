@@ -19,7 +19,7 @@ BOUND = 1e-4
 EMBEDDINGS = FOLDER / "embeddings"
 ARRAYS = np.load(FOLDER / "embeddings.npz")
 CASES: dict[str, dict[str, Any]] = json.loads(str(ARRAYS["facts"]))
-SIZE = {"width": 16, "height": 8}
+SIZE: dict[str, Any] = {"width": 16, "height": 8}
 SMALL: dict[str, Any] = {"num_inference_steps": 1, "seed": 1, **SIZE}
 
 pytestmark = pytest.mark.filterwarnings("ignore::shaderfusion.text.tokenizer.PromptTruncatedWarning")
