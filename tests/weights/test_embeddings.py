@@ -368,7 +368,7 @@ def test_whole_files_of_anything(scratch: Path, data: bytes, word: str | None) -
     check_file(scratch, data, word)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.one_of(lying_files(), st.binary(max_size=99)))
 def test_files_that_lie(scratch: Path, data: bytes) -> None:
     check_file(scratch, data, None)
