@@ -27,6 +27,7 @@ ORDER = [
     "models",
     "weights.names",
     "weights.checkpoint",
+    "weights.footprint",
     "weights.model_files",
     "families",
     "info",
