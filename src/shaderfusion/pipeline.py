@@ -14,7 +14,8 @@ from PIL import Image
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
+from shaderfusion.files import shown
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
@@ -41,13 +42,20 @@ class StableDiffusionPipeline:
     the order in which they ask.
     """
 
-    def __init__(self, device: Device, model: Family, kernels: Kernels, scheduler: str | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        model: Family,
+        kernels: Kernels,
+        scheduler: str | None = None,
+        memory: Memory = "normal",
+    ) -> None:
         self.device = device
         self.model = model
         self.scheduler = scheduler
         self.dtype: DType = kernels.dtype
         self.tuning = kernels.tuning.source
-        self._engine = Engine(device, model, kernels)
+        self._engine = Engine(device, model, kernels, memory)
 
     @classmethod
     def from_pretrained(
@@ -61,6 +69,7 @@ class StableDiffusionPipeline:
         optimizations: Optimizations | None = None,
         size: RunSize | None = None,
         tuning: str | Path = "auto",
+        memory: Memory = "normal",
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
 
@@ -69,7 +78,14 @@ class StableDiffusionPipeline:
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
         file if there is one, or "off". Raises ModelError, DeviceError or InputError.
+
+        memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
+        it are freed; pictures of several prompts and both halves of guidance go through the denoiser one by one. The
+        pictures are the same but for rounding. Weights are then read from their files for every call, and again for a
+        preview in the middle of it; what the text encoders made of the last prompts is kept, on the host.
         """
+        if memory not in MEMORIES:
+            raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
@@ -83,7 +99,7 @@ class StableDiffusionPipeline:
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
-        pipeline = cls(opened, found, kernels, scheduler)
+        pipeline = cls(opened, found, kernels, scheduler, memory)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
 
@@ -139,7 +155,8 @@ class StableDiffusionPipeline:
         return Run(self._engine, request)
 
     def load(self, size: RunSize) -> None:
-        """Makes ready what a run of that size needs: weights, and compiled programs."""
+        """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program
+        is made of."""
         self._engine.load(size)
 
     def close(self) -> None:
