@@ -142,10 +142,7 @@ class Engine:
 
     def _together(self, name: str) -> tuple[str, ...]:
         """The networks that are on the device whenever this one is."""
-        if self.memory == "normal":
-            return tuple(self._networks)
-        step = (self.model.denoiser, UPDATE)
-        return step if name in step else (name,)
+        return next(names for names in self.model.turns(self.memory) if name in names)
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""

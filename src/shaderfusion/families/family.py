@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self, get_args
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.config import Config, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
@@ -126,6 +126,11 @@ class Family(ABC):
     def wide_networks(self) -> frozenset[str]:
         """Networks whose configuration asks for f32, whatever the dtype of the others."""
 
+    @property
+    @abstractmethod
+    def configs(self) -> Mapping[str, Config]:
+        """Of the networks, by component."""
+
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
@@ -233,6 +238,12 @@ class Family(ABC):
         )
         update = replace(denoiser, record=self._update)
         return {**self.networks, self.denoiser: row, UPDATE: update}
+
+    def turns(self, memory: Memory) -> list[tuple[str, ...]]:
+        """Which of `networks_in` are on the device together: in low memory one network after the other."""
+        if memory == "normal":
+            return [tuple(self.networks)]
+        return [(name, UPDATE) if name == self.denoiser else (name,) for name in self.networks]
 
     def kernels_in(self, memory: Memory, kernels: Kernels) -> dict[str, Kernels]:
         """Those of each of `networks_in`: UPDATE has its denoiser's."""

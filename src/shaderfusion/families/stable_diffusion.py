@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
@@ -58,6 +58,11 @@ class StableDiffusion(Family):
         """Reads the configurations of `files`; ModelError where the model cannot be used."""
         super().__init__(files)
         self.config = ModelConfig.read(files)
+
+    @property
+    def configs(self) -> Mapping[str, Config]:
+        """Text encoder, UNet and autoencoder."""
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
 
     @property
     def networks(self) -> Mapping[str, Network]:
