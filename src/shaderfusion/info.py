@@ -41,6 +41,14 @@ class ComponentInfo:
     stored_bytes: Mapping[str, int] | None
     """What its files hold of it, by dtype; None where they are not there."""
 
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table."""
+        stored = "not there"
+        if self.stored_bytes is not None:
+            stored = " + ".join(f"{dtype} {_mb(size)} MB" for dtype, size in self.stored_bytes.items())
+        sizes = (_mb(self.weights_bytes), _mb(self.tensors_bytes))
+        return (self.name, f"{self.parameters:,}", stored, self.dtype, *sizes, f"{self.dispatches:,}")
+
 
 @dataclass(frozen=True)
 class TurnInfo:
@@ -129,13 +137,8 @@ class ModelInfo:
         """For a terminal."""
         lines = [f"{self.model}: {self.batch} of {self.width}x{self.height} px with guidance, in {self.dtype}"]
         lines += [f"{name}: {fact}" for name, fact in self.found.items()]
-        rows = [
-            (c.name, f"{c.parameters:,}", _stored(c.stored_bytes), c.dtype)
-            + (_mb(c.weights_bytes), _mb(c.tensors_bytes), f"{c.dispatches:,}")
-            for c in self.components
-        ]
         heading = ("component", "parameters", "in files", "runs in", "weights MB", "tensors MB", "dispatches")
-        lines += ["", Table(heading, rows, "<><<>>>").text()]
+        lines += ["", Table(heading, [component.row() for component in self.components], "<><<>>>").text()]
         rows = [
             (info.memory, " + ".join(turn.networks), *map(_mb, (turn.loading_bytes, turn.running_bytes)))
             for info in self.memory
@@ -242,12 +245,6 @@ def _summary(config: Config) -> str:
             return f"autoencoder of {widths} channels, {factor}x{factor} px to {config.latent_channels} values"
         case _:
             return type(config).__name__
-
-
-def _stored(stored_bytes: Mapping[str, int] | None) -> str:
-    if stored_bytes is None:
-        return "not there"
-    return " + ".join(f"{dtype} {_mb(size)} MB" for dtype, size in stored_bytes.items())
 
 
 def _mb(size_bytes: int) -> str:
