@@ -15,6 +15,8 @@ from shaderfusion.schedulers import Update, make_schedule
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
 
 TIMESTEP = 981.0
+STEP_INPUTS = ("latents", "timestep", "coefficients", "noise", "x_t", "x_saved", "history")
+"""Of the denoiser's graph; its others say what to show."""
 GUIDANCE_SCALE = 7.5
 NUM_STEPS = 20
 
@@ -26,7 +28,12 @@ SCHEDULER = SchedulerConfig(
 
 def run_iteration(engine: Engine, subject: Subject) -> None:
     """Runs the UNet once on normal values, with an update that leaves x_t as it is: no later run works on zeros."""
-    conditioning = {"embedding": normal("embedding", subject.embedding_shape)}
+    inputs = engine.program(subject.model.denoiser, subject.size).graph.inputs
+    conditioning = {
+        name: normal(name, (*spec.shape[:-1], spec.channels))
+        for name, spec in inputs.items()
+        if name not in STEP_INPUTS
+    }
     state = DenoisingState(subject.size, conditioning, normal("x_t", subject.latents_shape), 1.0)
     engine.denoise(state, TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
 

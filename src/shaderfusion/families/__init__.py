@@ -10,9 +10,9 @@ from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.files import exists, is_folder, shown
-from shaderfusion.weights.model_files import ModelFolder
+from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
-__all__ = ["FAMILIES", "find_model", "open_model"]
+__all__ = ["FAMILIES", "find_model", "open_files", "open_model"]
 
 FAMILIES: Mapping[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion}
 """By the pipeline that a diffusers folder names in its model_index.json."""
@@ -25,7 +25,11 @@ def open_model(model: str | Path) -> Family:
 
     ModelError where it is not a model, or has an option that is not implemented.
     """
-    files = ModelFolder(find_model(model))
+    return open_files(ModelFolder(find_model(model)))
+
+
+def open_files(files: ModelFiles) -> Family:
+    """The family of a model's files; ModelError as `open_model`."""
     name = files.options.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
