@@ -129,12 +129,12 @@ def test_info_says_what_is_allocated(
         meter = Meter(device, monkeypatch)
         size = pipe.model.run_size(batch=batch, width=64, height=32)
         said = measure_memory(pipe.model, Kernels("f32", device.capabilities), size, memory)
-        options = {"width": 64, "height": 32, "num_images_per_prompt": batch, "num_inference_steps": 2}
+        options: dict[str, Any] = {"width": 64, "height": 32, "num_images_per_prompt": batch, "num_inference_steps": 2}
         *_, last = pipe.generate("a fox", seed=1, **options)
         assert meter.peak_bytes == said.peak_bytes == max(said.loading_bytes, said.running_bytes)
         assert meter.live_bytes == held_bytes(said)
         meter.peak_bytes = 0  # without loading, where all is there
-        pipe.generate("a fox", seed=1, **options).__next__()
+        next(pipe.generate("a fox", seed=1, **options))
         if memory == "normal":
             assert meter.peak_bytes <= said.running_bytes < said.loading_bytes
         last.preview()

@@ -315,7 +315,7 @@ class Engine:
             denoiser.run(again=is_there)
             outputs.append(denoiser.read("model_output"))
         model_output = np.concatenate(outputs)
-        for key, array in (given | inputs | {"model_output": model_output}).items():
+        for key, array in {**given, **inputs, "model_output": model_output}.items():
             if key in update.graph.inputs:
                 update.write(key, array)
         update.run()
