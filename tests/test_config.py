@@ -41,6 +41,25 @@ SD2_UNET = SD1_UNET | {
     "upcast_attention": True,
     "use_linear_projection": True,
 }
+SDXL_UNET = SD1_UNET | {
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "class_embed_type": None,
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_only_cross_attention": None,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "time_cond_proj_dim": None,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
 SD1_VAE = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -92,7 +111,10 @@ def test_unet_of_sd_1(tmp_path: Path) -> None:
     assert config.cross_attention_dim == 768
     assert config.num_heads_per_block == (8, 8, 8, 8)
     assert config.num_layers_per_block == (2, 2, 2, 2)
-    assert config.num_transformer_layers_per_block == (1, 1, 1, 1)
+    assert [block.transformers for block in config.down_blocks] == [(1, 1)] * 3 + [(None, None)]
+    assert config.mid_block == (1280, 8, (1, None))
+    assert [block.transformers for block in config.up_blocks] == [(None,) * 3] + [(1, 1, 1)] * 3
+    assert config.pooled_dim == 0
     assert config.time_embed_dim == 1280
     assert config.down_block_types[3] == "DownBlock2D"
     assert config.use_linear_projection is False
@@ -103,6 +125,48 @@ def test_unet_of_sd_2(tmp_path: Path) -> None:
     assert config.sample_size == 96
     assert config.num_heads_per_block == (5, 10, 20, 20)
     assert config.use_linear_projection is True
+
+
+def test_unet_of_sdxl(tmp_path: Path) -> None:
+    config = UNetConfig.from_json(write(tmp_path, SDXL_UNET))
+    assert [block.channels for block in config.down_blocks] == [320, 640, 1280]
+    assert [block.num_heads for block in config.up_blocks] == [20, 10, 5]
+    assert [block.transformers for block in config.down_blocks] == [(None, None), (2, 2), (10, 10)]
+    assert config.mid_block.transformers == (10, None)
+    assert [block.transformers for block in config.up_blocks] == [(10,) * 3, (2,) * 3, (None,) * 3]
+    assert (config.pooled_dim, config.time_cond_proj_dim) == (1280, None)
+
+
+def test_unet_distilled_from_sdxl(tmp_path: Path) -> None:
+    """A list for a block may have more entries than it has residual blocks; the middle block takes the last's first."""
+    depths = {
+        "transformer_layers_per_block": [0, [2, 3], [4, 5, 6]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1, 7], 1],
+    }
+    config = UNetConfig.from_json(write(tmp_path, SDXL_UNET | depths))
+    assert [block.transformers for block in config.down_blocks] == [(None, None), (2, 3), (4, 5)]
+    assert config.mid_block.transformers == (4, None)
+    assert [block.transformers for block in config.up_blocks] == [(4, 4, 10), (2, 1, 1), (None,) * 3]
+    config = UNetConfig.from_json(write(tmp_path, SDXL_UNET | depths | {"mid_block_type": "UNetMidBlock2D"}))
+    assert config.mid_block == (1280, 20, (None,))
+    config = UNetConfig.from_json(write(tmp_path, SDXL_UNET | {"mid_block_type": None, "time_cond_proj_dim": 256}))
+    assert config.mid_block.transformers == ()
+    assert config.time_cond_proj_dim == 256
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("addition_time_embed_dim", None, "be given where addition_embed_type is 'text_time'"),
+        ("addition_time_embed_dim", 1, "be at least 2 and more than twice freq_shift"),
+        ("addition_time_embed_dim", 1024, "projection_class_embeddings_input_dim .* more than 6 times"),
+        ("projection_class_embeddings_input_dim", None, "be given where addition_embed_type is 'text_time'"),
+        ("projection_class_embeddings_input_dim", 1536, "more than 6 times addition_time_embed_dim"),
+    ],
+)
+def test_unet_of_sdxl_refuses(tmp_path: Path, key: str, value: object, rule: str) -> None:
+    with pytest.raises(ModelError, match=rule):
+        UNetConfig.from_json(write(tmp_path, SDXL_UNET | {key: value}))
 
 
 def test_vae_of_sd_1(tmp_path: Path) -> None:
@@ -155,7 +219,8 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
     [
         ("_class_name", "UNet3DConditionModel"),
         ("act_fn", "gelu"),
-        ("addition_embed_type", "text_time"),
+        ("addition_embed_type", "text_image"),
+        ("addition_embed_type", "text_time"),  # without its two sizes
         ("attention_type", "gated"),
         ("center_input_sample", True),
         ("class_embed_type", "timestep"),
@@ -169,7 +234,6 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("encoder_hid_dim_type", "text_proj"),
         ("mid_block_only_cross_attention", True),
         ("mid_block_scale_factor", 1.5),
-        ("mid_block_type", None),
         ("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
         ("num_attention_heads", 8),
         ("num_class_embeds", 1000),
@@ -178,8 +242,9 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("resnet_out_scale_factor", 0.5),
         ("resnet_skip_time_act", True),
         ("resnet_time_scale_shift", "scale_shift"),
-        ("reverse_transformer_layers_per_block", [1, 1, 1, 1]),
-        ("time_cond_proj_dim", 256),
+        ("reverse_transformer_layers_per_block", [1, 1, 1]),
+        ("reverse_transformer_layers_per_block", [1, [1, 1], 1, 1]),  # up blocks have three residual blocks
+        ("time_cond_proj_dim", 0),
         ("time_embedding_act_fn", "silu"),
         ("time_embedding_type", "fourier"),
         ("timestep_post_act", "silu"),
@@ -207,7 +272,9 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("freq_shift", 160),
         ("sample_size", [64, 96, 64]),
         ("sample_size", [64, 0]),
-        ("transformer_layers_per_block", [[1], [1], [1], [1]]),
+        ("transformer_layers_per_block", [[1, 1]] * 4),  # without reverse_transformer_layers_per_block
+        ("transformer_layers_per_block", [[[1, 1], 1], 1, 1, 1]),
+        ("transformer_layers_per_block", [1, -1, 1, 1]),
         ("up_block_types", ["UpBlock2D"] * 3 + ["SimpleCrossAttnUpBlock2D"]),
         ("use_linear_projection", None),
     ],

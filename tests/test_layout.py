@@ -17,6 +17,7 @@ ORDER = [
     "files",
     "output",
     "tensor",
+    "config_rules",
     "config",
     "random",
     "text",

@@ -10,8 +10,8 @@ import pytest
 from golden.models import NAMES, Run, golden, model_folder
 
 from shaderfusion.errors import DeviceError, GpuMemoryError, InputError
+from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, UPDATE, Memory
-from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.program import Program
 from shaderfusion.info import MemoryInfo, measure_memory
@@ -77,7 +77,7 @@ def open_pipeline(
 ) -> StableDiffusionPipeline:
     """A pipeline of its own."""
     kernels = Kernels(dtype, device.capabilities)
-    return StableDiffusionPipeline(device, StableDiffusion.from_folder(model_folder(name)), kernels, scheduler, memory)
+    return StableDiffusionPipeline(device, open_model(model_folder(name)), kernels, scheduler, memory)
 
 
 @pytest.fixture

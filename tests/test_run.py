@@ -361,8 +361,14 @@ def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline)
 
 
 def test_force_upcast(device: Device, tmp_path: Path) -> None:
+    """It is said once, when the model is opened."""
     for force in (True, False):
         folder = changed_model(tmp_path / str(force), "vae", "decoder.conv_in.weight", 1.0, force_upcast=force)
-        with open_pipeline(device, folder, "f16") as pipe:
-            assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
-            assert pipe._engine.dtype_of("unet") == "f16"
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with open_pipeline(device, folder, "f16") as pipe:
+                finish(start(pipe, CALLS[0]))
+                assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
+                assert pipe._engine.dtype_of("unet") == "f16"
+        messages = [str(warning.message) for warning in said if warning.category is PrecisionWarning]
+        assert messages == ["vae: runs in f32, which its configuration asks for"] * force

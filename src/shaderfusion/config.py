@@ -10,23 +10,36 @@ means there. Three kinds of keys:
 Everything that is refused raises a ModelError naming the file, the key, its value and what is supported.
 """
 
-import json
-import types
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
+from shaderfusion.config_rules import (
+    Config,
+    Count,
+    Depth,
+    DepthPerBlock,
+    DepthPerLayer,
+    Fixed,
+    Fraction,
+    Fractions,
+    Offset,
+    PerSide,
+    Positive,
+    Width,
+    WidthPerBlock,
+    Widths,
+)
 from shaderfusion.errors import ModelError
-from shaderfusion.files import is_folder, load_json, shown
 
 __all__ = [
     "CONVERT_PICKLE",
+    "NUM_TIME_IDS",
     "PICKLE_SUFFIXES",
     "ClipTextConfig",
     "Config",
     "SchedulerConfig",
+    "UNetBlock",
     "UNetConfig",
     "VaeConfig",
 ]
@@ -40,160 +53,14 @@ CONVERT_PICKLE = (
 )
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What a field may hold, as a test and as words that complete "must be"."""
-
-    accepts: Callable[[Any], bool]
-    words: str
-
-
-def _is_int(value: object, minimum: int, maximum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
-
-
-def _is_number(value: object, minimum: float, maximum: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value <= maximum
-
-
-def _is_tuple(value: object, accepts: Callable[[Any], bool]) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(accepts(item) for item in value)
-
-
-def _whole(minimum: int, maximum: int) -> _Rule:
-    return _Rule(lambda v: _is_int(v, minimum, maximum), f"a whole number from {minimum} to {maximum}")
-
-
-def _per_block(item: _Rule) -> _Rule:
-    return _Rule(lambda v: item.accepts(v) or _is_tuple(v, item.accepts), f"{item.words}, or a list of them")
-
-
-def _is_fraction(value: Any) -> bool:
-    return _is_number(value, 0, 1) and 0 < value < 1
-
-
-# The bounds are far beyond any model of these kinds; they keep absurd numbers from being recorded for hours.
-_WIDTH = _whole(1, 32768)
-_DEPTH = _whole(1, 64)
-_MAX_BLOCKS = 8
-
-Width = Annotated[int, _WIDTH]
-Depth = Annotated[int, _DEPTH]
-Count = Annotated[int, _whole(1, 1_000_000)]
-Offset = Annotated[int, _whole(0, 1_000_000)]
-Positive = Annotated[float, _Rule(lambda v: _is_number(v, 1e-30, 1e30), "a number from 1e-30 to 1e30")]  # finite in f32
-Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
-Fractions = Annotated[
-    tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")
-]
-Widths = Annotated[
-    tuple[int, ...],
-    _Rule(
-        lambda v: _is_tuple(v, _WIDTH.accepts) and len(v) <= _MAX_BLOCKS,
-        f"a list of 1 to {_MAX_BLOCKS}, each {_WIDTH.words}",
-    ),
-]
-WidthPerBlock = Annotated[int | tuple[int, ...], _per_block(_WIDTH)]
-DepthPerBlock = Annotated[int | tuple[int, ...], _per_block(_DEPTH)]
-PerSide = Annotated[
-    int | tuple[int, int],
-    _Rule(
-        lambda v: _WIDTH.accepts(v) or (_is_tuple(v, _WIDTH.accepts) and len(v) == 2),
-        f"{_WIDTH.words}, or a list of two: height and width",
-    ),
-]
-_BUILT_IN = {
-    bool: _Rule(lambda v: isinstance(v, bool), "true or false"),
-    str: _Rule(lambda v: isinstance(v, str), "a string"),
-}
-
-Fixed = Mapping[str, tuple[object, ...]]  # JSON key -> the values that are implemented
+T = TypeVar("T")
 
 DownBlockType = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
 UpBlockType = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
+MidBlockType = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
 
-
-def _rule(annotation: Any) -> _Rule:
-    """The rule of a field's annotation: a built-in type, a Literal, one of the aliases above, or any of them | None."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in _BUILT_IN:
-        return _BUILT_IN[annotation]
-    if origin is Literal:
-        return _Rule(lambda v: isinstance(v, str) and v in args, "one of " + ", ".join(map(repr, args)))
-    if origin is tuple:
-        item = _rule(args[0])
-        return _Rule(lambda v: _is_tuple(v, item.accepts), f"a list, each {item.words}")
-    if origin is Annotated:
-        return annotation.__metadata__[0]
-    if origin in (typing.Union, types.UnionType) and args[1:] == (types.NoneType,):
-        value = _rule(args[0])
-        return _Rule(lambda v: v is None or value.accepts(v), f"{value.words}, or null")
-    raise TypeError(f"no rule for the annotation {annotation}")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Reading and checking, shared by the four configurations."""
-
-    _FILE: ClassVar[str] = "config.json"
-    _FIXED: ClassVar[Fixed] = {}
-    _FIELD_OF_KEY: ClassVar[Mapping[str, str]] = {}
-
-    @classmethod
-    def from_json(cls, path: Path | str) -> Self:
-        """Read the JSON file at `path`, or the one of the usual name when `path` is the component's folder.
-
-        Raises ModelError: no such file, not JSON, an option that is not implemented, a value outside its rule.
-        """
-        file = Path(path)
-        if is_folder(file):
-            file = file / cls._FILE
-        options = load_json(file)
-        for key, supported in cls._FIXED.items():
-            if key in options and _without_repeats(options[key]) not in supported:
-                choices = " or ".join(json.dumps(value) for value in supported)
-                raise ModelError(
-                    f"{file}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
-                    "choose another model"
-                )
-        names = {field.name for field in fields(cls)}
-        renamed = {cls._FIELD_OF_KEY.get(key, key): _frozen(value) for key, value in options.items()}
-        try:
-            return cls(**{name: value for name, value in renamed.items() if name in names})
-        except ModelError as error:
-            raise ModelError(f"{file}: {error}") from None
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in fields(self):
-            value, rule = getattr(self, field.name), _rule(hints[field.name])
-            if not rule.accepts(value):
-                raise ModelError(f"{type(self).__name__}: {field.name} (={shown(value)}) must be {rule.words}")
-        self._check_relations()
-
-    def _check_relations(self) -> None:
-        """Rules between two fields; each value alone is already known to be right."""
-
-    def _require(self, holds: bool, key: str, rule: str) -> None:
-        if not holds:
-            raise ModelError(f"{type(self).__name__}: {key} (={shown(getattr(self, key))}) must {rule}")
-
-    def _require_divisible(self, key: str, divisor: str) -> None:
-        """Each number of field `key` is a multiple of field `divisor`."""
-        number = getattr(self, divisor)
-        numbers = getattr(self, key)
-        numbers = numbers if isinstance(numbers, tuple) else (numbers,)
-        self._require(all(n % number == 0 for n in numbers), key, f"be divisible by {divisor} (={number})")
-
-
-def _without_repeats(value: Any) -> Any:
-    """A list of one repeated value (an option given per block) as that value."""
-    return value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value
-
-
-def _frozen(value: Any) -> Any:
-    """JSON lists as tuples, so that a frozen dataclass is hashable."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+NUM_TIME_IDS = 6
+"""Of `text_time`: sides of the original picture, its crop's top and left, sides of the picture (SDXL, 2307.01952)."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +92,20 @@ class ClipTextConfig(Config):
         return self.hidden_size // self.num_attention_heads
 
 
+class UNetBlock(NamedTuple):
+    """The layers at one level of the UNet."""
+
+    channels: int
+    num_heads: int
+    transformers: tuple[int | None, ...]
+    """For each residual block the layers of the transformer after it, which projects even with none; None where there
+    is no transformer."""
+
+
 @dataclass(frozen=True)
 class UNetConfig(Config):
-    """The noise predictor of Stable Diffusion 1.x and 2.x (Rombach et al. 2022), from unet/config.json.
+    """The noise predictor of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, 2112.10752), SDXL (Podell et al. 2023,
+    2307.01952) and models distilled from them, from unet/config.json.
 
     Blocks are counted from the outermost: block i has `block_out_channels[i]` channels at 2^-i of the latent size.
     """
@@ -235,7 +113,6 @@ class UNetConfig(Config):
     _FIXED: ClassVar[Fixed] = {
         "_class_name": ("UNet2DConditionModel",),
         "act_fn": ("silu", "swish"),
-        "addition_embed_type": (None,),
         "attention_type": ("default",),
         "center_input_sample": (False,),
         "class_embed_type": (None,),
@@ -249,15 +126,12 @@ class UNetConfig(Config):
         "encoder_hid_dim_type": (None,),
         "mid_block_only_cross_attention": (None, False),
         "mid_block_scale_factor": (1,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "num_attention_heads": (None,),  # diffusers refuses it too: see attention_head_dim
         "num_class_embeds": (None,),
         "only_cross_attention": (False,),
         "resnet_out_scale_factor": (1,),
         "resnet_skip_time_act": (False,),
         "resnet_time_scale_shift": ("default",),
-        "reverse_transformer_layers_per_block": (None,),
-        "time_cond_proj_dim": (None,),
         "time_embedding_act_fn": (None,),
         "time_embedding_type": ("positional",),
         "timestep_post_act": (None,),
@@ -267,10 +141,12 @@ class UNetConfig(Config):
     in_channels: Width = 4
     out_channels: Width = 4
     down_block_types: tuple[DownBlockType, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    mid_block_type: MidBlockType | None = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[UpBlockType, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     block_out_channels: Widths = (320, 640, 1280, 1280)
     layers_per_block: DepthPerBlock = 2
-    transformer_layers_per_block: DepthPerBlock = 1
+    transformer_layers_per_block: DepthPerLayer = 1  # of a block, or a list: after each of its residual blocks
+    reverse_transformer_layers_per_block: DepthPerLayer | None = None  # of the up blocks, in their own order
     attention_head_dim: WidthPerBlock = 8  # in spite of its name the NUMBER of heads (diffusers issue 2011)
     cross_attention_dim: Width = 1280  # channels of the prompt embedding
     time_embedding_dim: Width | None = None
@@ -279,26 +155,55 @@ class UNetConfig(Config):
     use_linear_projection: bool = False  # into and out of a transformer: a matmul (2.x) or a 1x1 convolution (1.x)
     flip_sin_to_cos: bool = True
     freq_shift: Offset = 0
+    time_cond_proj_dim: Width | None = None  # channels of an embedding of the guidance scale (LCM, 2310.04378)
+    addition_embed_type: Literal["text_time"] | None = None  # what the time embedding adds: pooled text, time ids
+    addition_time_embed_dim: Width | None = None  # sinusoids of each of the NUM_TIME_IDS
+    projection_class_embeddings_input_dim: Width | None = None  # channels of the pooled text and all those sinusoids
 
     def _check_relations(self) -> None:
         num_blocks = len(self.block_out_channels)
         one_each = f"have one entry for each of block_out_channels (={self.block_out_channels})"
         for key in ("down_block_types", "up_block_types"):
             self._require(len(getattr(self, key)) == num_blocks, key, one_each)
-        for key in ("layers_per_block", "transformer_layers_per_block", "attention_head_dim"):
+        per_block = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+        for key in ("layers_per_block", *per_block, "attention_head_dim"):
             value = getattr(self, key)
-            fits = isinstance(value, int) or len(value) == num_blocks
+            fits = value is None or isinstance(value, int) or len(value) == num_blocks
             self._require(fits, key, f"be one number or {one_each}")
+        self._check_transformer_layers()
         self._require_divisible("block_out_channels", "norm_num_groups")
-        for i, (C, num_heads) in enumerate(zip(self.block_out_channels, self.num_heads_per_block, strict=True)):
-            types_at_i = {self.down_block_types[i], self.up_block_types[-1 - i]}
-            has_attention = i == num_blocks - 1 or types_at_i & {"CrossAttnDownBlock2D", "CrossAttnUpBlock2D"}
-            fits = not has_attention or C % num_heads == 0
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            fits = set(block.transformers) <= {None} or block.channels % block.num_heads == 0
             self._require(fits, "attention_head_dim", f"divide block_out_channels (={self.block_out_channels})")
         C = self.block_out_channels[0]
         self._require(C > 1, "block_out_channels", "begin with at least 2, a sine and a cosine of the time step")
         rule = f"be less than half of the first of block_out_channels (={C})"
         self._require(self.freq_shift < C // 2, "freq_shift", rule)
+        if self.addition_embed_type == "text_time":
+            self._check_time_ids()
+
+    def _check_transformer_layers(self) -> None:
+        """A list for a block has an entry for each of its residual blocks; diffusers lets it have more."""
+        key, reverse_key = "transformer_layers_per_block", "reverse_transformer_layers_per_block"
+        is_nested = any(isinstance(value, tuple) for value in self._per_block(self.transformer_layers_per_block))
+        rule = f"come with {reverse_key}, which says the same of the up blocks, where it has a list for a block"
+        self._require(not is_nested or self.reverse_transformer_layers_per_block is not None, key, rule)
+        down = zip(self.down_blocks, self.num_layers_per_block, strict=True)
+        up = zip(self.up_blocks, self.num_layers_per_block[::-1], strict=True)
+        rule = "have an entry for each residual block where it has a list for a block"
+        self._require(all(len(block.transformers) == count for block, count in down), key, rule)
+        self._require(all(len(block.transformers) == count + 1 for block, count in up), reverse_key, rule)
+
+    def _check_time_ids(self) -> None:
+        for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            self._require(getattr(self, key) is not None, key, "be given where addition_embed_type is 'text_time'")
+        C = self.addition_time_embed_dim or 0
+        rule = f"be at least 2 and more than twice freq_shift (={self.freq_shift})"
+        self._require(self.freq_shift < C // 2, "addition_time_embed_dim", rule)
+        rule = (
+            f"be more than {NUM_TIME_IDS} times addition_time_embed_dim (={C}), which leaves the pooled text's channels"
+        )
+        self._require(self.pooled_dim > 0, "projection_class_embeddings_input_dim", rule)
 
     @property
     def sample_sides(self) -> tuple[int, int]:
@@ -317,16 +222,54 @@ class UNetConfig(Config):
         return self._per_block(self.layers_per_block)
 
     @property
-    def num_transformer_layers_per_block(self) -> tuple[int, ...]:
-        """Transformer layers after each residual block; up blocks take them reversed, the middle block the last."""
-        return self._per_block(self.transformer_layers_per_block)
+    def down_blocks(self) -> tuple[UNetBlock, ...]:
+        """From the outermost on."""
+        depths = self._per_block(self.transformer_layers_per_block)
+        return tuple(
+            self._block(i, depths[i], self.num_layers_per_block[i], self.down_block_types[i] == "CrossAttnDownBlock2D")
+            for i in range(len(depths))
+        )
+
+    @property
+    def mid_block(self) -> UNetBlock:
+        """Two residual blocks and a transformer between them, one residual block, or none."""
+        last = len(self.block_out_channels) - 1
+        depth = self._per_block(self.transformer_layers_per_block)[last]
+        depth = depth if isinstance(depth, int) else depth[0]
+        transformers = {"UNetMidBlock2DCrossAttn": (depth, None), "UNetMidBlock2D": (None,), None: ()}
+        channels, num_heads = self.block_out_channels[last], self.num_heads_per_block[last]
+        return UNetBlock(channels, num_heads, transformers[self.mid_block_type])
+
+    @property
+    def up_blocks(self) -> tuple[UNetBlock, ...]:
+        """From the innermost on; each has one residual block more than the down block of its level."""
+        depths = self._per_block(self.transformer_layers_per_block)[::-1]
+        if self.reverse_transformer_layers_per_block is not None:
+            depths = self._per_block(self.reverse_transformer_layers_per_block)
+        levels = range(len(depths) - 1, -1, -1)
+        return tuple(
+            self._block(i, depth, self.num_layers_per_block[i] + 1, kind == "CrossAttnUpBlock2D")
+            for i, depth, kind in zip(levels, depths, self.up_block_types, strict=True)
+        )
+
+    @property
+    def pooled_dim(self) -> int:
+        """Channels of the pooled prompt where `addition_embed_type` is "text_time", else 0."""
+        if self.addition_embed_type is None:
+            return 0
+        return (self.projection_class_embeddings_input_dim or 0) - NUM_TIME_IDS * (self.addition_time_embed_dim or 0)
 
     @property
     def time_embed_dim(self) -> int:
         """Channels of the time embedding after its two layers."""
         return 4 * self.block_out_channels[0] if self.time_embedding_dim is None else self.time_embedding_dim
 
-    def _per_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    def _block(self, level: int, depth: int | tuple[int, ...], num_layers: int, has_attention: bool) -> UNetBlock:
+        depths = (depth,) * num_layers if isinstance(depth, int) else depth[:num_layers]
+        transformers = depths if has_attention else (None,) * num_layers
+        return UNetBlock(self.block_out_channels[level], self.num_heads_per_block[level], transformers)
+
+    def _per_block(self, value: int | tuple[T, ...]) -> tuple[int | T, ...]:
         return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
 
 
@@ -354,7 +297,7 @@ class VaeConfig(Config):
     scaling_factor: Positive = 0.18215  # decode(latents / scaling_factor)
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True  # one head over all channels
-    force_upcast: bool = False  # to f32; diffusers' default is true, which its pipeline of SD 1.x and 2.x ignores
+    force_upcast: bool | None = None  # to f32; absent it is true to diffusers' SDXL, and its SD 1.x and 2.x ignore it
 
     def _check_relations(self) -> None:
         fits = len(self.up_block_types) == len(self.block_out_channels)

@@ -37,7 +37,7 @@ _MAX_PROMPTS = 32
 
 
 class PrecisionWarning(UserWarning):
-    """A network's values went over the range of f16, so it runs in f32."""
+    """A network's values are over the range of f16, as found in a run or as its configuration says; it runs in f32."""
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class DenoisingState:
 
     size: RunSize
     conditioning: Conditioning = field(repr=False)
-    """A row for each of the denoiser's batch."""
+    """Those of prompts have a row for each of the denoiser's batch."""
     x_t: np.ndarray = field(repr=False)
     """(B, H, W, C) f32"""
     input_scale: float
@@ -88,6 +88,8 @@ class Engine:
         """In low memory what the text networks made of the last rows of token ids."""
         self._holders: dict[Program, DenoisingState] = {}
         self._is_open = True
+        for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
+            warnings.warn(f"{name}: runs in f32, which its configuration asks for", PrecisionWarning, stacklevel=2)
 
     # ------------------------------------------------------------------------------------------ programs
 
@@ -306,20 +308,20 @@ class Engine:
         denoiser = self.program(self.model.denoiser, state.size)
         update = self.program(UPDATE, state.size)
         is_there = self._holders.pop(denoiser, None) is state and state.size.rows == 1
-        given = state.inputs(denoiser.graph.dtype)
+        given = {**state.inputs(denoiser.graph.dtype), **inputs}
         outputs: list[np.ndarray] = []
-        denoiser.write("timestep", inputs["timestep"])
         for row in range(state.size.rows):
-            for key in ("latents", *state.conditioning):
-                denoiser.write(key, given[key][row : row + 1])
+            for key in denoiser.graph.inputs:
+                is_shared = len(given[key]) == 1
+                denoiser.write(key, given[key] if is_shared else given[key][row : row + 1])
             denoiser.run(again=is_there)
             outputs.append(denoiser.read("model_output"))
-        model_output = np.concatenate(outputs)
-        for key, array in {**given, **inputs, "model_output": model_output}.items():
-            if key in update.graph.inputs:
-                update.write(key, array)
+        given["model_output"] = np.concatenate(outputs)
+        for key in update.graph.inputs:
+            if key in given:  # all but what no update has left yet, or needs
+                update.write(key, given[key])
         update.run()
-        return {"model_output": model_output, **update.read_all(CARRIED)}
+        return {"model_output": given["model_output"], **update.read_all(CARRIED)}
 
     def _until_finite(
         self, name: str, attempt: Callable[[], dict[str, np.ndarray]], checked: Sequence[str]

@@ -222,13 +222,14 @@ def _stored_bytes(model: Family, name: str, graph: Graph) -> dict[str, int] | No
 
 
 def _found(model: Family) -> dict[str, str]:
-    scheduler = model.scheduler_config
-    return {
-        "pipeline": str(model.files.options.get("_class_name")),
-        **{name: _summary(config) for name, config in model.configs.items()},
-        "scheduler": f"{scheduler.class_name}, {scheduler.num_train_timesteps} timesteps",
-        "prediction": scheduler.prediction_type,
-    }
+    found = {"pipeline": str(model.files.options.get("_class_name"))}
+    found |= {name: _summary(config) for name, config in model.configs.items()}
+    try:
+        scheduler = model.scheduler_config
+    except ModelError as error:  # the costs are known nevertheless
+        return {**found, "scheduler": str(error)}
+    found["scheduler"] = f"{scheduler.class_name}, {scheduler.num_train_timesteps} timesteps"
+    return {**found, "prediction": scheduler.prediction_type}
 
 
 def _summary(config: Config) -> str:

@@ -122,6 +122,8 @@ class StableDiffusionPipeline:
         latents: Any = None,
         prompt_embeds: Any = None,
         negative_prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None,
+        negative_pooled_prompt_embeds: Any = None,
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
@@ -129,8 +131,9 @@ class StableDiffusionPipeline:
         width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
         and the negative prompt with it. The same seed gives the same noise as torch's CPU generator; latents, (B, C,
         height / 8, width / 8), take its place. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the
-        place of texts. InputError at once for an argument outside its rule, and DeviceLimitError for a size that the
-        device cannot hold.
+        place of texts, with SDXL together with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C).
+        InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
+        hold.
         """
         request = make_request(
             self.model,
@@ -145,6 +148,8 @@ class StableDiffusionPipeline:
             latents=latents,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
             scheduler=self.scheduler,
         )
         return self.run(request)

@@ -113,6 +113,7 @@ class Run(Iterator[Progress]):
             for given in self._condition()
         ]
         conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        conditioning |= self._engine.model.shared_inputs(size, request.guidance_scale)
         noise = request.latents
         if noise is None:
             B, H, W, C = self._engine.model.latents_shape(size)
@@ -160,6 +161,8 @@ def make_request(
     latents: Any = None,
     prompt_embeds: Any = None,
     negative_prompt_embeds: Any = None,
+    pooled_prompt_embeds: Any = None,
+    negative_pooled_prompt_embeds: Any = None,
     scheduler: str | None = None,
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
@@ -170,35 +173,45 @@ def make_request(
     size = model.run_size(width=width, height=height)
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
-    guided = scale > 1
+    guided = scale > 1 and not model.reads_guidance_scale
 
-    positive = _read_prompts(model, "prompt", prompt, prompt_embeds)
-    num_prompts = len(_first(positive))
+    positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
+    num_prompts, num_tokens = _count(positive)
     prompts = (positive,)
     if guided:
-        if negative_prompt is None and negative_prompt_embeds is None:
-            negative_prompt = ""
-        negative = _read_prompts(model, "negative_prompt", negative_prompt, negative_prompt_embeds)
-        if len(_first(negative)) not in (1, num_prompts):
+        given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
+        if all(value is None for value in given):
+            negative = model.unconditional(num_tokens)
+        else:
+            negative = _read_prompts(model, "negative_prompt", *given)
+        num_negative, num_negative_tokens = _count(negative)
+        if num_negative not in (1, num_prompts):
             raise InputError(
-                f"negative_prompt (of {len(_first(negative))}) must be one, or one for each of {num_prompts} prompts"
+                f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
+            )
+        if num_negative_tokens != num_tokens:
+            lengths = sorted({num_tokens, num_negative_tokens})
+            raise InputError(
+                f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
             )
         prompts = (negative, positive)
-    lengths = {_first(rows).shape[1] for rows in prompts}
-    if len(lengths) > 1:
-        raise InputError(
-            f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {sorted(lengths)}"
-        )
-    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=lengths.pop())
+    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
     seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
     return Request(size, schedule, scale, seed, prompts, noise)
 
 
-def _read_prompts(model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any) -> Prompts:
+def _read_prompts(
+    model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any, pooled_embeds: Any
+) -> Prompts:
     """Tokens of texts, or embeddings as they are given."""
     if (texts is None) == (embeds is None):
         raise InputError(f"{name} and {name}_embeds must not both be {'left out' if texts is None else 'given'}")
+    pooled_name = name.replace("prompt", "pooled_prompt_embeds")
+    shapes = model.conditioning_shapes
+    if (pooled_embeds is not None) != (embeds is not None and "pooled" in shapes):
+        takes = "come with" if "pooled" in shapes else "not be given: the model takes only"
+        raise InputError(f"{pooled_name} must {takes} {name}_embeds")
     if embeds is None:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
@@ -208,12 +221,19 @@ def _read_prompts(model: Family, name: str, texts: str | Sequence[str] | None, e
     array = _to_array(f"{name}_embeds", embeds)
     if array.ndim != 3 or array.shape[2] != C or 0 in array.shape:
         raise InputError(f"{name}_embeds of shape {array.shape} must be (prompts, tokens, {C}), such as (1, {L}, {C})")
-    return {"embedding": array}
+    if pooled_embeds is None:
+        return {"embedding": array}
+    pooled, shape = _to_array(pooled_name, pooled_embeds), (len(array), *shapes["pooled"])
+    if pooled.shape != shape:
+        raise InputError(f"{pooled_name} of shape {pooled.shape} must be {shape}, a row for each of {name}_embeds")
+    return {"embedding": array, "pooled": pooled}
 
 
-def _first(prompts: Prompts) -> np.ndarray:
-    """One array of rows: it tells how many there are, of how many tokens."""
-    return next(iter(prompts.values())) if isinstance(prompts, dict) else prompts
+def _count(prompts: Prompts) -> tuple[int, int]:
+    """How many there are, and of how many tokens."""
+    if isinstance(prompts, dict):
+        return prompts["embedding"].shape[0], prompts["embedding"].shape[1]
+    return prompts.shape[0], prompts.shape[-1]
 
 
 def _read_latents(latents: Any, shape: tuple[int, int, int, int]) -> np.ndarray:

@@ -106,11 +106,6 @@ class Subject:
         """(B, H, W, C)"""
         return self.model.latents_shape(self.size)
 
-    @property
-    def embedding_shape(self) -> tuple[int, int, int]:
-        """(rows of the denoiser's batch, L, C)"""
-        return (self.size.rows, *self.model.embedding_shape)
-
     def as_dict(self) -> dict[str, str | int]:
         """JSON-ready, what a row says of it."""
         size = {"width": self.size.width_px, "height": self.size.height_px, "batch": self.size.batch}

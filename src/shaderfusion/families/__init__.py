@@ -9,12 +9,17 @@ from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
 from shaderfusion.files import exists, is_folder, shown
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
 __all__ = ["FAMILIES", "find_model", "open_files", "open_model"]
 
-FAMILIES: Mapping[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion}
+FAMILIES: Mapping[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "LatentConsistencyModelPipeline": StableDiffusion,
+}
 """By the pipeline that a diffusers folder names in its model_index.json."""
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
@@ -32,9 +37,7 @@ def open_files(files: ModelFiles) -> Family:
     """The family of a model's files; ModelError as `open_model`."""
     name = files.options.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ModelError(
-            f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)} (SD 1.x and 2.x)"
-        )
+        raise ModelError(f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)}")
     return FAMILIES[name](files)
 
 

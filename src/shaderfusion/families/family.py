@@ -48,7 +48,7 @@ CARRIED = ("x_t", "x_saved", "history", "latents")
 """What a step leaves for the next one: inputs of the graph with `denoise_step`."""
 
 Conditioning = dict[str, np.ndarray]
-"""Inputs of the denoiser that say what to show, by name: a row for each prompt."""
+"""Inputs of the denoiser that say what to show, by name: a row for each prompt, unless they are shared."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -166,13 +166,36 @@ class Family(ABC):
     def vocab_size(self) -> int:
         """Token ids are below."""
 
+    @property
+    def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What `condition` makes of one prompt, by name; the embedding's first dimension is its tokens."""
+        return {"embedding": self.embedding_shape}
+
+    @property
+    def reads_guidance_scale(self) -> bool:
+        """Whether the denoiser reads the guidance scale itself: then nothing unconditional is run beside it."""
+        return False
+
+    @property
+    def tokens_shape(self) -> tuple[int, ...]:
+        """Of one text's token ids: (L,), or with several tokenizers (tokenizers, L)."""
+        return self.embedding_shape[:1]
+
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, a row for each text; InputError for what is not text."""
+        """Token ids, a row of `tokens_shape` for each text; InputError for what is not text."""
+
+    def unconditional(self, num_tokens: int) -> np.ndarray | Conditioning:
+        """What guidance starts from without a negative prompt: token ids, or what `condition` would make of them."""
+        return self.tokenize([""])
 
     @abstractmethod
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
+
+    def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
+        """The denoiser's inputs that depend on no prompt and no step."""
+        return {}
 
     @abstractmethod
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
@@ -206,7 +229,7 @@ class Family(ABC):
         """A size in pixels, by default the model's own, checked; InputError for one that the model cannot have."""
         tokens = self.embedding_shape[0] if num_tokens is None else num_tokens
         width_px, height_px = self.require_side("width", width), self.require_side("height", height)
-        return RunSize(batch, height_px, width_px, guidance, tokens)
+        return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens)
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType) -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""

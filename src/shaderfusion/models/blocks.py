@@ -47,12 +47,13 @@ def linear(
     *,
     bias: bool = True,
     scale: float = 1.0,
+    image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
     from_heads: Heads | None = None,
     to_heads: Heads | None = None,
     out: TensorSpec | None = None,
 ) -> TensorSpec:
-    """scale * x W^T + b + residual; x: (..., C) -> (..., channels). On (B, H, W, C) this is a 1x1 convolution.
+    """scale * x W^T + b + image_bias + residual; x: (..., C) -> (..., channels). On (B, H, W, C) a 1x1 convolution.
 
     With `from_heads` the channels of x, with `to_heads` those of the output are padded head by head. Several layers
     are one product, whose output has theirs side by side, each with its padding: (..., layers channels).
@@ -77,7 +78,7 @@ def linear(
     )
     added = padded([f"{layer}.bias" for layer in names], channels) if bias else None
     with g.scope(label):
-        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, residual=residual)))
+        g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, image_bias, residual)))
     return out
 
 

@@ -22,6 +22,7 @@ def text_encoder_graph(
     config: ClipTextConfig,
     kernels: Kernels,
     *,
+    name: str = "text_encoder",
     skip_layers: int = 0,
     final_norm: bool = True,
     pooled: Literal["state", "projection"] | None = None,
@@ -35,9 +36,9 @@ def text_encoder_graph(
     if not 0 <= skip_layers < config.num_hidden_layers:
         raise InputError(
             f"skip_layers (={skip_layers}) must be at least 0 and less than num_hidden_layers "
-            f"(={config.num_hidden_layers}) of the text encoder"
+            f"(={config.num_hidden_layers}) of {name}"
         )
-    g = Graph("text_encoder", kernels)
+    g = Graph(name, kernels)
     L, C = config.max_position_embeddings, config.hidden_size
     eps = config.layer_norm_eps
     num_layers = config.num_hidden_layers - skip_layers

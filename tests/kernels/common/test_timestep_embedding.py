@@ -49,10 +49,28 @@ def test_padding(any_device: Device, C: int, padding: int) -> None:
     assert not actual[:, C:].any()
 
 
+@pytest.mark.parametrize(
+    ("N", "C", "padding"),
+    [
+        (6, 256, 0),  # the six time ids of SDXL
+        (5, 9, 3),  # rows that end with padding
+        (7, 3, 0),  # rows that no vector fits
+    ],
+)
+def test_rows(any_device: Device, N: int, C: int, padding: int) -> None:
+    numbers = np.array([1024.0, 0.0, 8191.0, 1.5, 768.0, 999.0, 13.0])[:N]
+    spec, out = tensor_in("numbers", numbers), replace(tensor_out("out", N, C + padding), padding=padding)
+    call = timestep_embedding(spec, out, flip_sin_to_cos=True, freq_shift=0)
+    (actual,) = run_calls(any_device, call, {spec: numbers}, out)
+    expected = reference.timestep_embedding(numbers, C, flip_sin_to_cos=True, freq_shift=0)
+    assert np.max(np.abs(actual[:, :C] - expected)) < 4 * BOUNDS["f32"]  # the angle's error grows with the number
+    assert not actual[:, C:].any()
+
+
 def test_shape_errors() -> None:
     t, out = tensor_out("t", 1), tensor_out("out", 1, 8)
-    with pytest.raises(ShapeError, match=r"t\[2\]:f32 must be \(1,\) f32"):
-        timestep_embedding(tensor_out("t", 2), out, flip_sin_to_cos=True, freq_shift=0)
+    with pytest.raises(ShapeError, match=r"t\[1, 2\]:f32 must be \(N,\) f32"):
+        timestep_embedding(tensor_out("t", 1, 2), out, flip_sin_to_cos=True, freq_shift=0)
     for shape in ((2, 8), (8,), (1, 1)):
         with pytest.raises(ShapeError, match=r"must be \(1, C\), with C at least 2"):
             timestep_embedding(t, tensor_out("out", *shape), flip_sin_to_cos=True, freq_shift=0)
