@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from shaderfusion.engine import DenoisingState, PrecisionWarning
 from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
+from shaderfusion.families.family import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.turn import Turn
@@ -36,11 +37,12 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-def open_pipeline(device: Device, folder: Path, dtype: Any = "f32", scheduler: str | None = None) -> Any:
+def open_pipeline(
+    device: Device, folder: Path, dtype: Any = "f32", scheduler: str | None = None, memory: Memory = "normal"
+) -> Any:
     """A pipeline of its own."""
-    return StableDiffusionPipeline(
-        device, StableDiffusion.from_folder(folder), Kernels(dtype, device.capabilities), scheduler
-    )
+    kernels = Kernels(dtype, device.capabilities)
+    return StableDiffusionPipeline(device, StableDiffusion.from_folder(folder), kernels, scheduler, memory)
 
 
 @pytest.fixture
@@ -335,14 +337,14 @@ OVERFLOWING = {
 }
 
 
-@pytest.mark.parametrize("network", OVERFLOWING)
-def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize(("network", "memory"), [*((name, "normal") for name in OVERFLOWING), ("unet", "low")])
+def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path, network: str, memory: Memory) -> None:
     if not device.info.has_f16:
         pytest.skip("the device has no f16")
     folder = changed_model(tmp_path / "model", network, *OVERFLOWING[network])
     with open_pipeline(device, folder, "f32") as wide:
         expected = np.stack([np.asarray(image) for image in list(start(wide, CALLS[0]))[-1].images or []])
-    with open_pipeline(device, folder, "f16") as pipe:
+    with open_pipeline(device, folder, "f16", memory=memory) as pipe:
         with pytest.warns(
             PrecisionWarning, match=f"^{network}: its values are over the range of f16, so it runs in f32"
         ):

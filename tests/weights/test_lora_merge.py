@@ -14,7 +14,7 @@ from shaderfusion.graph.graph import Graph, WeightLayout
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
-from shaderfusion.weights import prepare as prepare_module
+from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.lora.kinds import AdapterTensor, Change, Decomposed, Hadamard, LowRank, Scaled, Whole
 from shaderfusion.weights.lora.merge import Patch
@@ -134,8 +134,8 @@ def test_of_which_kinds_the_device_makes_the_product() -> None:
 # Heads that are padded, side by side, one of them without an adapter; in slices of 1 KB, and in one.
 @pytest.mark.parametrize("batch_bytes", [1024, 8 << 20])
 def test_several_tensors_side_by_side(device: Device, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(footprint, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
     arrays = {name: RNG.standard_normal((36, 64)).astype(np.float32) for name in "qkv"}
     source = Source(arrays, "f32")
     changes = {name: [(lora(36, 64, rank), 1.0)] for name, rank in (("q", 5), ("v", 8))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,6 @@ from shaderfusion.errors import ModelError
 from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
@@ -83,11 +82,16 @@ class StableDiffusion(Family):
         self.config = self._CONFIG.read(files)
 
     @property
+    def configs(self) -> Mapping[str, Config]:
+        """Text encoder, UNet and autoencoder."""
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+
+    @property
     def networks(self) -> Mapping[str, Network]:
         """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
         return {
             **self._text_networks,
-            "unet": Network("unet", self._denoising_step, lambda size: size),
+            "unet": Network("unet", self.denoising_step, lambda size: size),
             "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
         }
 
@@ -190,23 +194,10 @@ class StableDiffusion(Family):
         vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
         return {"unet": size.rows * unet, "vae": vae}
 
-    def _denoising_step(self, kernels: Kernels, size: RunSize) -> Graph:
-        """The UNet, guidance and the scheduler's update. Its inputs are also the tensors of `denoise_step`."""
-        B, H, W, C = self.latents_shape(size)
-        g = unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
-        g.add(
-            denoise_step(
-                g.outputs["model_output"],
-                g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
-                g.input("noise", B, H, W, channels=C, dtype="f32"),
-                g.input("x_t", B, H, W, channels=C, dtype="f32"),
-                g.input("x_saved", B, H, W, channels=C, dtype="f32"),
-                g.input("history", 3, B, H, W, channels=C, dtype="f32"),
-                g.inputs["latents"],
-                guidance=size.guidance,
-            )
-        )
-        return g
+    def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
+        """The UNet."""
+        _, H, W, _ = self.latents_shape(size)
+        return unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
