@@ -92,7 +92,7 @@ def test_largest_tensors_are_as_estimated(published: Path) -> None:
         ("text_encoder_2/config.json", {"num_hidden_layers": 1}, r"text_encoder_2's num_hidden_layers \(=1\) must be"),
         ("text_encoder_2/config.json", {"projection_dim": 10}, r"projection_dim \(=10\) must be what unet's"),
         ("unet/config.json", {"addition_embed_type": None}, r"addition_embed_type \(=null\) must be 'text_time' in a"),
-        ("unet/config.json", {"in_channels": 9}, r"unet's in_channels \(=9\) and out_channels \(=4\) must equal"),
+        ("unet/config.json", {"in_channels": 8}, r"unet's in_channels \(=8\) and out_channels \(=4\) must equal"),
         ("vae/config.json", {"out_channels": 4}, r"vae's out_channels \(=4\) must be 3: red, green and blue"),
         ("model_index.json", {"force_zeros_for_empty_prompt": 1}, r"force_zeros_for_empty_prompt \(=1\) must be true"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, r"it is the UNet of a StableDiffusionXLPipel"),
