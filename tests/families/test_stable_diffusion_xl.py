@@ -190,7 +190,10 @@ def test_embeddings_take_the_place_of_texts(device: Device) -> None:
     ],
 )
 def test_embeddings_that_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    given = {key: np.ones(value, np.float32) if isinstance(value, tuple) else value for key, value in options.items()}
+    def of_shape(value: Any) -> Any:
+        return np.ones(value, np.float32) if isinstance(value, tuple) else value
+
+    given: dict[str, Any] = {key: of_shape(value) for key, value in options.items()}
     with pytest.raises(InputError, match=message):
         make_request(open_model(model_folder(name)), **given)
 
