@@ -122,6 +122,7 @@ TINY_SD = Model(
         case("pndm", num_inference_steps=4, seed=38, pixels=True),
         case("ddim", num_inference_steps=4, seed=39, guidance_scale=1.5, width=24, height=40),
         case("euler", num_inference_steps=4, seed=40, guidance_scale=8.5, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=4, seed=41, guidance_scale=8.5, num_images_per_prompt=2, width=24, height=16),
     ],
 )
 # As SD 1.5 for inpainting: a mask and other latents beside its own.
