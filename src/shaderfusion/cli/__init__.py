@@ -23,8 +23,8 @@ COMMANDS = (generate, devices, info, verify, tune, bench)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    Returns 0, 1 where `verify` finds other values, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads the
-    output.
+    Returns 0, 1 where `verify` finds other values, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads
+    the output.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
