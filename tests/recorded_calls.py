@@ -6,7 +6,8 @@ from functools import cache
 from golden.models import NAMES, model_folder
 
 from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.families import open_model
+from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 
@@ -14,9 +15,9 @@ __all__ = ["models", "recorded_graphs"]
 
 
 @cache
-def models() -> tuple[StableDiffusion, ...]:
+def models() -> tuple[Family, ...]:
     """The golden ones and SD 1.4."""
-    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
+    return tuple(open_model(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
 
 
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
