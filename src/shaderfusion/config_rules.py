@@ -144,12 +144,16 @@ class Config:
         file = Path(path)
         if is_folder(file):
             file = file / cls._FILE
-        options = load_json(file)
+        return cls.from_options(load_json(file), str(file))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], source: str) -> Self:
+        """From what such a JSON file holds; errors name the source."""
         for key, supported in cls._FIXED.items():
             if key in options and _without_repeats(options[key]) not in supported:
                 choices = " or ".join(json.dumps(value) for value in supported)
                 raise ModelError(
-                    f"{file}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
+                    f"{source}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
                     "choose another model"
                 )
         names = {field.name for field in fields(cls)}
@@ -157,7 +161,7 @@ class Config:
         try:
             return cls(**{name: value for name, value in renamed.items() if name in names})
         except ModelError as error:
-            raise ModelError(f"{file}: {error}") from None
+            raise ModelError(f"{source}: {error}") from None
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)

@@ -4,6 +4,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 equals transformers' CLIPTokenizer with padding="max_length" and truncation=True.
 """
 
+import gzip
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ CLIP_TOKENS = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
+CLIP_MERGES = Path(__file__).with_name("clip_merges.txt.gz")
+"""Of CLIP's own vocabulary, by script/make_vocabulary."""
+
 LONGEST_LENGTH = 4096  # transformers writes 1e30 into model_max_length for "unknown"
 SHOWN_CHARACTERS = 60
 
@@ -84,6 +88,16 @@ class Tokenizer:
                 )
         return cls(bpe, ids["bos_token"], ids["eos_token"], ids["pad_token"], max_length)
 
+    @classmethod
+    def clip(cls, max_length: int = 77, *, pad_token: str = CLIP_TOKENS["pad_token"]) -> "Tokenizer":
+        """CLIP's own tokenizer, which comes with the package. SD 2.x, and SDXL's second encoder, pad with "!"."""
+        vocab, merges = _clip_vocabulary()
+        roles = CLIP_TOKENS | {"pad_token": pad_token}
+        bpe = _byte_pair_encoder(
+            vocab, merges, roles["unk_token"], [{"content": token, "special": True} for token in roles.values()]
+        )
+        return cls(bpe, vocab[roles["bos_token"]], vocab[roles["eos_token"]], vocab[pad_token], max_length)
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of each prompt, begun, ended and padded: (B, L) int32.
 
@@ -132,6 +146,17 @@ def _byte_pair_encoder(
     )
     bpe.add_tokens([AddedToken(**token) for token in added])
     return bpe
+
+
+def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Its tokens: each byte as a letter, each that ends a word, what merges make, the begin and the end."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = [_pair(line) for line in gzip.decompress(CLIP_MERGES.read_bytes()).decode("utf-8").split("\n")]
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges)]
+    tokens += [CLIP_TOKENS["bos_token"], CLIP_TOKENS["eos_token"]]
+    return {token: i for i, token in enumerate(tokens)}, merges
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

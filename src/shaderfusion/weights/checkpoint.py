@@ -18,6 +18,9 @@ from shaderfusion.weights.names import name_candidates
 
 __all__ = ["Checkpoint", "StoredTensor", "TensorSource"]
 
+_F8_E4M3 = [(8 + m) * 2.0 ** (e - 10) if e else m * 2.0**-9 for e in range(16) for m in range(8)]
+"""By the 7 lower bits, of which the last is NaN: Micikevicius et al. 2022, arXiv 2209.05433."""
+
 _STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -31,9 +34,25 @@ class StoredTensor(NamedTuple):
     def to_f32(self) -> np.ndarray:
         """Its values, flat, all of which f32 holds exactly."""
         data = np.ascontiguousarray(self.data)
-        if self.dtype == "BF16":  # the upper half of an f32
-            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
+        match self.dtype:
+            case "BF16":  # the upper half of an f32
+                return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            case "F8_E5M2":  # the upper half of an f16
+                return (data.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+            case "F8_E4M3":
+                magnitudes = np.array([*_F8_E4M3[:-1], np.nan], np.float32)
+                return np.concatenate([magnitudes, -magnitudes])[data]
+            case "F32" | "F16":
+                return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
+
+    def rows(self, num_rows: int, rows: np.ndarray) -> StoredTensor:
+        """A copy of those of its rows."""
+        return StoredTensor(self.dtype, self.data.reshape(num_rows, -1)[rows].reshape(-1))
+
+    def transposed(self, num_rows: int) -> StoredTensor:
+        """A copy of the matrix with so many rows, as its columns."""
+        values = self.data.reshape(num_rows, -1, STORED_SIZE_BYTES[self.dtype])
+        return StoredTensor(self.dtype, values.transpose(1, 0, 2).reshape(-1))
 
 
 class TensorSource(Protocol):
@@ -63,13 +82,25 @@ class _Entry(NamedTuple):
 
 
 class Checkpoint:
-    """The tensors of one component's folder, or of one safetensors file, by name."""
+    """The tensors of one component's folder, or of one safetensors file, by name. Opening it reads headers alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metadata: dict[str, str] = {}
+        """What the files say of themselves."""
         self._entries: dict[str, _Entry] = {}
-        for file in [path] if path.is_file() else _find_files(path):
-            self._entries |= _MappedFile(file).entries()
+        for path_of_file in [path] if path.is_file() else _find_files(path):
+            file = _MappedFile(path_of_file)
+            self.metadata |= file.metadata()
+            self._entries |= file.entries()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by name."""
+        return {name: entry.shape for name, entry in self._entries.items()}
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
         """The tensor's name in this checkpoint; WeightsError where it is missing or of another shape or dtype."""
@@ -80,12 +111,17 @@ class Checkpoint:
             # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
             if _without_ones(actual) != _without_ones(shape):
                 raise WeightsError(
-                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's config.json"
+                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's configuration; take the "
+                    "weights of that model"
                 )
             if dtype not in STORED_SIZE_BYTES:
-                raise WeightsError(f"{file.path}: {name} has dtype {dtype}, must be F32, F16 or BF16; convert the file")
+                known = ", ".join(STORED_SIZE_BYTES)
+                raise WeightsError(f"{file.path}: {name} has dtype {dtype}, must be one of {known}; convert the file")
             return name
-        raise WeightsError(f"{self.path}: the weights lack the tensor {path}, which the model's config.json asks for")
+        raise WeightsError(
+            f"{self.path}: the weights lack the tensor {path}, which the model's configuration asks for; take the "
+            "weights of that model"
+        )
 
     def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
         """The tensor, not copied; WeightsError also where the file was cut since it was opened."""
@@ -94,8 +130,7 @@ class Checkpoint:
 
     def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
         """A copy of those rows: (*rows.shape, *shape[1:])."""
-        stored = self.read(path, shape)
-        return StoredTensor(stored.dtype, stored.data.reshape(shape[0], -1)[rows].reshape(-1))
+        return self.read(path, shape).rows(shape[0], rows)
 
 
 class _MappedFile:
@@ -120,6 +155,10 @@ class _MappedFile:
             for name, tensor in self._header.items()
             if name != "__metadata__"
         }
+
+    def metadata(self) -> dict[str, str]:
+        """The file's own, texts by name."""
+        return self._header.get("__metadata__") or {}
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Those bytes of the data. WeightsError where the file is no longer as long: to touch them would end Python."""
