@@ -26,7 +26,8 @@ class WithOtherVae(ModelFiles):
     """The parts of `model`, but for its VAE.
 
     A folder, a VAE's own or a model's, says itself how its latents are scaled; of a file that is as in the model's own
-    VAE, unless it holds TAESD, which scales none. ModelError where there is none at `vae`; the family checks that its latents fit.
+    VAE, unless it holds TAESD, which scales none. ModelError where there is none at `vae`; the family checks that its
+    latents fit.
     """
 
     def __init__(self, model: ModelFiles, vae: Path) -> None:
@@ -50,8 +51,8 @@ class WithOtherVae(ModelFiles):
             return self._model.config(component, kind)
         if self._options is None:
             return kind.from_json(self._folder)
-        is_tiny = "_class_name" in self._options
-        return kind.from_options(self._options | ({} if is_tiny else self._model.vae_defaults()), str(self._folder))
+        defaults = {} if "_class_name" in self._options else self._model.vae_defaults()
+        return kind.from_options({**self._options, **defaults}, str(self._folder))
 
     def class_name(self, component: str) -> object:
         """The model's, or the VAE's."""
