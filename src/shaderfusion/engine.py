@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
@@ -55,9 +55,14 @@ class DenoisingState:
     def inputs(self, program: Program) -> dict[str, np.ndarray]:
         """Everything that the program has to hold before the next step."""
         inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
+        beside = inputs.pop(BESIDE_LATENTS, None)
         if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[program.graph.dtype]:
             copies = self.size.rows // self.size.batch
-            inputs["latents"] = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            latents = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            if beside is not None:  # a step's update leaves these channels as they are
+                beside = np.broadcast_to(beside, (*latents.shape[:3], beside.shape[3]))
+                latents = np.concatenate([latents, beside], axis=3)
+            inputs["latents"] = latents
         return inputs
 
 

@@ -22,10 +22,13 @@ from shaderfusion.tensor import DType, dtype_size_bytes
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
-__all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
+__all__ = ["BESIDE_LATENTS", "Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
 
 Conditioning = dict[str, np.ndarray]
 """Inputs of the denoiser that say what to show, by name: a row for each prompt, unless they are shared."""
+
+BESIDE_LATENTS = "beside_latents"
+"""Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -152,7 +155,7 @@ class Family(ABC):
         """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """The denoiser's inputs that depend on no prompt and no step."""
+        """The denoiser's inputs that depend on no prompt and no step, and what is BESIDE_LATENTS."""
         return {}
 
     @abstractmethod

@@ -12,7 +12,7 @@ import numpy as np
 from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
-from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
@@ -60,13 +60,23 @@ class ModelConfig:
             )
         self.require_latents()
 
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet reads a mask, and the latents of a picture behind it, beside its own."""
+        return self.unet.in_channels != self.unet.out_channels
+
     def require_latents(self) -> None:
         """ModelError where UNet and autoencoder do not speak of the same latents, or of pictures in colour."""
         unet, vae = self.unet, self.vae
-        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        C = vae.latent_channels
+        if unet.out_channels != C or unet.in_channels not in (C, 2 * C + 1):
             raise ModelError(
-                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
-                f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
+                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must equal vae's "
+                f"latent_channels (={C}), or for inpainting {2 * C + 1} and {C}"
+            )
+        if self.is_inpainting and C % 4:
+            raise ModelError(
+                f"vae's latent_channels (={C}) must be a multiple of 4 for a UNet that paints into pictures"
             )
         if vae.out_channels != 3:
             raise ModelError(f"vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
@@ -158,13 +168,23 @@ class StableDiffusion(Family):
         return self.config.unet.time_cond_proj_dim is not None
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids."""
+        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
+
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
+        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
+        had there were the latents of a grey one.
+        """
+        inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim
-        if C is None:
-            return {}
-        frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
-        angles = 1000 * (guidance_scale - 1) * frequencies
-        return {"guidance_embedding": np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]}
+        if C is not None:
+            frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
+            angles = 1000 * (guidance_scale - 1) * frequencies
+            inputs["guidance_embedding"] = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]
+        if self.config.is_inpainting:
+            _, H, W, latent_channels = self.latents_shape(size)
+            inputs[BESIDE_LATENTS] = np.zeros((1, H, W, 1 + latent_channels), np.float32)
+            inputs[BESIDE_LATENTS][..., 0] = 1
+        return inputs
 
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
