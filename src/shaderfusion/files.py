@@ -8,7 +8,7 @@ from typing import Any
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["exists", "is_folder", "load_json", "load_text", "shown"]
+__all__ = ["exists", "is_folder", "load_bytes", "load_json", "load_text", "shown"]
 
 LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
@@ -32,19 +32,33 @@ def exists(path: Path) -> bool:
         return False
 
 
-def load_text(file: Path, remedy: str = "fetch the file again") -> str:
-    """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
+def load_bytes(
+    file: Path,
+    remedy: str = "fetch the file again",
+    *,
+    largest_bytes: int = LARGEST_BYTES,
+    missing: str = "the model folder is incomplete, fetch it again",
+) -> bytes:
+    """What is in `file`. ModelError: no such file, not a regular file, over `largest_bytes`, not readable."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait, and a device need not end
             raise ModelError(f"{file}: must be a regular file; {remedy}")
         with file.open("rb") as stream:
-            data = stream.read(LARGEST_BYTES + 1)
+            data = stream.read(largest_bytes + 1)
     except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; the model folder is incomplete, fetch it again") from None
+        raise ModelError(f"{file}: no such file; {missing}") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if len(data) > LARGEST_BYTES:
-        raise ModelError(f"{file}: must have at most {LARGEST_BYTES:,} bytes; {remedy}")
+    except ValueError:
+        raise ModelError(f"{str(file)!r}: has a null character, which no path has; check it") from None
+    if len(data) > largest_bytes:
+        raise ModelError(f"{file}: must have at most {largest_bytes:,} bytes; {remedy}")
+    return data
+
+
+def load_text(file: Path, remedy: str = "fetch the file again") -> str:
+    """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
+    data = load_bytes(file, remedy)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

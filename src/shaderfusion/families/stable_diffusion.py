@@ -150,17 +150,27 @@ class StableDiffusion(Family):
         return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP."""
+        return {"text_encoder": self.config.text_encoder}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """CLIP's."""
+        return {"text_encoder": self.tokenizer}
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.tokenizer(texts)
+        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks."""
-        return encode(run, "text_encoder", self.config.text_encoder, tokens, ["embedding"])
+        return encode(run, "text_encoder", tokens, ["embedding"])
 
     @property
     def reads_guidance_scale(self) -> bool:
@@ -223,18 +233,11 @@ class StableDiffusion(Family):
         return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
-def encode(
-    run: RunNetwork, name: str, config: ClipTextConfig, tokens: np.ndarray, outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
+def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
     """Those outputs of a text encoder, a row for each of token ids (B, L); ModelError for ids that it lacks.
 
     Equal prompts are read once.
     """
-    for token in tokens[(tokens < 0) | (tokens >= config.vocab_size)]:
-        raise ModelError(
-            f"token id (={token}) must be from 0 to {name}'s vocab_size (={config.vocab_size}) less 1; "
-            "take the tokenizer and the text encoder of one model"
-        )
     distinct, index = np.unique(tokens, axis=0, return_inverse=True)
     rows = [run(name, {TOKEN_TABLE: row[None]}, outputs) for row in distinct]
     return {key: np.concatenate([row[key] for row in rows])[index.reshape(-1)] for key in outputs}
