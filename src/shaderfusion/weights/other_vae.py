@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, Config
 from shaderfusion.errors import ModelError
-from shaderfusion.files import exists, is_folder
+from shaderfusion.files import exists, is_folder, load_json
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.ldm_config import Shapes, read_vae
 from shaderfusion.weights.ldm_names import VAE_PREFIX, StoredAs, vae_name
 from shaderfusion.weights.model_files import ModelFiles
 from shaderfusion.weights.renamed import RenamedTensors
+from shaderfusion.weights.tiny_vae import tiny_vae_options
 
 __all__ = ["WithOtherVae"]
 
@@ -25,7 +26,8 @@ class WithOtherVae(ModelFiles):
     """The parts of `model`, but for its VAE.
 
     A folder, a VAE's own or a model's, says itself how its latents are scaled; of a file that is as in the model's own
-    VAE. ModelError where there is none at `vae`; the family checks that its latents fit.
+    VAE, unless it holds TAESD, which scales none. ModelError where there is none at `vae`; the family checks that its
+    latents fit.
     """
 
     def __init__(self, model: ModelFiles, vae: Path) -> None:
@@ -33,7 +35,7 @@ class WithOtherVae(ModelFiles):
         self._model = model
         if is_folder(vae):
             self._folder = vae / "vae" if is_folder(vae / "vae") else vae
-            self._options: Mapping[str, Any] | None = None
+            self._options: dict[str, Any] | None = None
         else:
             self._folder = vae
             self._options, self._source = _open_file(vae)
@@ -49,7 +51,15 @@ class WithOtherVae(ModelFiles):
             return self._model.config(component, kind)
         if self._options is None:
             return kind.from_json(self._folder)
-        return kind.from_options({**self._options, **self._model.vae_defaults()}, str(self._folder))
+        defaults = {} if "_class_name" in self._options else self._model.vae_defaults()
+        return kind.from_options({**self._options, **defaults}, str(self._folder))
+
+    def class_name(self, component: str) -> object:
+        """The model's, or the VAE's."""
+        if component != "vae":
+            return self._model.class_name(component)
+        options = load_json(self._folder / "config.json") if self._options is None else self._options
+        return options.get("_class_name")
 
     def vae_defaults(self) -> Mapping[str, Any]:
         """The model's."""
@@ -67,7 +77,7 @@ class WithOtherVae(ModelFiles):
 
 
 def _open_file(path: Path) -> tuple[dict[str, Any], TensorSource]:
-    """A VAE's options, and its tensors: in LDM's layout, alone or in a whole model, or in diffusers'."""
+    """A VAE's options, and its tensors: in LDM's layout, alone or in a whole model, or in diffusers'; or TAESD's."""
     if path.suffix in PICKLE_SUFFIXES and exists(path):
         raise ModelError(f"{path}: {CONVERT_PICKLE}")
     if not exists(path):
@@ -77,9 +87,13 @@ def _open_file(path: Path) -> tuple[dict[str, Any], TensorSource]:
     if "decoder.mid_block.resnets.0.conv1.weight" in shapes:
         num_blocks = len(Shapes(path, shapes).children("decoder.up_blocks"))
         return read_vae(Shapes(path, {vae_name(name, num_blocks): shape for name, shape in shapes.items()})), checkpoint
+    if tiny := tiny_vae_options(shapes):
+        return tiny, checkpoint
     prefix = VAE_PREFIX if f"{VAE_PREFIX}decoder.conv_in.weight" in shapes else ""
     if f"{prefix}decoder.mid.block_1.conv1.weight" not in shapes:
-        raise ModelError(f"{path}: holds no AutoencoderKL, the VAE of Stable Diffusion; give another file as vae")
+        raise ModelError(
+            f"{path}: holds no AutoencoderKL, the VAE of Stable Diffusion, and no TAESD; give another file as vae"
+        )
     options = read_vae(Shapes(path, shapes, prefix))
     num_blocks = len(options["block_out_channels"])
     return options, RenamedTensors(checkpoint, lambda name: [StoredAs(prefix + vae_name(name, num_blocks))])
