@@ -50,7 +50,7 @@ def test_find_embedded_and_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("model", ["", "emojis", "CompVis/stable-diffusion-v1-4", Path("nowhere")], ids=repr)
 def test_no_such_model(model: str | Path) -> None:
-    with pytest.raises(ModelError, match=rf"model \(='{model}'\) must be an embedded model \(emoji\) or a folder in"):
+    with pytest.raises(ModelError, match=rf"model \(='{model}'\) must be an embedded model \(emoji\), a folder in"):
         find_model(model)
 
 
