@@ -1,11 +1,13 @@
-"""SD 1.4's networks with random weights, through shaderfusion and through diffusers, on one GPU in one run.
+"""A model's networks with random weights, through shaderfusion and through diffusers, on one GPU in one run.
 
-    .venv/bin/python -m benchmarks.vs_diffusers [--dtype f16] [--json rows.json]     (needs extra `golden`, CUDA)
+    .venv/bin/python -m benchmarks.vs_diffusers [--model sd14] [--dtype f16] [--json rows.json]
+                                                                              (needs extra `golden`, CUDA)
 
-Every result is first compared with diffusers in f32. Then each network is timed: one UNet iteration for one picture of
-512x512, for eight and for one of 1024x1024; the decoder for 512x512 and 1024x1024; the text encoder for one prompt; and
-a whole picture of 20 steps. shaderfusion runs through each runtime that is installed; diffusers in f16, eager, as a
-CUDA graph and, at 512x512, through torch.compile with channels last. A mode that fails says so and the rest go on.
+Every result is first compared with diffusers in f32. Then each network is timed at the model's own size: one UNet
+iteration, the decoder, and the text encoders for one prompt. Of sd14 also the UNet for eight pictures and for one of
+1024x1024, the decoder for 1024x1024, and a whole picture of 20 steps. shaderfusion runs through each runtime that is
+installed; diffusers in f16 (the decoder of sdxl in f32, as it has to), eager, as a CUDA graph and, of sd14,
+through torch.compile with channels last. A mode that fails says so and the rest go on.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -20,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks.sd14 import CONFIGS, save_random_model
+from benchmarks.random_models import configs, save_random_model
 from shaderfusion.bench.measure import environment, measure, relative_error
 from shaderfusion.bench.runs import (
     GUIDANCE_SCALE,
@@ -36,11 +38,13 @@ from shaderfusion.bench.runs import (
     make_token_ids,
     run_iteration,
 )
-from shaderfusion.bench.subject import Subject, open_subject
+from shaderfusion.bench.subject import RANDOM_MODELS, Subject, open_subject
 from shaderfusion.bench.values import normal
+from shaderfusion.config import NUM_TIME_IDS
 from shaderfusion.engine import Engine
 from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
+from shaderfusion.models.clip import TOKEN_TABLE
 
 __all__ = ["main"]
 
@@ -49,22 +53,29 @@ Network = Callable[[Tensors], torch.Tensor]
 
 NUM_RUNS, NUM_WARM_UP = 20, 5
 
-SIDE = CONFIGS["unet"]["sample_size"]  # of the latents
-CHANNELS = CONFIGS["unet"]["in_channels"]
-LATENTS_SHAPE = (1, SIDE, SIDE, CHANNELS)
-TEXT = CONFIGS["text_encoder"]
-SIZES = {"": (1, SIDE), ", 8 pictures": (8, SIDE), ", 1024x1024": (1, 2 * SIDE)}
-"""Pictures and the side of their latents, by what a network's name ends with."""
-WORKLOADS = {
-    "unet": ("unet", ""),
-    "vae": ("vae", ""),
-    "text_encoder": ("text_encoder", ""),
-    "unet, 8 pictures": ("unet", ", 8 pictures"),
-    "unet, 1024x1024": ("unet", ", 1024x1024"),
-    "vae, 1024x1024": ("vae", ", 1024x1024"),
-}
-"""Networks and sizes."""
-TOKEN_IDS = make_token_ids(TEXT["vocab_size"], TEXT["max_position_embeddings"])
+NUM_TOKENS, VOCABULARY = 77, 49408
+TOKEN_IDS = make_token_ids(VOCABULARY, NUM_TOKENS)
+
+
+class Workload(NamedTuple):
+    """A network, and for how many pictures of which side in latent cells."""
+
+    network: str
+    batch: int
+    side: int
+
+
+def workloads_of(model: str) -> dict[str, Workload]:
+    """By name."""
+    side = configs(model)["unet"]["sample_size"]
+    workloads = {name: Workload(name, 1, side) for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    if model != "sdxl":
+        del workloads["text_encoder_2"]
+    if model == "sd14":
+        workloads["unet, 8 pictures"] = Workload("unet", 8, side)
+        workloads["unet, 1024x1024"] = Workload("unet", 1, 2 * side)
+        workloads["vae, 1024x1024"] = Workload("vae", 1, 2 * side)
+    return workloads
 
 
 class Rows:
@@ -94,36 +105,48 @@ class Rows:
 def main() -> None:
     """Prints and writes one row a network and engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", choices=tuple(RANDOM_MODELS), default="sd14")
     parser.add_argument("--dtype", choices=("f16", "f32"), default="f16", help="of shaderfusion")
     parser.add_argument("--runtime", choices=("wgpu", "dawn"), help="of shaderfusion; by default all installed ones")
     parser.add_argument("--json", type=Path, help="file of the rows, written after each")
     args = parser.parse_args()
     names = [args.runtime] if args.runtime else [runtime.name for runtime in runtimes()]
     devices = [open_device(runtime=name) for name in names]
-    rows = Rows(args.json, environment(devices[0]))
+    rows = Rows(args.json, environment(devices[0]) | {"model": args.model})
+    workloads = workloads_of(args.model)
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
-        modules = save_random_model(Path(temporary), device="cuda")
-        inputs = make_inputs()
+        modules = save_random_model(args.model, Path(temporary), device="cuda")
+        inputs = {name: make_inputs(args.model, workload) for name, workload in workloads.items()}
         expected = {
-            name: to_numpy(forward(network, modules[network], to_torch(inputs[name], torch.float32)))
-            for name, (network, _) in WORKLOADS.items()
+            name: to_numpy(forward(workload.network, modules[workload.network], to_torch(inputs[name], torch.float32)))
+            for name, workload in workloads.items()
         }
-        for module in modules.values():
-            module.half().cpu()  # leaves the GPU to shaderfusion
+        for name, module in modules.items():
+            module.cpu()  # leaves the GPU to shaderfusion
+            if name != "vae" or not module.config.force_upcast:
+                module.half()
         free_memory()
         for device in devices:
-            measure_ours(rows, Path(temporary), device, args.dtype, expected)
+            measure_ours(rows, Path(temporary), device, args.dtype, workloads, expected)
         for module in modules.values():
             module.cuda()
         for mode, accelerate in MODES.items():
-            measure_diffusers(rows, f"diffusers f16, {mode}", accelerate, modules, inputs, expected)
+            if args.model == "sd14" or accelerate is not compiled:
+                measure_diffusers(rows, f"diffusers f16, {mode}", accelerate, modules, workloads, inputs, expected)
             free_memory()
 
 
 # ---------------------------------------------------------------------------------------------- shaderfusion
 
 
-def measure_ours(rows: Rows, folder: Path, device: Device, dtype: Any, expected: dict[str, np.ndarray]) -> None:
+def measure_ours(
+    rows: Rows,
+    folder: Path,
+    device: Device,
+    dtype: Any,
+    workloads: dict[str, Workload],
+    expected: dict[str, np.ndarray],
+) -> None:
     """Each network, and the picture: GPU time, and memory as the device reports it."""
     free_before, _ = torch.cuda.mem_get_info()
     name = f"shaderfusion {dtype}, {device.info.runtime}"
@@ -132,25 +155,29 @@ def measure_ours(rows: Rows, folder: Path, device: Device, dtype: Any, expected:
         started = time.perf_counter()
         engine.load(own.size)
         print(f"loaded weights and compiled in {time.perf_counter() - started:.1f} s", flush=True)
-        *_, seconds = (make_image(engine, own) for _ in range(3))
-        free_after, _ = torch.cuda.mem_get_info()
-        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+        seconds: dict[str, float] = {}
+        if has_picture(workloads):
+            *_, seconds = (make_image(engine, own) for _ in range(3))
 
-        def measure_workload(workload: str) -> dict[str, Any]:
-            network, size = WORKLOADS[workload]
-            batch, side = SIZES[size]
+        def measure_workload(name: str) -> dict[str, Any]:
+            network, batch, side = workloads[name]
             run_size = own.model.run_size(batch=batch, width=8 * side, height=8 * side)
             result = run_network(engine, replace(own, size=run_size), network)
             program = engine.program(network, run_size)
             return {
-                "relative_error": relative_error(result.astype(np.float32), expected[workload]),
+                "relative_error": relative_error(result.astype(np.float32), expected[name]),
                 **asdict(measure(program, num_runs=NUM_RUNS, num_warm_up=NUM_WARM_UP)),
                 "weights_bytes": program.graph.weights_bytes,
                 "tensors_bytes": program.plan.total_bytes,
                 "dispatches": len(program.graph.calls),
             }
 
-        for workload in WORKLOADS:
+        own_size = [name for name, workload in workloads.items() if name == workload.network]
+        for workload in own_size:
+            rows.attempt(name, workload, partial(measure_workload, workload))
+        free_after, _ = torch.cuda.mem_get_info()
+        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
+        for workload in workloads.keys() - own_size:
             rows.attempt(name, workload, partial(measure_workload, workload))
     free_closed, _ = torch.cuda.mem_get_info()
     print(f"after close {(free_before - free_closed) / 1e6:.0f} MB are taken", flush=True)
@@ -166,7 +193,7 @@ def run_network(engine: Engine, subject: Subject, network: str) -> np.ndarray:
             latents = {"latents": normal("latents", (1, *subject.latents_shape[1:]))}
             return engine.run("vae", subject.size, latents, ["image"])["image"][..., :3]
         case _:
-            return engine.condition(TOKEN_IDS[:1], subject.size)["embedding"]
+            return engine.run(network, subject.size, {TOKEN_TABLE: TOKEN_IDS[:1]}, ["embedding"])["embedding"]
 
 
 # ---------------------------------------------------------------------------------------------- diffusers
@@ -177,6 +204,7 @@ def measure_diffusers(
     engine: str,
     accelerate: Callable[[Network, Tensors], Network],
     modules: dict[str, Any],
+    workloads: dict[str, Workload],
     inputs: dict[str, dict[str, np.ndarray]],
     expected: dict[str, np.ndarray],
 ) -> None:
@@ -185,30 +213,34 @@ def measure_diffusers(
     networks: dict[str, Network] = {name: partial(forward, name, module) for name, module in modules.items()}
 
     def measure_network(name: str) -> dict[str, Any]:
-        tensors = to_torch(inputs[name], torch.float16)
+        module = modules[workloads[name].network]
+        tensors = to_torch(inputs[name], module.dtype)
         started = time.perf_counter()
         networks[name] = accelerate(networks[name], tensors)
         error = relative_error(to_numpy(networks[name](tensors)), expected[name])
         first_s = time.perf_counter() - started
         times = time_ms(partial(networks[name], tensors))
-        weights_bytes = sum(parameter.nbytes for parameter in modules[WORKLOADS[name][0]].parameters())
+        weights_bytes = sum(parameter.nbytes for parameter in module.parameters())
         return {"relative_error": error, **times, "first_run_s": first_s, "weights_bytes": weights_bytes}
 
     worked = [rows.attempt(engine, name, partial(measure_network, name)) for name in ("unet", "vae")]
     if accelerate is eager:
-        rows.attempt(engine, "text_encoder", partial(measure_network, "text_encoder"))
+        for name in modules.keys() - {"unet", "vae"}:
+            rows.attempt(engine, name, partial(measure_network, name))
 
     def measure_picture() -> dict[str, Any]:
-        make_diffusers_image(networks, inputs)
-        seconds = make_diffusers_image(networks, inputs)
+        seconds: dict[str, float] = {}
+        if has_picture(workloads):
+            make_diffusers_image(networks, inputs)
+            seconds = make_diffusers_image(networks, inputs)
         peak_bytes = torch.cuda.max_memory_reserved()
         return {"seconds": seconds, "total_s": sum(seconds.values()), "peak_bytes": peak_bytes}
 
     if all(worked):
         rows.attempt(engine, "picture", measure_picture)
     if accelerate is not compiled:
-        for name, (network, size) in WORKLOADS.items():
-            if size:
+        for name, (network, *_) in workloads.items():
+            if name != network:
                 networks[name] = partial(forward, network, modules[network])
                 rows.attempt(engine, name, partial(measure_network, name))
                 del networks[name]
@@ -267,23 +299,33 @@ MODES: dict[str, Callable[[Network, Tensors], Network]] = {
 """The cheap ones first."""
 
 
-def make_inputs() -> dict[str, dict[str, np.ndarray]]:
+def make_inputs(model: str, workload: Workload) -> dict[str, np.ndarray]:
     """What bench.runs gives our programs; channels last."""
-    inputs: dict[str, dict[str, np.ndarray]] = {}
-    for name, (network, size) in WORKLOADS.items():
-        batch, side = SIZES[size]
-        match network:
-            case "unet":
-                inputs[name] = {
-                    "latents": np.tile(normal("x_t", (batch, side, side, CHANNELS)), (2, 1, 1, 1)),
-                    "timestep": np.array([TIMESTEP], np.float32),
-                    "embedding": normal("embedding", (2 * batch, TEXT["max_position_embeddings"], TEXT["hidden_size"])),
-                }
-            case "vae":
-                inputs[name] = {"latents": normal("latents", (1, side, side, CHANNELS))}
-            case _:
-                inputs[name] = {"token_ids": TOKEN_IDS[:1]}
-    return inputs
+    network, batch, side = workload
+    unet = configs(model)["unet"]
+    latents_shape = (batch, side, side, unet["in_channels"])
+    match network:
+        case "unet":
+            inputs = {
+                "latents": np.tile(normal("x_t", latents_shape), (2, 1, 1, 1)),
+                "timestep": np.array([TIMESTEP], np.float32),
+                "embedding": normal("embedding", (2 * batch, NUM_TOKENS, unet["cross_attention_dim"])),
+            }
+            if "addition_embed_type" in unet:
+                time_ids = NUM_TIME_IDS * unet["addition_time_embed_dim"]
+                pooled_dim = unet["projection_class_embeddings_input_dim"] - time_ids
+                inputs["pooled"] = normal("pooled", (2 * batch, pooled_dim))
+                inputs["time_ids"] = normal("time_ids", (2 * batch, NUM_TIME_IDS))
+            return inputs
+        case "vae":
+            return {"latents": normal("latents", latents_shape)}
+        case _:
+            return {"token_ids": TOKEN_IDS[:1]}
+
+
+def has_picture(workloads: dict[str, Workload]) -> bool:
+    """Whether there are whole pictures to compare: of models with one text encoder."""
+    return "text_encoder_2" not in workloads
 
 
 def to_torch(inputs: dict[str, np.ndarray], dtype: torch.dtype) -> Tensors:
@@ -306,9 +348,13 @@ def forward(name: str, module: Any, tensors: Tensors) -> torch.Tensor:
     """The network's result."""
     match name:
         case "unet":
-            return module(tensors["latents"], tensors["timestep"], tensors["embedding"], return_dict=False)[0]
+            added = {"text_embeds": tensors["pooled"], "time_ids": tensors["time_ids"]} if "pooled" in tensors else None
+            given = (tensors["latents"], tensors["timestep"], tensors["embedding"])
+            return module(*given, added_cond_kwargs=added, return_dict=False)[0]
         case "vae":
             return module.decode(tensors["latents"] / module.config.scaling_factor, return_dict=False)[0]
+        case _ if module.config.projection_dim == module.config.hidden_size:  # SDXL's hand on the state before the last
+            return module(tensors["token_ids"], output_hidden_states=True).hidden_states[-2]
         case _:
             return module(tensors["token_ids"]).last_hidden_state
 
@@ -337,7 +383,8 @@ def make_diffusers_image(networks: dict[str, Network], inputs: dict[str, dict[st
     scheduler: Any = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(NUM_STEPS, device="cuda")
     token_ids = torch.from_numpy(TOKEN_IDS).cuda()
-    latents = to_torch({"noise": normal("noise", LATENTS_SHAPE)}, torch.float16)["noise"]
+    noise = normal("noise", inputs["vae"]["latents"].shape)
+    latents = to_torch({"noise": noise}, torch.float16)["noise"]
     torch.cuda.synchronize()
 
     started = time.perf_counter()

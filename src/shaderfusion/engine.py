@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -17,12 +18,15 @@ from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
+from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.lora.merge import Patch
+from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.store import WeightStore
 
 __all__ = ["DenoisingState", "Engine", "PrecisionWarning"]
@@ -112,9 +116,12 @@ class Engine:
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
+        self._require_open()
+        self.model.require_fits(size, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
+
+    def _require_open(self) -> None:
         if not self._is_open:
             raise DeviceError("this pipeline is closed; open the model again with from_pretrained")
-        self.model.require_fits(size, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
 
     def program(self, name: str, size: RunSize) -> Program:
         """The network's program for that size, made if it is not there."""
@@ -133,6 +140,27 @@ class Engine:
 
     def _source(self, name: str) -> TensorSource:
         return self.model.sources[self.model.networks[name].source]
+
+    @cached_property
+    def adapter_targets(self) -> Targets:
+        """What adapters may change, by the graphs of a small size."""
+        side = 8 * self.model.scale_factor
+        size = self.model.run_size(width=side, height=side)
+        graphs: dict[str, list[Graph]] = {}
+        for name, network in self.model.networks.items():
+            graphs.setdefault(network.source, []).append(network.record(self._kernels[name], size))
+        return Targets(graphs, self.model.sources)
+
+    def adapt(self, patches: Mapping[str, Mapping[str, Patch]]) -> None:
+        """Merges adapters into the weights, by source and path, in place of those before.
+
+        A run that has begun goes on with the new weights, and the embedding that it has. WeightsError where a weight is
+        then over the range of its dtype; all is then as it was.
+        """
+        with self.device.turn:
+            self._require_open()
+            self._holders.clear()  # what their programs keep of the prompt was made by the weights before
+            self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
     def dtype_of(self, name: str) -> DType:
         """What a network runs in: f32 once its values went over the range of f16."""

@@ -13,8 +13,9 @@ from golden.models import model_folder
 import shaderfusion
 from shaderfusion.bench import command
 from shaderfusion.bench.charts import CHARTS
-from shaderfusion.cli import BENCHMARKS as NAMES
-from shaderfusion.cli import CHARTED, main
+from shaderfusion.cli import main
+from shaderfusion.cli.bench import BENCHMARKS as NAMES
+from shaderfusion.cli.bench import CHARTED
 
 TINY = ["--model", str(model_folder("sd1")), "--width", "32", "--height", "32"]
 

@@ -119,6 +119,7 @@ TINY_SD = Model(
         case("pndm", num_inference_steps=4, seed=38, pixels=True),
         case("ddim", num_inference_steps=4, seed=39, guidance_scale=1.5, width=24, height=40),
         case("euler", num_inference_steps=4, seed=40, guidance_scale=8.5, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=4, seed=41, guidance_scale=8.5, num_images_per_prompt=2, width=24, height=16),
     ],
 )
 FAMILIES = {"sdxl": (SDXL, 12, (5, 8)), "ssd": (SSD, 9, (6, 5)), "tiny_sd": (TINY_SD, 11, (8, 8))}

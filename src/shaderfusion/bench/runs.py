@@ -41,8 +41,9 @@ def make_token_ids(vocab_size: int, *shape: int) -> np.ndarray:
 
 
 def make_image(engine: Engine, subject: Subject) -> dict[str, float]:
-    """Two prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
-    tokens = make_token_ids(subject.model.vocab_size, *subject.model.tokens_shape)
+    """Prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
+    copies = subject.size.rows // subject.size.batch  # one where the denoiser reads the guidance scale
+    tokens = make_token_ids(subject.model.vocab_size, *subject.model.tokens_shape)[:copies]
     started = time.perf_counter()
     rows = engine.condition(tokens, subject.size)
     encoded = time.perf_counter()

@@ -10,9 +10,8 @@ import numpy as np
 
 from shaderfusion.bench.values import normal
 from shaderfusion.engine import Engine
-from shaderfusion.families import open_model
+from shaderfusion.families import family_of, open_model
 from shaderfusion.families.family import Family, RunSize
-from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.optimizations import Optimizations
@@ -25,6 +24,7 @@ from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 from shaderfusion.weights.model_files import ModelFolder
 
 __all__ = [
+    "RANDOM_MODELS",
     "SD14",
     "SD14_FOLDER",
     "RandomCheckpoint",
@@ -35,10 +35,11 @@ __all__ = [
 ]
 
 SD14 = "sd14"
-"""Name of Stable Diffusion 1.4 with random weights."""
 
-SD14_FOLDER = Path(__file__).parent / "sd14"
-"""The published model's config.json files, one folder a component."""
+RANDOM_MODELS = {name: Path(__file__).parent / name for name in (SD14, "sd21", "sdxl")}
+"""Stable Diffusion 1.4, 2.1 and XL with random weights: the published models' JSON files, one folder a component."""
+
+SD14_FOLDER = RANDOM_MODELS[SD14]
 
 _BIAS_SCALE = 0.02
 
@@ -126,7 +127,7 @@ def open_subject(
     batch: int = 1,
     tuning: str | Path = "off",
 ) -> Subject:
-    """`sd14`, an embedded model or a folder, in pixels, by default at the model's own size.
+    """One of RANDOM_MODELS, an embedded model or a folder, in pixels, by default at the model's own size.
 
     `tuning` is that of `StableDiffusionPipeline.from_pretrained`.
 
@@ -134,7 +135,7 @@ def open_subject(
     """
     opened = device if isinstance(device, Device) else open_device(device)
     name = default_model(opened) if model is None else model
-    found = StableDiffusion(RandomFolder(SD14_FOLDER)) if name == SD14 else open_model(name)
+    found = family_of(RandomFolder(RANDOM_MODELS[name])) if name in RANDOM_MODELS else open_model(name)
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)

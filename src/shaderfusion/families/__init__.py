@@ -15,7 +15,7 @@ from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 from shaderfusion.weights.other_vae import WithOtherVae
 from shaderfusion.weights.single_file import SingleFile
 
-__all__ = ["FAMILIES", "find_model", "open_model"]
+__all__ = ["FAMILIES", "family_of", "find_model", "open_model"]
 
 FAMILIES: Mapping[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -36,8 +36,11 @@ def open_model(model: str | Path, *, vae: str | Path | None = None, prediction_t
     or has an option that is not implemented.
     """
     files = _open_files(find_model(model), prediction_type)
-    if vae is not None:
-        files = WithOtherVae(files, Path(vae))
+    return family_of(files if vae is None else WithOtherVae(files, Path(vae)))
+
+
+def family_of(files: ModelFiles) -> Family:
+    """The model that the files hold; ModelError as `open_model`."""
     name = files.options.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(f"{files.path}: its pipeline (={shown(name)}) must be {' or '.join(FAMILIES)}")

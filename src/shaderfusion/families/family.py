@@ -12,14 +12,16 @@ from typing import ClassVar, Self
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.config import ClipTextConfig, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, dtype_size_bytes
+from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.embeddings import AddedTokens
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
 __all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
@@ -92,7 +94,13 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        return {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        stored = {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        return {name: self.added_tokens.extend(name, source) for name, source in stored.items()}
+
+    @cached_property
+    def added_tokens(self) -> AddedTokens:
+        """What textual inversions add to the vocabulary; none at first."""
+        return AddedTokens(self.text_encoders)
 
     @cached_property
     def scheduler_config(self) -> SchedulerConfig:
@@ -121,8 +129,18 @@ class Family(ABC):
 
     @property
     @abstractmethod
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """By component."""
+
+    @property
+    @abstractmethod
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """By text encoder, without `added_tokens`."""
+
+    @property
+    @abstractmethod
     def vocab_size(self) -> int:
-        """Token ids are below."""
+        """Token ids are below, but for those of `added_tokens`."""
 
     @property
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:

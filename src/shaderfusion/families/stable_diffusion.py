@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
-from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
@@ -28,21 +28,18 @@ __all__ = ["ModelConfig", "StableDiffusion", "encode"]
 class ModelConfig:
     """The configurations of the networks, which must fit each other."""
 
-    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {
-        "text_encoder": ClipTextConfig,
-        "unet": UNetConfig,
-        "vae": VaeConfig,
-    }
+    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {"text_encoder": ClipTextConfig, "unet": UNetConfig}
+    """Those of one class; the autoencoder may be of two."""
 
     text_encoder: ClipTextConfig
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
 
     @classmethod
     def read(cls, files: ModelFiles) -> Self:
         """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
         components: dict[str, Any] = {name: files.config(name, kind) for name, kind in cls.COMPONENTS.items()}
-        config = cls(**components)
+        config = cls(**components, vae=read_vae_config(files))
         try:
             config.require_fit()
         except ModelError as error:
@@ -143,17 +140,27 @@ class StableDiffusion(Family):
         return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP."""
+        return {"text_encoder": self.config.text_encoder}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """CLIP's."""
+        return {"text_encoder": self.tokenizer}
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.tokenizer(texts)
+        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks."""
-        return encode(run, "text_encoder", self.config.text_encoder, tokens, ["embedding"])
+        return encode(run, "text_encoder", tokens, ["embedding"])
 
     @property
     def reads_guidance_scale(self) -> bool:
@@ -203,21 +210,14 @@ class StableDiffusion(Family):
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
-        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
-def encode(
-    run: RunNetwork, name: str, config: ClipTextConfig, tokens: np.ndarray, outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
+def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
     """Those outputs of a text encoder, a row for each of token ids (B, L); ModelError for ids that it lacks.
 
     Equal prompts are read once.
     """
-    for token in tokens[(tokens < 0) | (tokens >= config.vocab_size)]:
-        raise ModelError(
-            f"token id (={token}) must be from 0 to {name}'s vocab_size (={config.vocab_size}) less 1; "
-            "take the tokenizer and the text encoder of one model"
-        )
     distinct, index = np.unique(tokens, axis=0, return_inverse=True)
     rows = [run(name, {TOKEN_TABLE: row[None]}, outputs) for row in distinct]
     return {key: np.concatenate([row[key] for row in rows])[index.reshape(-1)] for key in outputs}

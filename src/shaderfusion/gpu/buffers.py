@@ -1,6 +1,6 @@
 """GPU memory: allocate, write, read back. Every error names the tensor and its size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -11,7 +11,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.tensor import DType, TensorSpec
 
-__all__ = ["NUMPY_DTYPES", "allocate", "download", "download_all", "upload"]
+__all__ = ["NUMPY_DTYPES", "allocate", "download", "download_all", "start_download", "upload"]
 
 NUMPY_DTYPES: dict[DType, Any] = {"f16": np.float16, "f32": np.float32, "u32": np.uint32}
 
@@ -55,6 +55,14 @@ def download(device: Device, buffer: Any, tensor: TensorSpec) -> np.ndarray:
 
 def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> list[np.ndarray]:
     """Waits for the GPU and reads tensors from their buffers back, each as `download` does, in one transfer."""
+    return start_download(device, tensors)()
+
+
+def start_download(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> Callable[[], list[np.ndarray]]:
+    """What `download_all` returns, later: tensors as they are after what was submitted so far.
+
+    Until the function that it gives is called, which waits for that much, more may be submitted.
+    """
     names = ", ".join(tensor.name for _, tensor in tensors)
     offsets = [0, *accumulate(tensor.size_bytes for _, tensor in tensors)]
     with gpu_errors(f"reading {names}"):
@@ -64,12 +72,18 @@ def download_all(device: Device, tensors: Sequence[tuple[Any, TensorSpec]]) -> l
         for (buffer, tensor), offset in zip(tensors, offsets, strict=False):
             encoder.copy_buffer_to_buffer(buffer, 0, staging, offset, tensor.size_bytes)
         device.handle.queue.submit([encoder.finish()])
-        staging.map_sync("READ")
-        raw = staging.read_mapped()
-        staging.destroy()
-    return [
-        np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)[
-            ..., : tensor.channels
+        mapping = staging.map_async("READ")
+
+    def finish() -> list[np.ndarray]:
+        with gpu_errors(f"reading {names}"):
+            mapping.sync_wait()
+            raw = staging.read_mapped()
+            staging.destroy()
+        return [
+            np.frombuffer(raw, NUMPY_DTYPES[tensor.dtype], tensor.size, offset).reshape(tensor.shape)[
+                ..., : tensor.channels
+            ]
+            for (_, tensor), offset in zip(tensors, offsets, strict=False)
         ]
-        for (_, tensor), offset in zip(tensors, offsets, strict=False)
-    ]
+
+    return finish

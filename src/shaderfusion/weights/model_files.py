@@ -33,6 +33,10 @@ class ModelFiles(ABC):
     def config(self, component: str, kind: type[C]) -> C:
         """A component's configuration; ModelError where there is none, or it has an option that is not implemented."""
 
+    def class_name(self, component: str) -> str | None:
+        """diffusers' class of a component, where there is more than one and the model says which; None is the usual."""
+        return None
+
     @abstractmethod
     def tensors(self, component: str) -> TensorSource:
         """A component's weights. ModelError or WeightsError where there are none."""
@@ -62,6 +66,11 @@ class ModelFolder(ModelFiles):
     def config(self, component: str, kind: type[C]) -> C:
         """From its JSON."""
         return kind.from_json(self.path / component)
+
+    def class_name(self, component: str) -> str | None:
+        """From its JSON."""
+        name = load_json(self.path / component / "config.json").get("_class_name")
+        return name if isinstance(name, str) else None
 
     def tensors(self, component: str) -> TensorSource:
         """From its safetensors files."""

@@ -1,0 +1,183 @@
+"""`shaderfusion generate`: a prompt -> PNG files."""
+
+import argparse
+import json
+import re
+import secrets
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import shaderfusion
+from shaderfusion.arguments import LARGEST_SEED
+from shaderfusion.cli.options import (
+    DEFAULT_MODEL,
+    DTYPE_OF_DEVICE,
+    Names,
+    add_device,
+    add_dtype,
+    add_json,
+    add_model,
+    add_optimizations,
+    add_size,
+    add_tuning,
+    guidance_scale,
+    schedulers,
+    text,
+    whole_number,
+)
+from shaderfusion.output import progress_bar, require_writable, show, write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+__all__ = ["add_parser"]
+
+MAX_IMAGES = 1000
+"""Of one command: more than any device makes at once."""
+
+
+def add_parser(commands: Any) -> None:
+    """`shaderfusion generate`, for the parser of commands."""
+    generate = commands.add_parser("generate", help="make pictures from a prompt", allow_abbrev=False)
+    generate.set_defaults(command=_run)
+    generate.add_argument("prompt", type=text, metavar="PROMPT", help="what to show")
+    generate.add_argument("--negative-prompt", type=text, default="", metavar="TEXT", help="what to avoid")
+    add_model(generate, "--model", default=DEFAULT_MODEL)
+    generate.add_argument("--steps", type=whole_number(1, 20), default=20, metavar="N", help="default: 20")
+    generate.add_argument("--guidance-scale", type=guidance_scale, default=7.5, metavar="X", help="default: 7.5")
+    generate.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
+    meaning = "one of %(choices)s; default: the model's own"
+    generate.add_argument("--scheduler", choices=Names(schedulers), metavar="NAME", help=meaning)
+    add_size(generate)
+    generate.add_argument(
+        "--num-images", type=whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"
+    )
+    generate.add_argument(
+        "--output",
+        metavar="FILE.png",
+        help="default: PROMPT-SEED.png; replaces a file of that name; several images are numbered: -1.png, -2.png",
+    )
+    add_device(generate)
+    add_dtype(generate, DTYPE_OF_DEVICE)
+    add_optimizations(generate)
+    add_tuning(generate, "auto")
+    add_json(generate)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Everything that can be refused is refused before weights load."""
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    paths = _output_paths(args.output, args.prompt, seed, args.num_images)
+    from concurrent.futures import ThreadPoolExecutor
+
+    from shaderfusion.gpu.backend import runtimes
+    from shaderfusion.gpu.device import open_device
+
+    started = time.perf_counter()
+    runtimes(args.runtime)[0].load()  # alone: beside other imports it would take longer, and the driver begin later
+    with ThreadPoolExecutor(1) as beside:
+        # The driver takes a while, and what follows does not need it yet.
+        opening = beside.submit(open_device, args.device, runtime=args.runtime)
+        from shaderfusion.families import open_model
+        from shaderfusion.kernels.optimizations import Optimizations
+        from shaderfusion.pipeline import StableDiffusionPipeline
+        from shaderfusion.run import make_request
+
+        optimizations = Optimizations.parse(args.optimizations)
+        model = open_model(args.model)
+        request = make_request(
+            model,
+            args.prompt,
+            negative_prompt=args.negative_prompt,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            width=args.width,
+            height=args.height,
+            num_images_per_prompt=args.num_images,
+            seed=seed,
+            scheduler=args.scheduler,
+        )
+        device = opening.result()
+    pipe = StableDiffusionPipeline.from_pretrained(
+        model,
+        device=device,
+        dtype=args.dtype,
+        scheduler=args.scheduler,
+        optimizations=optimizations,
+        size=request.size,
+        tuning=args.tuning,
+    )
+    loaded = time.perf_counter()
+    images: list[Image] = []
+    with progress_bar(request.num_steps) as draw:
+        for progress in pipe.run(request):
+            draw(progress.step)
+            images = progress.images or []
+    generated = time.perf_counter()
+    info = pipe.device.info
+    settings = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "seed": seed,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "scheduler": request.schedule.name,
+        "model": args.model,
+        "runtime": info.runtime,
+        "software": f"shaderfusion {shaderfusion.__version__}",
+    }
+    for index, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
+        _save_png(image, path, settings | ({"image": f"{index} of {len(paths)}"} if len(paths) > 1 else {}))
+    saved = time.perf_counter()
+
+    if args.json:
+        report = {
+            "paths": [str(path) for path in paths],
+            "seed": seed,
+            "device": info.name,
+            "driver": info.driver,
+            "runtime": info.runtime,
+            "dtype": pipe.dtype,
+            "tuning": pipe.tuning,
+            "steps": args.steps,
+            "seconds": {"load": loaded - started, "generate": generated - loaded, "save": saved - generated},
+        }
+        show(json.dumps(report))
+        return
+    if sys.stderr.isatty():
+        seconds = f"{generated - loaded:.1f} s"
+        print(f"seed {seed}, {seconds} on {info.name} by {info.runtime} in {pipe.dtype}", file=sys.stderr)
+    show("\n".join(map(str, paths)))
+
+
+def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -> list[Path]:
+    """Where the images will go; InputError where they cannot."""
+    default = f"{_slug(prompt)}-{seed}.png"
+    path = Path(default if output is None else output)
+    paths = [path]
+    if num_images > 1 and path.suffix:
+        paths = [path.with_stem(f"{path.stem}-{index}") for index in range(1, num_images + 1)]
+    for path in paths:
+        require_writable("--output", path, ".png", default)
+    return paths
+
+
+def _slug(prompt: str) -> str:
+    """The prompt's first words, as part of a file name."""
+    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"
+
+
+def _save_png(image: "Image", path: Path, settings: dict[str, Any]) -> None:
+    """Writes the image with its settings as PNG text."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    for key, value in settings.items():
+        text.add_text(key, str(value).encode(errors="backslashreplace").decode())  # a folder's name may be no Unicode
+    png = BytesIO()
+    image.save(png, "png", pnginfo=text)
+    write_whole("--output", path, png.getbuffer())

@@ -1,0 +1,130 @@
+"""Options that commands share: what each takes, and what it says of a value outside its rule."""
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from shaderfusion.arguments import LARGEST_F32, require_guidance_scale
+from shaderfusion.files import shown
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DTYPE_OF_DEVICE",
+    "Names",
+    "add_batch",
+    "add_device",
+    "add_dtype",
+    "add_json",
+    "add_model",
+    "add_optimizations",
+    "add_size",
+    "add_tuning",
+    "guidance_scale",
+    "not_empty",
+    "schedulers",
+    "text",
+    "whole_number",
+]
+
+DEFAULT_MODEL = "emoji"
+DTYPE_OF_DEVICE = "f16 where the GPU has it, f32 on a CPU"
+
+
+def add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    meaning = f"`{DEFAULT_MODEL}`, which is embedded, or a folder in diffusers' format"
+    parser.add_argument(name, metavar="MODEL", type=not_empty, help=meaning, **options)
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    for name in ("--width", "--height"):
+        parser.add_argument(name, type=whole_number(1, 512), metavar="PX", help="default: the model's own")
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=whole_number(1, 1), default=1, metavar="N", help="images at once; default: 1")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="INDEX|NAME", help="see `shaderfusion devices`; default: the first")
+    meaning = "%(choices)s; auto, the default, takes Dawn where it is installed and reaches the device's matrix units"
+    parser.add_argument("--runtime", choices=Names(_runtimes), default="auto", metavar="NAME", help=meaning)
+
+
+def add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
+
+
+def add_optimizations(parser: argparse.ArgumentParser) -> None:
+    meaning = "all (the default), none, or some of gn,geglu,pfs,flash,winograd, with commas between"
+    parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
+
+
+def add_tuning(parser: argparse.ArgumentParser, default: str) -> None:
+    meaning = f"a file of `shaderfusion tune`, `auto` (this device's own, if there is one) or `off`; default: {default}"
+    parser.add_argument("--tuning", default=default, metavar="auto|off|FILE", help=meaning)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+class Names:
+    """The choices of an option, looked up where they are needed: their modules import others, which takes time."""
+
+    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+        self._load = load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load())
+
+
+def schedulers() -> Iterable[str]:
+    from shaderfusion.schedulers import SCHEDULERS
+
+    return SCHEDULERS
+
+
+def _runtimes() -> Iterable[str]:
+    from shaderfusion.gpu.backend import RUNTIMES
+
+    return ("auto", *RUNTIMES)
+
+
+def whole_number(minimum: int, example: int, maximum: int = 1_000_000) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)} must be a whole number from {minimum} to {maximum}, such as {example}"
+            )
+        return number
+
+    return parse
+
+
+def guidance_scale(text: str) -> float:
+    try:
+        return require_guidance_scale(float(text))
+    except ValueError:  # InputError is one
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} must be a number from 0 to {LARGEST_F32:.2g}, such as 7.5"
+        ) from None
+
+
+def text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} must be valid Unicode; check the terminal's encoding"
+        ) from None
+    return text
+
+
+def not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} must name a model: `{DEFAULT_MODEL}` or a folder")
+    return text
