@@ -10,10 +10,13 @@ import pytest
 from golden.models import model_folder
 from weights.ldm_files import golden, write_header, write_model
 
-from shaderfusion.config import ClipTextConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, TinyVaeConfig, VaeConfig
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.families import open_model
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 from shaderfusion.weights.model_files import ModelFolder
+from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.other_vae import WithOtherVae
 from shaderfusion.weights.single_file import SingleFile
 
@@ -119,13 +122,30 @@ def test_latents_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("taesd_decoder.1.weight",), r"holds no AutoencoderKL, the VAE of Stable Diffusion; give another file as vae"),
-        (("lora_unet_x.lora_up.weight",), r"holds no AutoencoderKL"),
+        (
+            ("decoder.layers.1.weight",),
+            r"holds neither an AutoencoderKL nor a TAESD; give another file as vae",
+        ),
+        (("lora_unet_x.lora_up.weight",), r"holds neither an AutoencoderKL nor a TAESD"),
     ],
 )
 def test_a_file_without_a_vae(tmp_path: Path, model: SingleFile, names: tuple[str, ...], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         WithOtherVae(model, write_header(tmp_path / "vae.safetensors", {name: [1] for name in names}))
+
+
+@pytest.mark.parametrize("name", ["diffusers", "original"])
+def test_taesd(tmp_path: Path, model: SingleFile, name: str) -> None:
+    weights = tiny_decoder_graph(TinyVaeConfig(), Kernels("f32"), batch=1, height=8, width=8).weights
+    shapes = {
+        list(name_candidates(path))[0 if name == "diffusers" else -1]: weight.source_shape
+        for path, weight in weights.items()
+    }
+    other = WithOtherVae(model, write_header(tmp_path / "taesd.safetensors", shapes))
+    assert other.class_name("vae") == "AutoencoderTiny"
+    assert other.config("vae", TinyVaeConfig) == TinyVaeConfig()
+    for path, weight in weights.items():
+        assert other.tensors("vae").find(path, weight.source_shape) in shapes
 
 
 def test_damaged_vaes(tmp_path: Path, model: SingleFile) -> None:
