@@ -481,7 +481,8 @@ def main() -> None:
     golden = {name: write(name) for name in UNETS}
     FILE.write_bytes(gzip.compress(json.dumps(golden, separators=(",", ":")).encode(), mtime=0))
     pictures = {name: picture(name) for name in UNETS if name.startswith("little")}
-    np.savez_compressed(PICTURES, **pictures, call=json.dumps(CALL | {"seed": SEED}))
+    arrays: dict[str, Any] = {**pictures, "call": json.dumps(CALL | {"seed": SEED})}
+    np.savez_compressed(PICTURES, **arrays)
     for name, pixels in pictures.items():
         print(name, "mean", pixels.mean().round(), "deviation", pixels.std().round())
     print(f"diffusers {diffusers.__version__}: {len(golden)} models, {FILE.stat().st_size} bytes")

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from golden.single_file_weights import stored_bytes, weight
 
 __all__ = ["golden", "write_header", "write_model", "write_weights"]
@@ -43,15 +44,20 @@ def write_model(path: Path, shapes: Mapping[str, Any]) -> Path:
     return _write(path, shapes, lambda name, shape: stored_bytes(name, 2 * math.prod(shape)))
 
 
-def write_weights(path: Path, name: str) -> Path:
-    """The little model of the golden picture: with CLIP's whole vocabulary."""
+def write_weights(
+    path: Path, name: str, dtype: str = "F16", change: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Path:
+    """The little model of the golden picture, with CLIP's whole vocabulary; `change` takes and gives its values."""
     shapes = golden()[name]["file"]
     whole = {key: [49408, shape[1]] for key, shape in shapes.items() if key.endswith("token_embedding.weight")}
-    return _write(path, shapes | whole, lambda name, shape: weight(name, shape).tobytes())
+    changed = change or (lambda values: values)
+    return _write(path, shapes | whole, lambda name, shape: changed(weight(name, shape)).tobytes(), dtype)
 
 
-def _write(path: Path, shapes: Mapping[str, Any], data: Callable[[str, Sequence[int]], bytes]) -> Path:
-    write_header(path, shapes)
+def _write(
+    path: Path, shapes: Mapping[str, Any], data: Callable[[str, Sequence[int]], bytes], dtype: str = "F16"
+) -> Path:
+    write_header(path, shapes, dtype)
     with path.open("r+b") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         for name, shape in shapes.items():

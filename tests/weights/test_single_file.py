@@ -76,6 +76,7 @@ def test_every_tensor_of_diffusers_is_found(tmp_path: Path, name: str) -> None:
         source = file.tensors(component)
         for path, shape in expected["tensors"].items():
             assert source.find(path, tuple(shape)) in model["file"]
+        path, shape = next(iter(expected["tensors"].items()))
         wrong = (7, *shape)
         with pytest.raises(WeightsError, match=r"has shape .*, must be"):
             source.find(path, wrong)
@@ -189,10 +190,13 @@ def test_size(tmp_path: Path, name: str, prediction_type: str | None, cells: int
     assert config.sample_sides == (cells, cells)
 
 
-def test_consistency_models(tmp_path: Path) -> None:
-    shapes = golden()["sd15"]["file"] | {"model.diffusion_model.time_embedding.cond_proj.weight": [320, 256]}
+@pytest.mark.parametrize(
+    ("name", "pipeline"), [("sd15", "LatentConsistencyModelPipeline"), ("sdxl", "StableDiffusionXLPipeline")]
+)
+def test_consistency_models(tmp_path: Path, name: str, pipeline: str) -> None:
+    shapes = golden()[name]["file"] | {"model.diffusion_model.time_embedding.cond_proj.weight": [320, 256]}
     file = SingleFile(write_header(tmp_path / "model.safetensors", shapes))
-    assert file.options == {"_class_name": "LatentConsistencyModelPipeline"}
+    assert file.options == {"_class_name": pipeline}
     assert file.config("unet", UNetConfig).time_cond_proj_dim == 256
     assert file.scheduler_config().class_name == "LCMScheduler"
     assert file.tensors("unet").find("time_embedding.cond_proj.weight", (320, 256)).endswith("cond_proj.weight")
@@ -338,7 +342,7 @@ def test_a_missing_tensor_and_one_without_dimensions(tmp_path: Path, component: 
     source = SingleFile(path).tensors(component)
     tensors = model["components"][component]["tensors"]
     needed = {source.find(tensor, tuple(shape)) for tensor, shape in tensors.items()}
-    for name in sorted(needed)[::11]:
+    for name in sorted(needed)[::23]:
         without = {other: shape for other, shape in model["file"].items() if other != name}
         for shapes in (without, model["file"] | {name: []}, model["file"] | {name: [0]}):
             write_header(path, shapes)
