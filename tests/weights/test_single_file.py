@@ -276,6 +276,11 @@ def test_tensors_that_no_part_has_are_named(tmp_path: Path, name: str) -> None:
     [
         (("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",), "is a LoRA, not a model"),
         (("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight",), "is a LoRA, not a model"),
+        (("unet.mid_block.attentions.0.proj_in.lora_linear_layer.up.weight",), "is a LoRA, not a model"),
+        (
+            ("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",),
+            "is a LoRA, not a model",
+        ),
         (("lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a",), "is a LoRA, not a model"),
         (("control_model.input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight"), "is a ControlNet"),
         (("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "is an IP-Adapter"),
@@ -355,6 +360,15 @@ def test_layers_that_are_no_unet_of_diffusers(tmp_path: Path) -> None:
     without = {name: shape for name, shape in shapes.items() if "diffusion_model.input_blocks.2." not in name}
     with pytest.raises(ModelError, match=r"the blocks of its UNet are not those of diffusers' UNet2DConditionModel"):
         SingleFile(write_header(tmp_path / "model.safetensors", without))
+
+
+def test_a_name_of_many_numbers(tmp_path: Path) -> None:
+    name = "model.diffusion_model." + "0." * 200_000
+    path = write_header(tmp_path / "model.safetensors", golden()["little_sd1"]["file"] | {name: [1]})
+    start = time.perf_counter()
+    with pytest.warns(UnknownTensorsWarning, match=r"1 tensors are not used"):
+        SingleFile(path)
+    assert time.perf_counter() - start < 5
 
 
 def test_a_cut_file(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ _OTHER_MODEL = "choose a model of Stable Diffusion 1.x, 2.x or XL"
 
 _OTHER_KINDS = (
     (
-        r"^lora_|lora_[AB]\.|\.lora_(up|down)\.|\.lora\.(up|down)\.|\.(hada_w1|lokr_w1|oft_blocks)",
-        "is a LoRA, not a model; give the model that it changes as the model",
+        r"(^|[._])(lora|lycoris)[._]|\.(hada|lokr|oft)_",
+        "is a LoRA, not a model; give the model that it changes, and this file as a LoRA",
     ),
     (r"^(control_model|controlnet_\w+)\.|^input_hint_block\.", f"is a ControlNet, not a model; {_OTHER_MODEL}"),
     (r"^(image_proj|ip_adapter)\.", f"is an IP-Adapter, not a model; {_OTHER_MODEL}"),
-    (r"^(emb_params|clip_[lg])$", "is an embedding of textual inversion, not a model; give the model as the model"),
+    (r"^(emb_params|clip_[lg])$", "is an embedding of textual inversion, not a model; give a model beside it"),
     (r"motion_modules\.|\.time_stack\.", f"is of a video model; {_OTHER_MODEL}"),
     (r"(^|\.)joint_blocks\.", f"is of Stable Diffusion 3; {_OTHER_MODEL}"),
     (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", f"is of Flux, or a model like it; {_OTHER_MODEL}"),
