@@ -53,24 +53,6 @@ _RESNET = r"(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|c
 _TRANSFORMER_LAYER = r"transformer_blocks\.\d+\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2))"
 _TRANSFORMER = rf"(norm|proj_in|proj_out|{_TRANSFORMER_LAYER})"
 _UNET = (
-    (r"^(first_stage_model\.)?decoder\.conv_in\.", "is a VAE alone; give it as vae, beside a model"),
-    (
-        r"^down_blocks\.",
-        "is a UNet alone in diffusers' layout; put it into the folder of a model, as "
-        "unet/diffusion_pytorch_model.safetensors",
-    ),
-    (r"^input_blocks\.", "is a UNet alone, without a text encoder; take the file of the whole model"),
-    (
-        r"^(text_model|transformer\.resblocks|cond_stage_model|conditioner)\.",
-        "is a text encoder alone; take the file of the whole model",
-    ),
-)
-
-_RESNET = r"(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv)"
-_TRANSFORMER = (
-    r"(norm|proj_in|proj_out|transformer_blocks\.\d+\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)))"
-)
-_UNET = (
     rf"model\.diffusion_model\.(time_embed\.[02]|label_emb\.0\.[02]|time_embedding\.cond_proj|out\.[02]"
     rf"|input_blocks\.0\.0|((input|output)_blocks\.\d+|middle_block)\.\d+\.({_RESNET}|{_TRANSFORMER})"
     rf"|up_blocks\.0\.attentions\.\d+\.{_TRANSFORMER})\.(weight|bias)"
