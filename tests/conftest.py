@@ -17,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", choices=("wgpu", "dawn"), default="wgpu", help="the WebGPU implementation to test")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Nearly all golden decoders have diffusers' default, force_upcast, of which test_run.py tests what is said.
+    config.addinivalue_line("filterwarnings", "ignore:vae. runs in f32, which its configuration asks for")
+
+
 # No test sees what `shaderfusion tune` left in the user's cache folder. Mesa's cache stays where it is.
 os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-")
 

@@ -23,6 +23,7 @@ from shaderfusion.gpu.turn import Turn
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.random import NormalGenerator
 from shaderfusion.run import Run
 from shaderfusion.schedulers import Update
 
@@ -158,6 +159,46 @@ def test_a_run_goes_on_after_a_failure(
     *_, last = run
     assert steps == [1, 2, 3, 4]
     assert [image.tobytes() for image in last.images or []] == alone[0]
+
+
+@pytest.mark.parametrize("scheduler", ["euler_a", "lcm"])
+def test_a_step_that_failed_is_done_again_with_its_noise(
+    pipe: StableDiffusionPipeline, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn with another run too, whose noise is its own."""
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    alone = finish(start(pipe, CALLS[2]))
+    run, other = start(pipe, CALLS[2]), start(pipe, CALLS[0])
+    for _ in range(OPTIONS["num_inference_steps"] - 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe._engine, "program", raise_out_of_memory)
+            for _ in range(2):
+                with pytest.raises(GpuMemoryError):
+                    next(run)
+        next(run)
+        next(other)
+    assert finish(run) == alone
+
+
+def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first latents, or, where those are given, from the beginning, as in diffusers."""
+    monkeypatch.setattr(pipe, "scheduler", "lcm")
+    given: list[np.ndarray] = []
+    denoise = pipe._engine.denoise
+
+    def recorded(*args: Any, noise: np.ndarray | None, **options: Any) -> None:
+        given.extend([] if noise is None else [noise])
+        denoise(*args, noise=noise, **options)
+
+    monkeypatch.setattr(pipe._engine, "denoise", recorded)
+    B, H, W, C = 2, 4, 4, 4
+    generator = NormalGenerator(3)
+    drawn = [generator.randn((B, C, H, W)) for _ in range(4)]
+    options: dict[str, Any] = {"num_inference_steps": 4, "width": 8, "height": 8, "num_images_per_prompt": B, "seed": 3}
+    finish(pipe.generate("a cat", **options))
+    finish(pipe.generate("a cat", latents=drawn[0], **options))
+    expected = np.stack([*drawn[1:4], *drawn[:3]]).transpose(0, 1, 3, 4, 2)
+    np.testing.assert_array_equal(np.stack(given), expected)
 
 
 def raise_out_of_memory(*_: Any, **__: Any) -> None:
@@ -359,8 +400,14 @@ def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline)
 
 
 def test_force_upcast(device: Device, tmp_path: Path) -> None:
+    """It is said once, when the model is opened."""
     for force in (True, False):
         folder = changed_model(tmp_path / str(force), "vae", "decoder.conv_in.weight", 1.0, force_upcast=force)
-        with open_pipeline(device, folder, "f16") as pipe:
-            assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
-            assert pipe._engine.dtype_of("unet") == "f16"
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with open_pipeline(device, folder, "f16") as pipe:
+                finish(start(pipe, CALLS[0]))
+                assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
+                assert pipe._engine.dtype_of("unet") == "f16"
+        messages = [str(warning.message) for warning in said if warning.category is PrecisionWarning]
+        assert messages == ["vae: runs in f32, which its configuration asks for"] * force

@@ -1,6 +1,7 @@
 """The rules that fields of a configuration obey, as annotations, and the reading of JSON into a frozen dataclass."""
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ __all__ = [
     "Fixed",
     "Fraction",
     "Fractions",
+    "Number",
     "Offset",
     "PerSide",
     "Positive",
@@ -72,6 +74,7 @@ Depth = Annotated[int, _DEPTH]
 Count = Annotated[int, _whole(1, 1_000_000)]
 Offset = Annotated[int, _whole(0, 1_000_000)]
 Positive = Annotated[float, _Rule(lambda v: _is_number(v, 1e-30, 1e30), "a number from 1e-30 to 1e30")]  # finite in f32
+Number = Annotated[float, _Rule(lambda v: _is_number(v, -math.inf, math.inf), "a number")]
 Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
 Fractions = Annotated[
     tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")

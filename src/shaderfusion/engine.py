@@ -39,7 +39,7 @@ _CARRIED = ("x_t", "x_saved", "history", "latents")
 
 
 class PrecisionWarning(UserWarning):
-    """A network's values went over the range of f16, so it runs in f32."""
+    """A network's values are over the range of f16, as found in a run or as its configuration says; it runs in f32."""
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class DenoisingState:
 
     size: RunSize
     conditioning: Conditioning = field(repr=False)
-    """A row for each of the denoiser's batch."""
+    """Those of prompts have a row for each of the denoiser's batch."""
     x_t: np.ndarray = field(repr=False)
     """(B, H, W, C) f32"""
     input_scale: float
@@ -81,6 +81,8 @@ class Engine:
         self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in model.networks}
         self._holders: dict[Program, DenoisingState] = {}
         self._is_open = True
+        for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
+            warnings.warn(f"{name}: runs in f32, which its configuration asks for", PrecisionWarning, stacklevel=2)
 
     # ------------------------------------------------------------------------------------------ programs
 

@@ -64,6 +64,7 @@ class StableDiffusionPipeline:
         optimizations: Optimizations | None = None,
         size: RunSize | None = None,
         tuning: str | Path = "auto",
+        embeddings: Sequence[str | Path] = (),
         loras: Sequence[tuple[str | Path, Strength]] = (),
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
@@ -72,8 +73,9 @@ class StableDiffusionPipeline:
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". loras are paths as of `load_lora_weights`, each with its strength: they are
-        merged as the weights load, and all active. Raises ModelError, DeviceError or InputError.
+        file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
+        `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
+        ModelError, DeviceError or InputError.
         """
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
@@ -84,6 +86,8 @@ class StableDiffusionPipeline:
             found = model if isinstance(model, Family) else open_model(model)
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
+            for path in embeddings:
+                found.added_tokens.load(path, None, found.tokenizers)
             opened = opening.result()
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
@@ -113,15 +117,18 @@ class StableDiffusionPipeline:
         latents: Any = None,
         prompt_embeds: Any = None,
         negative_prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None,
+        negative_pooled_prompt_embeds: Any = None,
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
         The options are diffusers'. prompt is a text or a list of them, of which each gets num_images_per_prompt images;
         width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
-        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator; latents, (B, C,
-        height / 8, width / 8), take its place. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the
-        place of texts. InputError at once for an argument outside its rule, and DeviceLimitError for a size that the
-        device cannot hold.
+        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
+        and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
+        first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
+        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). InputError at once for an argument
+        outside its rule, and DeviceLimitError for a size that the device cannot hold.
         """
         request = make_request(
             self.model,
@@ -136,6 +143,8 @@ class StableDiffusionPipeline:
             latents=latents,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
             scheduler=self.scheduler,
         )
         return self.run(request)
@@ -191,6 +200,21 @@ class StableDiffusionPipeline:
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs."""
         self._engine.load(size)
+
+    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
+        """Teaches the model a word from a .safetensors file (weights/embeddings.py); returns it.
+
+        The word is token, by default the one that a file of diffusers names, or the file's name without its suffix. In
+        prompts it is then found as `text.words.AddedWords` says. The model is taught: all pipelines of it know the
+        word. InputError for a word that the model has already, WeightsError for a file of another kind of model.
+        """
+        with self.device.turn:
+            return self.model.added_tokens.load(path, token, self.model.tokenizers)
+
+    def unload_textual_inversion(self, token: str | None = None) -> None:
+        """Forgets a loaded word, by default all; runs whose prompts have it must have begun. InputError for another."""
+        with self.device.turn:
+            self.model.added_tokens.unload(token)
 
     def close(self) -> None:
         """Frees all memory of the device that the model takes; its runs end with a DeviceError."""

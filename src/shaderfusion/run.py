@@ -17,7 +17,7 @@ from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
-from shaderfusion.random import randn, require_seed
+from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
 
 __all__ = ["Progress", "Request", "Run", "make_request"]
@@ -37,7 +37,7 @@ class Request:
     prompts: tuple[Prompts, ...] = field(repr=False)
     """With guidance the negative ones, then the others; a row for each prompt."""
     latents: np.ndarray | None = field(repr=False)
-    """The noise to begin with, (B, H, W, C), or None for that of the seed."""
+    """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
 
     @property
     def num_steps(self) -> int:
@@ -70,6 +70,9 @@ class Run(Iterator[Progress]):
         self.request = request
         self._engine = engine
         self._state: DenoisingState | None = None
+        self._generator = NormalGenerator(request.seed)
+        self._noise: np.ndarray | None = None
+        """Of the next step, where it needs any: it stays until that step is done."""
         self._step = 0
         self._is_closed = False
 
@@ -84,14 +87,19 @@ class Run(Iterator[Progress]):
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
                 scales = (*schedule.input_scales, 1.0)
+                update = schedule.updates[self._step]
+                if update.c_noise and self._noise is None:
+                    self._noise = self._draw()
                 self._engine.denoise(
                     self._state,
                     schedule.timesteps[self._step],
-                    schedule.updates[self._step],
+                    update,
                     guidance_scale=request.guidance_scale,
                     next_input_scale=scales[self._step + 1],
+                    noise=self._noise,
                     is_last=self._step + 1 == request.num_steps,
                 )
+                self._noise = None
                 self._step += 1
             latents = self._state.x_t
             preview = partial(_decode, self._engine, latents, request.size)
@@ -109,12 +117,15 @@ class Run(Iterator[Progress]):
             given = prompts if isinstance(prompts, dict) else self._engine.condition(prompts, size)
             rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()})
         conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        noise = request.latents
-        if noise is None:
-            B, H, W, C = self._engine.model.latents_shape(size)
-            noise = randn((B, C, H, W), request.seed).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        conditioning |= self._engine.model.shared_inputs(size, request.guidance_scale)
+        noise = self._draw() if request.latents is None else request.latents
         x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
+
+    def _draw(self) -> np.ndarray:
+        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
+        B, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def close(self) -> None:
         """Ends the run after the current step."""
@@ -147,6 +158,8 @@ def make_request(
     latents: Any = None,
     prompt_embeds: Any = None,
     negative_prompt_embeds: Any = None,
+    pooled_prompt_embeds: Any = None,
+    negative_pooled_prompt_embeds: Any = None,
     scheduler: str | None = None,
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
@@ -157,35 +170,45 @@ def make_request(
     size = model.run_size(width=width, height=height)
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
-    guided = scale > 1
+    guided = scale > 1 and not model.reads_guidance_scale
 
-    positive = _read_prompts(model, "prompt", prompt, prompt_embeds)
-    num_prompts = len(_first(positive))
+    positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
+    num_prompts, num_tokens = _count(positive)
     prompts = (positive,)
     if guided:
-        if negative_prompt is None and negative_prompt_embeds is None:
-            negative_prompt = ""
-        negative = _read_prompts(model, "negative_prompt", negative_prompt, negative_prompt_embeds)
-        if len(_first(negative)) not in (1, num_prompts):
+        given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
+        if all(value is None for value in given):
+            negative = model.unconditional(num_tokens)
+        else:
+            negative = _read_prompts(model, "negative_prompt", *given)
+        num_negative, num_negative_tokens = _count(negative)
+        if num_negative not in (1, num_prompts):
             raise InputError(
-                f"negative_prompt (of {len(_first(negative))}) must be one, or one for each of {num_prompts} prompts"
+                f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
+            )
+        if num_negative_tokens != num_tokens:
+            lengths = sorted({num_tokens, num_negative_tokens})
+            raise InputError(
+                f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
             )
         prompts = (negative, positive)
-    lengths = {_first(rows).shape[1] for rows in prompts}
-    if len(lengths) > 1:
-        raise InputError(
-            f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {sorted(lengths)}"
-        )
-    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=lengths.pop())
+    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
     seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
     return Request(size, schedule, scale, seed, prompts, noise)
 
 
-def _read_prompts(model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any) -> Prompts:
+def _read_prompts(
+    model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any, pooled_embeds: Any
+) -> Prompts:
     """Tokens of texts, or embeddings as they are given."""
     if (texts is None) == (embeds is None):
         raise InputError(f"{name} and {name}_embeds must not both be {'left out' if texts is None else 'given'}")
+    pooled_name = name.replace("prompt", "pooled_prompt_embeds")
+    shapes = model.conditioning_shapes
+    if (pooled_embeds is not None) != (embeds is not None and "pooled" in shapes):
+        takes = "come with" if "pooled" in shapes else "not be given: the model takes only"
+        raise InputError(f"{pooled_name} must {takes} {name}_embeds")
     if embeds is None:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
@@ -195,12 +218,19 @@ def _read_prompts(model: Family, name: str, texts: str | Sequence[str] | None, e
     array = _to_array(f"{name}_embeds", embeds)
     if array.ndim != 3 or array.shape[2] != C or 0 in array.shape:
         raise InputError(f"{name}_embeds of shape {array.shape} must be (prompts, tokens, {C}), such as (1, {L}, {C})")
-    return {"embedding": array}
+    if pooled_embeds is None:
+        return {"embedding": array}
+    pooled, shape = _to_array(pooled_name, pooled_embeds), (len(array), *shapes["pooled"])
+    if pooled.shape != shape:
+        raise InputError(f"{pooled_name} of shape {pooled.shape} must be {shape}, a row for each of {name}_embeds")
+    return {"embedding": array, "pooled": pooled}
 
 
-def _first(prompts: Prompts) -> np.ndarray:
-    """One array of rows: it tells how many there are, of how many tokens."""
-    return next(iter(prompts.values())) if isinstance(prompts, dict) else prompts
+def _count(prompts: Prompts) -> tuple[int, int]:
+    """How many there are, and of how many tokens."""
+    if isinstance(prompts, dict):
+        return prompts["embedding"].shape[0], prompts["embedding"].shape[1]
+    return prompts.shape[0], prompts.shape[-1]
 
 
 def _read_latents(latents: Any, shape: tuple[int, int, int, int]) -> np.ndarray:

@@ -11,10 +11,11 @@ from shaderfusion.errors import DeviceError
 from shaderfusion.gpu.device import Device
 
 
-def test_rows(device: Device) -> None:
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_rows(device: Device, name: str) -> None:
     if not device.info.has_timestamps:
         pytest.skip("a profile needs timestamps")
-    subject = open_subject(str(model_folder("sd1")), device=device, width=32, height=32)
+    subject = open_subject(str(model_folder(name)), device=device, width=32, height=32)
     rows = list(profile.measure_rows(subject))
     for network, graph in subject.graphs(subject.kernels()).items():
         own = [row for row in rows if row["network"] == network]

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden.models import model_folder
+from golden.models import FAMILIES, model_folder
 
+from shaderfusion.bench.runs import make_image, run_iteration
 from shaderfusion.bench.subject import RandomCheckpoint, RandomFolder, default_model, open_subject
 from shaderfusion.bench.values import normal
 from shaderfusion.errors import InputError, ModelError
@@ -60,6 +61,15 @@ def test_random_weights_run_in_f16(device: Device) -> None:
         pixels = engine.decode(normal("latents", subject.latents_shape), subject.size)
     assert pixels.std() > 0.1
     assert engine.dtype_of("unet") == dtype
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_picture_of_any_family(device: Device, name: str) -> None:
+    subject = open_subject(str(model_folder(name)), device=device, dtype="f32", width=16, height=16)
+    with subject.make_engine() as engine:
+        run_iteration(engine, subject)
+        assert np.isfinite(engine.program(subject.model.denoiser, subject.size).read("model_output")).all()
+        assert set(make_image(engine, subject)) == {"text_encoder", "denoising", "decoder"}
 
 
 def test_default_model_is_small_on_a_cpu(device: Device) -> None:

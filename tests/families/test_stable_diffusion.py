@@ -64,7 +64,7 @@ def test_a_folder_without_an_index(tmp_path: Path) -> None:
         open_model(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", None])
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", None])
 def test_another_pipeline(folder: Path, name: str | None) -> None:
     change(folder, "model_index.json", _class_name=name)
     with pytest.raises(ModelError, match=rf"its pipeline \(={name!r}\) must be StableDiffusionPipeline"):

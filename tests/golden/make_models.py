@@ -2,7 +2,8 @@
 
 models/<name> is a folder in diffusers' format. <name>.npz, and emoji.npz for the embedded model, hold in float32
 
-* `token_ids`: (2, L) of the negative prompt and the prompt, and their `embeddings`: (2, L, C);
+* `token_ids`: (2, L) of the negative prompt and the prompt, and their `embeddings`: (2, L, C); with two tokenizers
+  (2, 2, L), and `pooled`: (2, P);
 * `unet_outputs`: (timesteps, 2, C, H, W) for latents randn((2, C, H, W), seed 0), those embeddings and the timesteps of
   `facts`;
 * `facts`: JSON with the prompts, the timesteps, and `cases`: runs of the whole pipeline; case k has
@@ -13,7 +14,7 @@ models/<name> is a folder in diffusers' format. <name>.npz, and emoji.npz for th
 networks/<name> are networks by themselves, and networks.npz what they make: see write_networks.
 
 Everything is computed in float32 on the CPU, from the weights as they are stored. `make_models.py emoji` makes only
-emoji.npz anew, and so on: any of the models' names, `networks` and `emoji`.
+emoji.npz anew, and so on: any of the models, `networks` and `emoji`. make_families.py makes those of other kinds.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -22,7 +23,7 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
@@ -40,10 +42,13 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
     "pndm": diffusers.PNDMScheduler,
 }
 UNET_SEED = 0
 UNET_TIMESTEPS = (1, 381, 951)
+UNET_GUIDANCE_SCALE = 3.0  # of those UNets that read it
 
 STABLE_DIFFUSION = {
     "beta_start": 0.00085,
@@ -77,6 +82,8 @@ class Model:
     cases: list[dict]
     gains: dict[str, float] = field(default_factory=dict)
     """Of layers with outputs so small that the epsilon of the norm after them shows."""
+    text_encoder_2: dict[str, Any] | None = None
+    """That of SDXL."""
 
 
 SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of heads, epsilon, quick_gelu, PNDM
@@ -100,6 +107,8 @@ SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of h
         case("ddim", num_inference_steps=5, seed=2, num_images_per_prompt=2),
         case("euler", num_inference_steps=4, seed=3, guidance_scale=1.0),
         case("pndm", num_inference_steps=1, seed=4, width=24, height=40),
+        case("euler_a", num_inference_steps=4, seed=22, width=24, height=16, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=3, seed=23, width=16, height=24, guidance_scale=1.0),
     ],
 )
 SD2 = Model(  # as SD 2.x: linear layers around the transformers, heads by block, v prediction, gelu, DDIM, pad "!"
@@ -322,16 +331,12 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     write_tokenizer(folder / "tokenizer", model.pad_token, max_length)
     write_json(folder / "scheduler" / "scheduler_config.json", model.scheduler)
-    C = model.text_encoder["hidden_size"]
-    clip = transformers.CLIPTextConfig(
-        vocab_size=VOCABULARY_SIZE,
-        max_position_embeddings=max_length,
-        intermediate_size=4 * C,
-        bos_token_id=VOCABULARY_SIZE - 2,
-        eos_token_id=VOCABULARY_SIZE - 1,
-        pad_token_id=0 if model.pad_token == "!" else VOCABULARY_SIZE - 1,
-        **model.text_encoder,
-    )
+    text_encoders: dict[str, Any] = {"text_encoder": transformers.CLIPTextModel(clip_config(model, max_length))}
+    if model.text_encoder_2:
+        write_tokenizer(folder / "tokenizer_2", "!", max_length)
+        second = clip_config(replace(model, text_encoder=model.text_encoder_2, pad_token="!"), max_length)
+        text_encoders["text_encoder_2"] = transformers.CLIPTextModelWithProjection(second)
+    C = sum(network.config.hidden_size for network in text_encoders.values())
     num_levels = len(model.vae["block_out_channels"])
     vae: dict[str, Any] = model.vae | {
         "sample_size": np.max(model.unet["sample_size"]).item() * 2 ** (num_levels - 1),
@@ -339,9 +344,10 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
         "up_block_types": ("UpDecoderBlock2D",) * num_levels,
     }
     networks: dict[str, Any] = {
-        "text_encoder": transformers.CLIPTextModel(clip),
+        "text_encoder": text_encoders.pop("text_encoder"),
         "unet": diffusers.UNet2DConditionModel(cross_attention_dim=C, **model.unet),
         "vae": diffusers.AutoencoderKL(**vae),
+        **text_encoders,
     }
     for i, (name, network) in enumerate(networks.items()):
         randomize(network, seed + i)
@@ -352,22 +358,41 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
         if name == "vae":
             network.decoder.conv_out.weight.data *= 0.7  # a deviation of about 50 of 255
         network.to(model.dtypes[name]).save_pretrained(folder / name, max_shard_size=model.shard_size)
-    components = {name: ["diffusers", type(network).__name__] for name, network in networks.items()}
+    library = {True: "transformers", False: "diffusers"}
+    components = {
+        name: [library[name.startswith("text")], type(network).__name__] for name, network in networks.items()
+    }
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": "StableDiffusionXLPipeline" if model.text_encoder_2 else "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", model.scheduler["_class_name"]],
         "tokenizer": ["transformers", "CLIPTokenizer"],
     }
-    write_json(folder / "model_index.json", index | components | {"text_encoder": ["transformers", "CLIPTextModel"]})
+    if model.text_encoder_2:
+        index |= {"force_zeros_for_empty_prompt": True, "tokenizer_2": ["transformers", "CLIPTokenizer"]}
+    else:
+        index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
+    write_json(folder / "model_index.json", index | components)
+
+
+def clip_config(model: Model, max_length: int) -> transformers.CLIPTextConfig:
+    """Of the text encoder, with the ids of the tokenizer unless it says others."""
+    ids = {"bos_token_id": VOCABULARY_SIZE - 2, "eos_token_id": VOCABULARY_SIZE - 1}
+    ids |= {"pad_token_id": 0 if model.pad_token == "!" else VOCABULARY_SIZE - 1}
+    sizes = {"vocab_size": VOCABULARY_SIZE, "max_position_embeddings": max_length}
+    sizes |= {"intermediate_size": 4 * model.text_encoder["hidden_size"]}
+    return transformers.CLIPTextConfig(**sizes, **(ids | model.text_encoder))
+
+
+def draw_in_float32(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, **_: Any) -> torch.Tensor:
+    """In place of diffusers' randn_tensor, so that runs in float64 have the noise of those in float32."""
+    return torch.randn(shape, generator=generator).to(dtype)
 
 
 def run_case(
-    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, **more: Any
+    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Latents after each step, pixels in -1..1 and the images in 8 bits."""
     # As in the models' own files; without it PNDM would begin with Runge-Kutta steps.
@@ -378,12 +403,11 @@ def run_case(
         steps.append(kwargs["latents"].numpy().copy())
         return kwargs
 
-    options = run["call"] | more
-    generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     negative, prompt = prompts
+    options = {"negative_prompt": negative} | run["call"]
+    generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     latents = pipe(
         prompt,
-        negative_prompt=negative,
         generator=generator,
         callback_on_step_end=keep,
         output_type="latent",
@@ -396,26 +420,49 @@ def run_case(
 
 def rounding_errors(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, steps: list) -> list[float]:
     """By step, the relative error of a float32 run's latents; `pipe` is in float64."""
-    noise = torch.randn(steps[0].shape, generator=torch.Generator("cpu").manual_seed(run["call"]["seed"]))
-    exact, _, _ = run_case(pipe, scheduler_config, prompts, run, latents=noise.double())
+    exact, _, _ = run_case(pipe, scheduler_config, prompts, run)
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(steps, exact, strict=True)]
+
+
+def encode(pipe: Any, prompts: list[str]) -> dict[str, np.ndarray]:
+    """Token ids and what the text encoders make of them."""
+    tokenizers = [pipe.tokenizer, pipe.tokenizer_2] if hasattr(pipe, "tokenizer_2") else [pipe.tokenizer]
+    ids = [each(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids for each in tokenizers]
+    if len(ids) == 1:
+        return {"token_ids": ids[0].numpy().astype(np.int32), "embeddings": pipe.text_encoder(ids[0])[0].numpy()}
+    embeddings, _, pooled, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+    stacked = torch.stack(ids, dim=1).numpy().astype(np.int32)
+    return {"token_ids": stacked, "embeddings": embeddings.numpy(), "pooled": pooled.numpy()}
+
+
+def unet_inputs(pipe: Any, arrays: dict[str, np.ndarray], latent_shape: tuple[int, int]) -> dict[str, Any]:
+    """What the UNet reads beside latents and timestep."""
+    inputs: dict[str, Any] = {"encoder_hidden_states": torch.from_numpy(arrays["embeddings"])}
+    if "pooled" in arrays:
+        sides = [pipe.vae_scale_factor * side for side in latent_shape]
+        time_ids = torch.tensor([[*sides, 0, 0, *sides]] * 2, dtype=torch.float32)
+        inputs["added_cond_kwargs"] = {"text_embeds": torch.from_numpy(arrays["pooled"]), "time_ids": time_ids}
+    if pipe.unet.config.time_cond_proj_dim is not None:
+        w = torch.tensor([UNET_GUIDANCE_SCALE - 1] * 2)
+        inputs["timestep_cond"] = pipe.get_guidance_scale_embedding(w, pipe.unet.config.time_cond_proj_dim)
+    return inputs
 
 
 @torch.no_grad()
 def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict], latent_shape: tuple[int, int]) -> None:
     """What diffusers computes with a model; `prompts` are the negative one and the prompt."""
     pipe, exact_pipe = (
-        diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
-        for dtype in (torch.float32, torch.float64)
+        diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype) for dtype in (torch.float32, torch.float64)
     )
     for each in (pipe, exact_pipe):
         each.set_progress_bar_config(disable=True)
-    ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    embeddings = pipe.text_encoder(ids)[0]
+    for module in (sys.modules[type(pipe).__module__], scheduling_euler_ancestral_discrete, scheduling_lcm):
+        module.randn_tensor = draw_in_float32
+    arrays = encode(pipe, prompts)
     noise_shape = (2, pipe.unet.config.in_channels, *latent_shape)
     latents = torch.randn(noise_shape, generator=torch.Generator("cpu").manual_seed(UNET_SEED))
-    outputs = [pipe.unet(latents, t, embeddings).sample.numpy() for t in UNET_TIMESTEPS]
-    arrays = {"token_ids": ids.numpy().astype(np.int32), "embeddings": embeddings.numpy()}
+    inputs = unet_inputs(pipe, arrays, latent_shape)
+    outputs = [pipe.unet(latents, t, **inputs).sample.numpy() for t in UNET_TIMESTEPS]
     arrays["unet_outputs"] = np.stack(outputs)
     scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     print(f"{name}: embeddings {arrays['embeddings'].std():.2f}, unet {arrays['unet_outputs'].std():.2f}")
@@ -430,6 +477,7 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
         print(f"rounding {max(run['rounding']):.0e}, ", end="")
         print(f"image deviation {images.std(axis=(1, 2)).mean():.0f}, {100 * saturated:.1f} % saturated")
     facts = {"prompts": prompts, "unet_timesteps": UNET_TIMESTEPS, "unet_seed": UNET_SEED, "cases": cases}
+    facts |= {"unet_guidance_scale": UNET_GUIDANCE_SCALE}
     path = FOLDER / f"{name}.npz"
     np.savez_compressed(path, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
     print(f"  {path.name}: {path.stat().st_size} bytes")

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.families import find_model
-from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.families import find_model, open_model
+from shaderfusion.families.family import Conditioning
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.tensor import DType
 
 FOLDER = Path(__file__).parent
-PADDED = ("ragged", "thirds")
+FAMILIES = ("sdxl", "ssd", "tiny_sd")
+"""SDXL, and what was distilled from it and from SD 1.x."""
+PADDED = ("ragged", "thirds", *FAMILIES)
 """Of channels and heads that are padded, on odd sides."""
 TINY = ("sd1", "sd2", "odd", *PADDED)
 NAMES = (*TINY, "emoji")
@@ -49,11 +51,14 @@ class Golden:
     """One model's reference. Arrays are channels last."""
 
     token_ids: np.ndarray
-    embeddings: np.ndarray
+    conditioning: Conditioning
+    """What the text encoders make of the prompts."""
     unet_latents_shape: tuple[int, ...]
     """As torch has it, (B, C, H, W), for the noise of `unet_seed`."""
     unet_seed: int
     unet_timesteps: tuple[float, ...]
+    unet_guidance_scale: float
+    """For a UNet that reads it."""
     unet_outputs: np.ndarray
     prompts: list[str]
     """The negative one and the prompt."""
@@ -84,10 +89,14 @@ def golden(name: str) -> Golden:
         )
         return Golden(
             token_ids=arrays["token_ids"],
-            embeddings=arrays["embeddings"],
+            conditioning={
+                "embedding": arrays["embeddings"],
+                **({"pooled": arrays["pooled"]} if "pooled" in arrays else {}),
+            },
             unet_latents_shape=arrays["unet_outputs"].shape[1:],
             unet_seed=facts["unet_seed"],
             unet_timesteps=tuple(facts["unet_timesteps"]),
+            unet_guidance_scale=facts.get("unet_guidance_scale", 1.0),
             unet_outputs=np.moveaxis(arrays["unet_outputs"], 2, -1),
             prompts=facts["prompts"],
             runs=runs,
@@ -101,4 +110,4 @@ def load(device: Device, name: str, dtype: DType, kernels: Kernels | None = None
     Its kernels are those that suit the device, unless given.
     """
     kernels = kernels or Kernels(dtype, device.capabilities)
-    return StableDiffusionPipeline(device, StableDiffusion.from_folder(model_folder(name)), kernels)
+    return StableDiffusionPipeline(device, open_model(model_folder(name)), kernels)

@@ -12,7 +12,7 @@ from safetensors_file import to_bytes, write_safetensors
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.kernels.common.prepare_weight import StoredDType
 from shaderfusion.kernels.reference import prepare_weight
-from shaderfusion.weights.checkpoint import Checkpoint, StoredTensor
+from shaderfusion.weights.checkpoint import Checkpoint, StoredTensor, find_weights
 
 NAME = "diffusion_pytorch_model.safetensors"
 
@@ -137,12 +137,13 @@ def test_two_candidates(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
 # ---- shards
 
 
-def write_shards(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
+def write_shards(folder: Path, tensors: dict[str, np.ndarray], variant: str = "") -> Path:
     """One file a tensor, and the index; returns the index."""
-    shards = {key: f"diffusion_pytorch_model-{i:05}-of-00002.safetensors" for i, key in enumerate(tensors, start=1)}
+    stem = f"diffusion_pytorch_model{variant}"
+    shards = {key: f"{stem}-{i:05}-of-00002.safetensors" for i, key in enumerate(tensors, start=1)}
     for key, name in shards.items():
         write_safetensors(folder / name, {key: tensors[key]})
-    index = folder / f"{NAME}.index.json"
+    index = folder / f"{NAME}.index{variant}.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     return index
 
@@ -152,6 +153,32 @@ def test_shards(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     checkpoint = Checkpoint(tmp_path)
     for key, array in tensors.items():
         np.testing.assert_array_equal(values(checkpoint, key, array.shape), array)
+
+
+def test_shards_of_a_variant(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_shards(tmp_path, tensors, ".fp16")
+    (tmp_path / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"never opened")
+    checkpoint = Checkpoint(tmp_path)
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(values(checkpoint, key, array.shape), array)
+    write_safetensors(tmp_path / NAME, {"conv.bias": np.zeros(2)})
+    assert values(Checkpoint(tmp_path), "conv.bias", (2,)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["model.safetensors", "model.fp16.safetensors"], "model.fp16.safetensors"),
+        (["model.bf16.safetensors", "model.safetensors", "pytorch_model.bin"], "model.safetensors"),
+        (["model.safetensors.index.fp16.json", "model.safetensors"], "model.safetensors.index.fp16.json"),
+        (["model.bf16.safetensors", "model.ema.safetensors"], "model.bf16.safetensors"),
+        (["unet.ema.safetensors"], "unet.ema.safetensors"),
+        (["unet.a.safetensors", "unet.b.safetensors"], None),
+        (["model.bin"], None),
+    ],
+)
+def test_variants_in_the_order_that_is_asked_for(names: list[str], found: str | None) -> None:
+    assert find_weights(names, ("fp16", "", "bf16")) == found
 
 
 def test_missing_shard(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:

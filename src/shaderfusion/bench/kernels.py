@@ -114,7 +114,8 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
         "text_encoder": "Text encoder",
     }
     found = []
-    for network, title in titles.items():
+    for network in dict.fromkeys((*titles, *(row["network"] for row in rows))):
+        title = titles.get(network, network.replace("_", " ").capitalize())
         own = [row for row in rows if row["network"] == network]
         own.sort(key=lambda row: -row["count"] * row["p50_ms"])
         if own:

@@ -32,8 +32,8 @@ def measure_rows(subject: Subject) -> Iterator[dict[str, Any]]:
         engine.load(subject.size)
         run_iteration(engine, subject)
         engine.decode(normal("latents", subject.latents_shape), subject.size)
-        engine.condition(make_token_ids(subject.model.vocab_size, subject.size.num_tokens), subject.size)
-        for name in _RUNS:
+        engine.condition(make_token_ids(subject.model.vocab_size, *subject.model.tokens_shape), subject.size)
+        for name in dict.fromkeys((*_RUNS, *subject.model.networks)):
             yield from _profile(engine.program(name, subject.size))
 
 
@@ -58,7 +58,8 @@ def _profile(program: Program) -> Iterator[dict[str, Any]]:
 def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """One for each network."""
     found = []
-    for network, title in _RUNS.items():
+    for network in dict.fromkeys(row["network"] for row in rows):
+        title = _RUNS.get(network, network.replace("_", " "))
         own = [row for row in rows if row["network"] == network]
         cells = [
             (row["name"], str(row["dispatches"]), f"{row['p50_ms']:,.3f}", f"{100 * row['share']:.1f}") for row in own

@@ -15,8 +15,6 @@ from shaderfusion.schedulers import Update, make_schedule
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
 
 TIMESTEP = 981.0
-STEP_INPUTS = ("latents", "timestep", "coefficients", "noise", "x_t", "x_saved", "history")
-"""Of the denoiser's graph; its others say what to show."""
 GUIDANCE_SCALE = 7.5
 NUM_STEPS = 20
 
@@ -28,29 +26,30 @@ SCHEDULER = SchedulerConfig(
 
 def run_iteration(engine: Engine, subject: Subject) -> None:
     """Runs the UNet once on normal values, with an update that leaves x_t as it is: no later run works on zeros."""
-    inputs = engine.program(subject.model.denoiser, subject.size).graph.inputs
-    conditioning = {
-        name: normal(name, (*spec.shape[:-1], spec.channels))
-        for name, spec in inputs.items()
-        if name not in STEP_INPUTS
-    }
-    state = DenoisingState(subject.size, conditioning, normal("x_t", subject.latents_shape), 1.0)
+    model, size = subject.model, subject.size
+    conditioning = {name: normal(name, (size.rows, *shape)) for name, shape in model.conditioning_shapes.items()}
+    conditioning |= model.shared_inputs(size, GUIDANCE_SCALE)
+    state = DenoisingState(size, conditioning, normal("x_t", subject.latents_shape), 1.0)
     engine.denoise(state, TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
 
 
-def make_token_ids(vocab_size: int, length: int) -> np.ndarray:
-    """Two prompts of random tokens, (2, L)."""
-    return np.random.default_rng(0).integers(0, vocab_size, (2, length))
+def make_token_ids(vocab_size: int, *shape: int) -> np.ndarray:
+    """Two prompts of random tokens, (2, ..., L), each ended by CLIP's last token, the end of text."""
+    ids = np.random.default_rng(0).integers(0, vocab_size, (2, *shape))
+    ids[..., -1] = vocab_size - 1
+    return ids
 
 
 def make_image(engine: Engine, subject: Subject) -> dict[str, float]:
-    """Two prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
-    tokens = make_token_ids(subject.model.vocab_size, subject.size.num_tokens)
+    """Prompts, NUM_STEPS steps of DDIM and the picture; seconds of each part, by the wall clock."""
+    copies = subject.size.rows // subject.size.batch  # one where the denoiser reads the guidance scale
+    tokens = make_token_ids(subject.model.vocab_size, *subject.model.tokens_shape)[:copies]
     started = time.perf_counter()
     rows = engine.condition(tokens, subject.size)
     encoded = time.perf_counter()
     schedule = make_schedule(SCHEDULER, NUM_STEPS, "ddim")
     conditioning = {name: np.repeat(array, subject.size.batch, axis=0) for name, array in rows.items()}
+    conditioning |= subject.model.shared_inputs(subject.size, GUIDANCE_SCALE)
     state = DenoisingState(subject.size, conditioning, normal("noise", subject.latents_shape), 1.0)
     for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
         engine.denoise(state, timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from shaderfusion.bench.values import normal
 from shaderfusion.engine import Engine
-from shaderfusion.families import open_files, open_model
+from shaderfusion.families import family_of, open_model
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
@@ -106,11 +106,6 @@ class Subject:
         """(B, H, W, C)"""
         return self.model.latents_shape(self.size)
 
-    @property
-    def embedding_shape(self) -> tuple[int, int, int]:
-        """(rows of the denoiser's batch, L, C)"""
-        return (self.size.rows, *self.model.embedding_shape)
-
     def as_dict(self) -> dict[str, str | int]:
         """JSON-ready, what a row says of it."""
         size = {"width": self.size.width_px, "height": self.size.height_px, "batch": self.size.batch}
@@ -140,7 +135,7 @@ def open_subject(
     """
     opened = device if isinstance(device, Device) else open_device(device)
     name = default_model(opened) if model is None else model
-    found = open_files(RandomFolder(RANDOM_MODELS[name])) if name in RANDOM_MODELS else open_model(name)
+    found = family_of(RandomFolder(RANDOM_MODELS[name])) if name in RANDOM_MODELS else open_model(name)
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)

@@ -12,20 +12,22 @@ from typing import ClassVar, Self
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.config import ClipTextConfig, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, dtype_size_bytes
+from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.embeddings import AddedTokens
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
 __all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
 
 Conditioning = dict[str, np.ndarray]
-"""Inputs of the denoiser that say what to show, by name: a row for each prompt."""
+"""Inputs of the denoiser that say what to show, by name: a row for each prompt, unless they are shared."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -92,7 +94,13 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        return {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        stored = {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        return {name: self.added_tokens.extend(name, source) for name, source in stored.items()}
+
+    @cached_property
+    def added_tokens(self) -> AddedTokens:
+        """What textual inversions add to the vocabulary; none at first."""
+        return AddedTokens(self.text_encoders)
 
     @cached_property
     def scheduler_config(self) -> SchedulerConfig:
@@ -121,16 +129,49 @@ class Family(ABC):
 
     @property
     @abstractmethod
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """By component."""
+
+    @property
+    @abstractmethod
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """By text encoder, without `added_tokens`."""
+
+    @property
+    @abstractmethod
     def vocab_size(self) -> int:
-        """Token ids are below."""
+        """Token ids are below, but for those of `added_tokens`."""
+
+    @property
+    def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What `condition` makes of one prompt, by name; the embedding's first dimension is its tokens."""
+        return {"embedding": self.embedding_shape}
+
+    @property
+    def reads_guidance_scale(self) -> bool:
+        """Whether the denoiser reads the guidance scale itself: then nothing unconditional is run beside it."""
+        return False
+
+    @property
+    def tokens_shape(self) -> tuple[int, ...]:
+        """Of one text's token ids: (L,), or with several tokenizers (tokenizers, L)."""
+        return self.embedding_shape[:1]
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, a row for each text; InputError for what is not text."""
+        """Token ids, a row of `tokens_shape` for each text; InputError for what is not text."""
+
+    def unconditional(self, num_tokens: int) -> np.ndarray | Conditioning:
+        """What guidance starts from without a negative prompt: token ids, or what `condition` would make of them."""
+        return self.tokenize([""])
 
     @abstractmethod
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
+
+    def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
+        """The denoiser's inputs that depend on no prompt and no step."""
+        return {}
 
     @abstractmethod
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
@@ -164,7 +205,7 @@ class Family(ABC):
         """A size in pixels, by default the model's own, checked; InputError for one that the model cannot have."""
         tokens = self.embedding_shape[0] if num_tokens is None else num_tokens
         width_px, height_px = self.require_side("width", width), self.require_side("height", height)
-        return RunSize(batch, height_px, width_px, guidance, tokens)
+        return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens)
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType) -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""

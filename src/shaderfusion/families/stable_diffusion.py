@@ -5,71 +5,98 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
 from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
-from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
-__all__ = ["ModelConfig", "StableDiffusion"]
+__all__ = ["ModelConfig", "StableDiffusion", "encode"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The configurations of the networks, which must fit each other."""
 
+    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {"text_encoder": ClipTextConfig, "unet": UNetConfig}
+    """Those of one class; the autoencoder may be of two."""
+
     text_encoder: ClipTextConfig
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
 
     @classmethod
-    def read(cls, files: ModelFiles) -> ModelConfig:
+    def read(cls, files: ModelFiles) -> Self:
         """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
-        text_encoder = files.config("text_encoder", ClipTextConfig)
-        unet = files.config("unet", UNetConfig)
-        vae = files.config("vae", VaeConfig)
-        if text_encoder.hidden_size != unet.cross_attention_dim:
+        components: dict[str, Any] = {name: files.config(name, kind) for name, kind in cls.COMPONENTS.items()}
+        config = cls(**components, vae=read_vae_config(files))
+        try:
+            config.require_fit()
+        except ModelError as error:
+            raise ModelError(f"{files.path}: {error}") from None
+        return config
+
+    def require_fit(self) -> None:
+        """ModelError where the components are of different models."""
+        if self.unet.addition_embed_type is not None:
             raise ModelError(
-                f"{files.path}: text_encoder's hidden_size (={text_encoder.hidden_size}) must equal unet's "
-                f"cross_attention_dim (={unet.cross_attention_dim}); the components are of different models"
+                f"unet's addition_embed_type (={self.unet.addition_embed_type!r}) must be null in a "
+                "StableDiffusionPipeline; it is the UNet of a StableDiffusionXLPipeline"
             )
+        if self.text_encoder.hidden_size != self.unet.cross_attention_dim:
+            raise ModelError(
+                f"text_encoder's hidden_size (={self.text_encoder.hidden_size}) must equal unet's "
+                f"cross_attention_dim (={self.unet.cross_attention_dim}); the components are of different models"
+            )
+        self.require_latents()
+
+    def require_latents(self) -> None:
+        """ModelError where UNet and autoencoder do not speak of the same latents, or of pictures in colour."""
+        unet, vae = self.unet, self.vae
         if not unet.in_channels == unet.out_channels == vae.latent_channels:
             raise ModelError(
-                f"{files.path}: unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
+                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
                 f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
             )
         if vae.out_channels != 3:
-            raise ModelError(f"{files.path}: vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
-        return cls(text_encoder, unet, vae)
+            raise ModelError(f"vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
 
 
 class StableDiffusion(Family):
     """One model. The tokenizer, the scheduler's configuration and the weights' files are opened when asked for."""
 
+    _CONFIG: ClassVar[type[ModelConfig]] = ModelConfig
+
     def __init__(self, files: ModelFiles) -> None:
         """Reads the configurations of `files`; ModelError where the model cannot be used."""
         super().__init__(files)
-        self.config = ModelConfig.read(files)
+        self.config = self._CONFIG.read(files)
 
     @property
     def networks(self) -> Mapping[str, Network]:
         """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
         return {
-            "text_encoder": Network(
-                "text_encoder", lambda kernels, _: text_encoder_graph(self.config.text_encoder, kernels), lambda _: ()
-            ),
+            **self._text_networks,
             "unet": Network("unet", self._denoising_step, lambda size: size),
             "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
         }
+
+    @property
+    def _text_networks(self) -> Mapping[str, Network]:
+        def record(kernels: Kernels, _: RunSize) -> Graph:
+            return text_encoder_graph(self.config.text_encoder, kernels)
+
+        return {"text_encoder": Network("text_encoder", record, lambda _: ())}
 
     @property
     def wide_networks(self) -> frozenset[str]:
@@ -79,11 +106,14 @@ class StableDiffusion(Family):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """ModelError unless its prompts are as long as the text encoder reads."""
-        tokenizer = self.files.tokenizer("tokenizer")
+        return self._tokenizer("tokenizer")
+
+    def _tokenizer(self, component: str) -> Tokenizer:
+        tokenizer = self.files.tokenizer(component)
         L, _ = self.embedding_shape
         if tokenizer.max_length != L:
             raise ModelError(
-                f"{self.files.path}: the tokenizer's model_max_length (={tokenizer.max_length}) must equal "
+                f"{self.files.path}: the {component}'s model_max_length (={tokenizer.max_length}) must equal "
                 f"text_encoder's max_position_embeddings (={L})"
             )
         return tokenizer
@@ -110,33 +140,52 @@ class StableDiffusion(Family):
         return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP."""
+        return {"text_encoder": self.config.text_encoder}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """CLIP's."""
+        return {"text_encoder": self.tokenizer}
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.tokenizer(texts)
+        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
-        """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks.
+        """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks."""
+        return encode(run, "text_encoder", tokens, ["embedding"])
 
-        Equal prompts are read once.
-        """
-        for token in tokens[(tokens < 0) | (tokens >= self.vocab_size)]:
-            raise ModelError(
-                f"token id (={token}) must be from 0 to text_encoder's vocab_size (={self.vocab_size}) less 1; "
-                "take the tokenizer and the text encoder of one model"
-            )
-        distinct, index = np.unique(tokens, axis=0, return_inverse=True)
-        rows = [run("text_encoder", {TOKEN_TABLE: row[None]}, ["embedding"])["embedding"] for row in distinct]
-        return {"embedding": np.concatenate(rows)[index.reshape(-1)]}
+    @property
+    def reads_guidance_scale(self) -> bool:
+        """A latent consistency model does (Luo et al. 2023, 2310.04378)."""
+        return self.config.unet.time_cond_proj_dim is not None
+
+    def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
+        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids."""
+        C = self.config.unet.time_cond_proj_dim
+        if C is None:
+            return {}
+        frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
+        angles = 1000 * (guidance_scale - 1) * frequencies
+        return {"guidance_embedding": np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]}
 
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
-        """The UNet's is 4 C wide, in a feed-forward layer; the decoder's is the first of its last level, upsampled from
-        the level below with that one's channels."""
+        """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
+        connection; the decoder's is the first of its last level, upsampled with the channels of the level below."""
         _, H, W, _ = self.latents_shape(size)
-        unet = max((H >> level) * (W >> level) * 4 * C for level, C in enumerate(self.config.unet.block_out_channels))
+        blocks = self.config.unet.down_blocks
+        widths = [
+            4 * block.channels if any(block.transformers) else block.channels + below.channels
+            for block, below in zip(blocks, (*blocks[1:], blocks[-1]), strict=True)
+        ]
+        unet = max((H >> level) * (W >> level) * C for level, C in enumerate(widths))
         channels = self.config.vae.block_out_channels[::-1]
         vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
         return {"unet": size.rows * unet, "vae": vae}
@@ -161,4 +210,14 @@ class StableDiffusion(Family):
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
-        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+
+
+def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those outputs of a text encoder, a row for each of token ids (B, L); ModelError for ids that it lacks.
+
+    Equal prompts are read once.
+    """
+    distinct, index = np.unique(tokens, axis=0, return_inverse=True)
+    rows = [run(name, {TOKEN_TABLE: row[None]}, outputs) for row in distinct]
+    return {key: np.concatenate([row[key] for row in rows])[index.reshape(-1)] for key in outputs}

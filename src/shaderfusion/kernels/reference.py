@@ -8,6 +8,7 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "affine",
     "attention_scores",
     "attention_values",
     "concat_channels",
@@ -39,7 +40,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def activate(x: Array, *, activation: str | None) -> Array:
-    """SiLU x sigmoid(x); GELU x/2 (1 + erf(x/sqrt 2)); quick GELU x sigmoid(1.702 x); None is the identity."""
+    """SiLU x sigmoid(x); GELU x/2 (1 + erf(x/sqrt 2)); quick GELU x sigmoid(1.702 x); ReLU max(x, 0); tanh; None: x."""
     match activation:
         case None:
             return x
@@ -49,7 +50,16 @@ def activate(x: Array, *, activation: str | None) -> Array:
             return x / (1 + np.exp(-1.702 * x))
         case "gelu":
             return x / 2 * (1 + _erf(x / math.sqrt(2)))
-    raise ValueError(f"activation (={activation!r}) must be silu, gelu, quick_gelu or None")
+        case "relu":
+            return np.maximum(x, 0)
+        case "tanh":
+            return np.tanh(x)
+    raise ValueError(f"activation (={activation!r}) must be silu, gelu, quick_gelu, relu, tanh or None")
+
+
+def affine(x: Array, *, scale: float, shift: float) -> Array:
+    """scale x + shift."""
+    return scale * x + shift
 
 
 def add(a: Array, b: Array) -> Array:

@@ -22,6 +22,7 @@ def text_encoder_graph(
     config: ClipTextConfig,
     kernels: Kernels,
     *,
+    name: str = "text_encoder",
     skip_layers: int = 0,
     final_norm: bool = True,
     pooled: Literal["state", "projection"] | None = None,
@@ -35,9 +36,9 @@ def text_encoder_graph(
     if not 0 <= skip_layers < config.num_hidden_layers:
         raise InputError(
             f"skip_layers (={skip_layers}) must be at least 0 and less than num_hidden_layers "
-            f"(={config.num_hidden_layers}) of the text encoder"
+            f"(={config.num_hidden_layers}) of {name}"
         )
-    g = Graph("text_encoder", kernels)
+    g = Graph(name, kernels)
     L, C = config.max_position_embeddings, config.hidden_size
     eps = config.layer_norm_eps
     num_layers = config.num_hidden_layers - skip_layers
@@ -71,10 +72,11 @@ def text_encoder_graph(
 def find_end_of_text(config: ClipTextConfig, token_ids: np.ndarray) -> np.ndarray:
     """Of token ids (B, L) the place (B,) of each prompt's first end-of-text token; InputError where a row has none.
 
-    Configurations older than transformers' 4.31 name it wrongly, as 2: there the largest id is meant.
+    Configurations older than transformers' 4.31 name it wrongly, as 2: there the vocabulary's largest id is meant.
+    Those of added tokens are larger.
     """
     if config.eos_token_id == 2:
-        return token_ids.argmax(axis=-1)
+        return np.where(token_ids < config.vocab_size, token_ids, -1).argmax(axis=-1)
     is_end = token_ids == config.eos_token_id
     if not is_end.any(axis=-1).all():
         raise InputError(

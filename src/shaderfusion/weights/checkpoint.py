@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -16,7 +17,10 @@ from shaderfusion.files import exists, load_json
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Checkpoint", "MappedFile", "StoredTensor", "TensorSource"]
+__all__ = ["VARIANTS", "Checkpoint", "MappedFile", "StoredTensor", "TensorSource", "find_weights", "read_index"]
+
+VARIANTS = ("", "fp16", "bf16")
+"""Of a component's weights, as diffusers names its files: the plain one is f32 where there are others."""
 
 _F8_E4M3 = [(8 + m) * 2.0 ** (e - 10) if e else m * 2.0**-9 for e in range(16) for m in range(8)]
 """By the 7 lower bits, of which the last is NaN: Micikevicius et al. 2022, arXiv 2209.05433."""
@@ -94,6 +98,9 @@ class Checkpoint:
             self.metadata |= file.metadata()
             self._entries |= file.entries()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all tensors, by name."""
@@ -168,36 +175,54 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
+def find_weights(names: Collection[str], variants: Sequence[str] = VARIANTS) -> str | None:
+    """Of a component's files the one to read: a safetensors file or an index of shards, of the first variant there is.
+
+    Of a variant there are `model.fp16.safetensors` and `model.safetensors.index.fp16.json`. None where there is no such
+    file and not one other safetensors file alone.
+    """
+    for variant in variants:
+        dotted = f".{variant}" if variant else ""
+        for stem in _STEMS:
+            for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
+                if name in names:
+                    return name
+    others = [name for name in names if name.endswith(".safetensors")]
+    return others[0] if len(others) == 1 else None
+
+
 def _find_files(folder: Path) -> list[Path]:
     """The component's safetensors files: one, or the shards of an index; f32 before other variants."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: the model has no such component folder; it must be a diffusers model folder")
-    for stem in _STEMS:
-        if (single := folder / f"{stem}.safetensors").is_file():
-            return [single]
-        if (index := folder / f"{stem}.safetensors.index.json").is_file():
-            return _read_index(index)
-    variants = sorted(folder.glob("*.safetensors"))
-    if len(variants) == 1:
-        return variants
-    if variants:
-        names = ", ".join(path.name for path in variants)
-        raise ModelError(f"{folder}: which weights to use is unclear ({names}); name one {_STEMS[0]}.safetensors")
-    pickles = sorted(path for suffix in PICKLE_SUFFIXES for path in folder.glob(f"*{suffix}"))
+    names = sorted(path.name for path in folder.glob("*") if path.is_file())
+    found = find_weights(names)
+    if found:
+        return _find_shards(folder / found) if found.endswith(".json") else [folder / found]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if weights:
+        raise ModelError(
+            f"{folder}: which weights to use is unclear ({', '.join(weights)}); name one {_STEMS[0]}.safetensors"
+        )
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
-        raise ModelError(f"{pickles[0]}: {CONVERT_PICKLE}")
+        raise ModelError(f"{folder / pickles[0]}: {CONVERT_PICKLE}")
     raise ModelError(f"{folder}: no .safetensors file here; download the model's weights in that format")
 
 
-def _read_index(index: Path) -> list[Path]:
-    try:
-        shards = {str(name) for name in load_json(index)["weight_map"].values()}
-    except ModelError as error:
-        raise WeightsError(str(error)) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
-    files = [index.parent / name for name in sorted(shards)]
+def _find_shards(index: Path) -> list[Path]:
+    files = [index.parent / name for name in read_index(index)]
     for path in files:
         if not exists(path):
             raise WeightsError(f"{path}: this shard is missing; download it, {index.name} asks for it")
     return files
+
+
+def read_index(index: Path) -> list[str]:
+    """Names of the shards, sorted; WeightsError where the file is no index."""
+    try:
+        return sorted({str(name) for name in load_json(index)["weight_map"].values()})
+    except ModelError as error:
+        raise WeightsError(str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error

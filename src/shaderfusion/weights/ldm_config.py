@@ -49,7 +49,7 @@ class Shapes:
             raise ModelError(f"{self.path}: lacks the tensor {self.prefix}{name}; download the file again")
         if not -len(shape) <= axis < len(shape):
             raise ModelError(
-                f"{self.path}: {self.prefix}{name} has shape {shape}, must have more dimensions; download the file again"
+                f"{self.path}: {self.prefix}{name} has shape {shape}, must have more of them; download the file again"
             )
         return shape[axis]
 
@@ -208,7 +208,7 @@ def read_vae(shapes: Shapes) -> dict[str, Any]:
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "norm_num_groups": _NUM_GROUPS,
-        "mid_block_add_attention": "decoder.mid.attn_1.q.weight" in shapes,
+        "mid_block_add_attention": any(name.startswith("decoder.mid.attn_1.") for name in shapes),
         "use_quant_conv": "quant_conv.weight" in shapes,
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,
     }
@@ -233,7 +233,7 @@ def read_clip(shapes: Shapes) -> dict[str, Any]:
 
 
 def read_open_clip(shapes: Shapes, *, penultimate: bool) -> dict[str, Any]:
-    """Options of OpenCLIP; with `penultimate` of those of its layers that SD 2.x reads, as diffusers' folders have it."""
+    """Options of OpenCLIP; with `penultimate` those layers alone that SD 2.x reads, as in diffusers' folders."""
     options = _text_encoder(
         shapes,
         embeddings=("token_embedding.weight", "positional_embedding"),

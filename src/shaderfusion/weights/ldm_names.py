@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["UNET_PREFIX", "VAE_PREFIX", "StoredAs", "UNetBlocks", "open_clip_name", "unet_name", "vae_name"]
+__all__ = [
+    "NUM_PARTS",
+    "UNET_PREFIX",
+    "VAE_PREFIX",
+    "StoredAs",
+    "UNetBlocks",
+    "open_clip_name",
+    "unet_name",
+    "vae_name",
+]
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -42,6 +51,8 @@ _OPEN_CLIP_LAYER = {
     "self_attn.out_proj": "attn.out_proj",
 }
 _OPEN_CLIP_STACK = ("q_proj", "k_proj", "v_proj")
+NUM_PARTS = len(_OPEN_CLIP_STACK)
+"""Tensors that one is stacked of, if any."""
 
 
 class UNetBlocks(NamedTuple):
@@ -114,7 +125,7 @@ class StoredAs(NamedTuple):
 
     name: str
     part: int | None = None
-    """Of three equal parts of the rows, where it is one."""
+    """Which of NUM_PARTS equal parts of the rows, where it is one."""
     transposed: bool = False
 
 
