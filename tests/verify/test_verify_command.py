@@ -57,7 +57,7 @@ def test_what_diffusers_makes_passes(model: str, names: str, capsys: pytest.Capt
 def test_a_wrong_value_fails(capsys: pytest.CaptureFixture[str]) -> None:
     right = GOLDEN[0]
     values = (*right.expected[:8], right.expected[8] + 2 * right.tolerance)
-    wrong = replace(right, name="wrong", expected=values)
+    wrong = replace(right, name="wrong", expected=values, dtype="f16")
     assert run_verify(SD1, published=[right, wrong]) == 1
     out, err = capsys.readouterr()
     heading, first, second = out.split("\n\n")
@@ -65,7 +65,8 @@ def test_a_wrong_value_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.startswith("sd1-pndm: passed\n")
     assert second.startswith("wrong: FAILED\n")
     lines = {line[:18].strip(): line[18:] for line in second.splitlines()[1:]}
-    assert lines["difference"].startswith("0.0002 at most; tolerance 0.0001")
+    assert lines["difference"] == "0.0002 at most; tolerance 0.0001, of f16, where this run is in f32"
+    assert first.splitlines()[-2].endswith("; tolerance 0.0001")
     assert lines["expected"].split()[:8] == [f"{value:.5f}" for value in right.expected[:8]]
     assert lines["actual"] != lines["expected"]
     assert lines["values"] == "image[0, -3:, -3:, -1], in 0..1"

@@ -342,6 +342,7 @@ def test_a_hub_that_fails(hub: Hub, online: Client, monkeypatch: pytest.MonkeyPa
         ("C:\\models\\sd", False),
         ("models/sd.safetensors", False),
         ("models/sd.ckpt", False),
+        ("models/sd/unet", False),
         ("owner/", False),
         ("owner/name/", False),
         ("owner//name", False),

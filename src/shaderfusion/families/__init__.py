@@ -11,6 +11,7 @@ from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
 from shaderfusion.files import exists, is_folder, shown
+from shaderfusion.weights.hub import download, is_hub_id
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 from shaderfusion.weights.other_vae import WithOtherVae
 from shaderfusion.weights.single_file import SingleFile
@@ -28,15 +29,30 @@ EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 SINGLE_FILE_SUFFIX = ".safetensors"
 
 
-def open_model(model: str | Path, *, vae: str | Path | None = None, prediction_type: str | None = None) -> Family:
-    """An embedded model by its name, or a folder or file by its path: its configurations, checked. No weights are read.
+def open_model(
+    model: str | Path,
+    *,
+    vae: str | Path | None = None,
+    prediction_type: str | None = None,
+    revision: str | None = None,
+) -> Family:
+    """An embedded model by its name, a folder or file by its path, or a model of the Hugging Face Hub by `owner/name`.
 
-    `vae`, a file or a folder, takes the place of the model's own. `prediction_type` is what a .safetensors file was
-    trained to predict, epsilon or v_prediction, where it does not say so itself. ModelError where it is not a model,
-    or has an option that is not implemented.
+    Its configurations are read and checked, and no weights. What the hub's own cache lacks of its files is fetched, of
+    `revision`, a branch, tag or commit. `vae`, a file or a folder, takes the place of the model's own.
+    `prediction_type` is what a .safetensors file was trained to predict, epsilon or v_prediction, where it does not say
+    so itself. ModelError where it is not a model, or has an option that is not implemented.
     """
-    files = _open_files(find_model(model), prediction_type)
-    return family_of(files if vae is None else WithOtherVae(files, Path(vae)))
+
+    def open_path(path: Path) -> Family:
+        files = _open_files(path, prediction_type)
+        return family_of(files if vae is None else WithOtherVae(files, Path(vae)))
+
+    if is_hub_id(model):
+        return open_path(download(str(model), revision=revision, check=open_path))
+    if revision is not None:
+        raise InputError(f"revision (={shown(revision)}) must be left out: {model} is not a model of the hub")
+    return open_path(find_model(model))
 
 
 def family_of(files: ModelFiles) -> Family:
@@ -59,8 +75,8 @@ def find_model(model: str | Path) -> Path:
         return path
     names = ", ".join(embedded)
     raise ModelError(
-        f"model (={str(model)!r}) must be an embedded model ({names}), a folder in diffusers' format or a "
-        f"{SINGLE_FILE_SUFFIX} file"
+        f"model (={str(model)!r}) must be an embedded model ({names}), a folder in diffusers' format, a "
+        f"{SINGLE_FILE_SUFFIX} file, or owner/name on the Hugging Face Hub"
     )
 
 

@@ -46,8 +46,8 @@ def run_verify(
     fetched in f32, as most values were made. InputError where there is no case.
     """
 
-    def choose(folder: str | Path) -> tuple[Family, list[Case]]:
-        opened = open_model(folder)
+    def choose(path: str | Path) -> tuple[Family, list[Case]]:
+        opened = open_model(path)
         return opened, _choose(cases, opened, published)
 
     found, chosen = choose(download(model, dtype="f32", check=choose) if is_hub_id(model) else model)

@@ -45,8 +45,8 @@ def is_hub_id(model: str | Path) -> bool:
     if not isinstance(model, str) or exists(Path(model)):
         return False
     match = _ID.fullmatch(model)
-    files = (*PICKLE_SUFFIXES, ".safetensors")
-    return match is not None and (match["file"] is not None or not model.endswith(files))
+    names_file = model.endswith((".safetensors", *PICKLE_SUFFIXES))
+    return match is not None and names_file == (match["file"] is not None)
 
 
 def download(
