@@ -233,3 +233,11 @@ def test_pickle_files_are_refused_with_the_way_to_convert_them(tmp_path: Path) -
     checkpoint.write_bytes(b"not even a pickle")
     with pytest.raises(ModelError, match=r"model.ckpt: pickle files can run code .* `StableDiffusionPipeline.from_si"):
         find_model(checkpoint)
+
+
+def test_the_decoder_holds_two_tensors_at_a_time() -> None:
+    """Of its last level: the upsampled one, whose place all others but one take over, and a little beside."""
+    model = StableDiffusion(ModelFolder(SD14_FOLDER))
+    graph = model.record(Kernels("f16", DESKTOP_GPU), model.run_size(width=768, height=768))["vae"]
+    upsampled, between = (2 * 768 * 768 * channels for channels in (256, 128))
+    assert plan_memory(graph.calls).total_bytes < 1.15 * (upsampled + between)
