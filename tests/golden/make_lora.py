@@ -14,6 +14,8 @@ channels and differences, is computed in float64 from its definition.
 Run: python tests/golden/make_lora.py
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import json

@@ -49,7 +49,7 @@ class WithOtherVae(ModelFiles):
         """The model's, or the VAE's."""
         return self._vae.config(self._component, kind) if component == "vae" else self._model.config(component, kind)
 
-    def class_name(self, component: str) -> str | None:
+    def class_name(self, component: str) -> object:
         """The model's, or the VAE's."""
         return self._vae.class_name(self._component) if component == "vae" else self._model.class_name(component)
 
