@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from golden.models import golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import DenoisingState
+from shaderfusion.engine import DenoisingState, Step
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.gpu.device import Device
 from shaderfusion.pipeline import StableDiffusionPipeline
@@ -107,8 +106,7 @@ def test_noise_of_an_update(device: Device) -> None:
     conditioning = {"embedding": encode(pipe, TOKENS)}
     x_t, noise = np.random.default_rng(0).standard_normal((2, *pipe.model.latents_shape(size))).astype(np.float32)
     state = DenoisingState(size, conditioning, x_t, 1.0)
-    denoise = partial(pipe._engine.denoise, state, 1.0, guidance_scale=2.0, next_input_scale=1.0)
-    denoise(Update(c_x=0.5, c_noise=0.25), noise=noise)
+    pipe._engine.denoise(state, Step(1.0, Update(c_x=0.5, c_noise=0.25), 2.0, 1.0, noise))
     np.testing.assert_allclose(state.x_t, 0.5 * x_t + 0.25 * noise, atol=1e-6)
-    denoise(Update(c_noise=0.25), noise=2 * noise)
+    pipe._engine.denoise(state, Step(1.0, Update(c_noise=0.25), 2.0, 1.0, 2 * noise))
     np.testing.assert_allclose(state.x_t, 0.5 * noise, atol=1e-6)

@@ -6,7 +6,6 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from golden.models import FAMILIES, golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import DenoisingState, PrecisionWarning
+from shaderfusion.engine import DenoisingState, PrecisionWarning, Step
 from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
 from shaderfusion.families.family import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion
@@ -188,9 +187,9 @@ def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, mo
     given: list[np.ndarray] = []
     denoise = pipe._engine.denoise
 
-    def recorded(*args: Any, noise: np.ndarray | None, **options: Any) -> None:
-        given.extend([] if noise is None else [noise])
-        denoise(*args, noise=noise, **options)
+    def recorded(state: DenoisingState, step: Step, *then: Step) -> None:
+        given.extend([] if step.noise is None else [step.noise])
+        denoise(state, step, *then)
 
     monkeypatch.setattr(pipe._engine, "denoise", recorded)
     B, H, W, C = 2, 4, 4, 4
@@ -282,36 +281,51 @@ def test_keys_and_values_of_the_prompt_are_made_once(
     one, other = start(pipe, CALLS[0]), start(pipe, CALLS[0])
     for run in (one, one, other, one, one):
         next(run)
-    assert runs == [False, True, False, False, True]  # anew for each run that takes the device
+    # Anew for each run that takes the device; the third step follows the second before that is waited for.
+    assert runs == [False, True, True, False, False, True]
 
 
-def test_commands_are_encoded_ahead_of_a_step_and_none_are_dropped(
+def test_the_next_step_is_submitted_before_this_one_is_waited_for(
     pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events: list[tuple[str, Any]] = []  # they keep the commands, so that no two are equal
-    encode, submit, read_all = Program._encode, Program._submit, Program.read_all
+    """From the second on, when nobody else has used the device since the first."""
+    events: list[str] = []
+    run_program, start_reading = Program.run, Program.start_reading
 
-    def recorded_encode(self: Program, *args: Any) -> Any:
-        events.append(("encoded", commands := encode(self, *args)))
-        return commands
+    def recorded_run(self: Program, *, again: bool = False) -> None:
+        events.append("run" if self.graph.name == "unet" else "")
+        run_program(self, again=again)
 
-    def recorded_submit(self: Program, commands: Any) -> None:
-        events.append(("submitted", commands))
-        submit(self, commands)
+    def recorded_reading(self: Program, names: Sequence[str]) -> Callable[[], dict[str, np.ndarray]]:
+        finish = start_reading(self, names)
 
-    def recorded_read(self: Program, names: Sequence[str]) -> dict[str, np.ndarray]:
-        events.append(("read", self.graph.name))
-        return read_all(self, names)
+        def recorded_finish() -> dict[str, np.ndarray]:
+            events.append("wait" if self.graph.name == "unet" else "")
+            return finish()
 
-    for _ in start(pipe, CALLS[0]):  # of the first runs each piece is timed
-        pass
-    for name, function in {"_encode": recorded_encode, "_submit": recorded_submit, "read_all": recorded_read}.items():
-        monkeypatch.setattr(Program, name, function)
-    num_steps = sum(1 for _ in start(pipe, CALLS[0]))
-    encoded, submitted = ([id(of) for kind, of in events if kind == wanted] for wanted in ("encoded", "submitted"))
-    assert sorted(encoded) == sorted(submitted)
-    before_reads = [before for before, (kind, name) in pairwise(events) if (kind, name) == ("read", "unet")]
-    assert [kind for kind, _ in before_reads] == ["encoded"] * (num_steps - 1) + ["submitted"]
+        return recorded_finish
+
+    monkeypatch.setattr(Program, "run", recorded_run)
+    monkeypatch.setattr(Program, "start_reading", recorded_reading)
+    finish(start(pipe, CALLS[0]))
+    assert [event for event in events if event] == ["run", "wait", "run", "run", "wait", "run", "wait", "wait"]
+
+
+def test_a_step_that_nobody_waited_for_changes_nothing(
+    pipe: StableDiffusionPipeline, alone: list[list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, run = start(pipe, CALLS[0]), start(pipe, CALLS[1])
+    for _ in range(3):  # the fourth is under way
+        next(left)
+    assert finish(run) == alone[1]
+    assert finish(left) == alone[0]
+    again = start(pipe, CALLS[0])
+    next(again)
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "start_reading", raise_out_of_memory)
+        with pytest.raises(GpuMemoryError):
+            next(again)
+    assert finish(again) == alone[0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -413,7 +427,7 @@ def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline)
     state = DenoisingState(size, {"embedding": np.ones((2, 17, 24), np.float32)}, x_t, 0.0)
     message = r"^guidance_scale \(=3e\+38\) takes the latents out of the range of f32"
     with pytest.raises(NotFiniteError, match=message):
-        pipe._engine.denoise(state, 1.0, Update(c_x=1e30), guidance_scale=3e38, next_input_scale=1.0)
+        pipe._engine.denoise(state, Step(1.0, Update(c_x=1e30), 3e38, 1.0))
     assert np.array_equal(state.x_t, x_t)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.store import WeightStore
 
-__all__ = ["DenoisingState", "Engine", "PrecisionWarning"]
+__all__ = ["DenoisingState", "Engine", "PrecisionWarning", "Step"]
 
 _MAX_SIZES = 2
 """Programs of so many sizes are kept for each network, so that two runs may take turns; in low memory pipelines."""
@@ -80,6 +80,38 @@ class DenoisingState:
         return inputs
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one denoising step is given beside the state."""
+
+    timestep: float
+    update: Update
+    guidance_scale: float
+    next_input_scale: float
+    noise: np.ndarray | None = field(default=None, repr=False)
+    """(B, H, W, C), where the update has c_noise."""
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """By name, those of the denoiser and of the update after it."""
+        values = {
+            **vars(self.update),
+            "guidance_scale": self.guidance_scale,
+            "next_input_scale": self.next_input_scale,
+        }
+        inputs = {"coefficients": np.array([values[key] for key in COEFFICIENTS])}
+        inputs["timestep"] = np.array([self.timestep])
+        return inputs if self.noise is None else {**inputs, "noise": self.noise}
+
+
+class _Held(NamedTuple):
+    """What a denoiser's program has on the device."""
+
+    state: DenoisingState
+    under_way: Step | None
+    """The next step, where it is submitted already: then the state on the device is the one after it."""
+
+
 class Engine:
     """A model on a device. Everything that changes from picture to picture is the caller's.
 
@@ -103,7 +135,7 @@ class Engine:
         """In low memory those of all networks, of the last sizes: programs come and go."""
         self._prompts: dict[bytes, Conditioning] = {}
         """In low memory what the text networks made of the last rows of token ids."""
-        self._holders: dict[Program, DenoisingState] = {}
+        self._held: dict[Program, _Held] = {}
         self._is_open = True
         for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
             warnings.warn(f"{name}: runs in f32, which its configuration asks for", PrecisionWarning, stacklevel=2)
@@ -190,7 +222,7 @@ class Engine:
 
     def _drop(self, name: str, key: Hashable) -> None:
         program = self._programs[name].pop(key)
-        self._holders.pop(program, None)
+        self._held.pop(program, None)
         program.close()
         self._weights.release(program.graph)
 
@@ -215,7 +247,7 @@ class Engine:
         """
         with self.device.turn:
             self._require_open()
-            self._holders.clear()  # what their programs keep of the prompt was made by the weights before
+            self._held.clear()  # what their programs keep of the prompt was made by the weights before
             self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
     def dtype_of(self, name: str) -> DType:
@@ -291,54 +323,55 @@ class Engine:
         with self.device.turn:
             return self._until_finite(name, attempt, outputs)
 
-    def denoise(
-        self,
-        state: DenoisingState,
-        timestep: float,
-        update: Update,
-        *,
-        guidance_scale: float,
-        next_input_scale: float,
-        noise: np.ndarray | None = None,
-        is_last: bool = False,
-    ) -> None:
+    def denoise(self, state: DenoisingState, step: Step, then: Step | None = None) -> None:
         """One step: the denoiser, guidance and the scheduler's update, which moves the state on.
 
-        An update with c_noise needs `noise`, (B, H, W, C). After all but the last step the next is made ready.
-        The state stays as it was where anything is raised: NotFiniteError, as in `run`, or where guidance takes the
-        latents out of range.
+        `then` is the step that will follow. It is submitted before this one is waited for, if the last one was of the
+        same run, so that the device goes on meanwhile. The state stays as it was where anything is raised:
+        NotFiniteError, as in `run`, or where guidance takes the latents out of range.
         """
         name = self.model.denoiser
-        values = {**vars(update), "guidance_scale": guidance_scale, "next_input_scale": next_input_scale}
-        inputs = {
-            "coefficients": np.array([values[key] for key in COEFFICIENTS]),
-            "timestep": np.array([timestep]),
-            **({} if noise is None else {"noise": noise}),
-        }
+        under_way: Step | None = None
 
         def attempt() -> dict[str, np.ndarray]:
+            nonlocal under_way
             if self.memory == "low":
-                return self._step_by_rows(state, inputs)
+                return self._step_by_rows(state, step.inputs)
             program = self.program(name, state.size)
-            is_there = self._holders.pop(program, None) is state  # and not another run's, or half a step's
-            for key, array in (inputs if is_there else state.inputs(program.graph.dtype) | inputs).items():
-                program.write(key, array)
-            program.run(again=is_there)
-            if not is_last:
-                program.encode_ahead()
-            return program.read_all(read_after(program.graph))
+            held = self._pop_held(program, state, step)
+            if held is None:
+                program.write_all(state.inputs(program.graph.dtype) | step.inputs)
+                program.run()
+            elif held.under_way is None:
+                program.write_all(step.inputs)
+                program.run(again=True)
+            finish = program.start_reading(read_after(program.graph))
+            under_way = then if held else None
+            if under_way:
+                program.write_all(under_way.inputs)
+                program.run(again=True)
+            return finish()
 
         with self.device.turn:
             left = self._until_finite(name, attempt, ["model_output"])
             del left["model_output"]
             if not np.isfinite(left["x_t"]).all():
                 raise NotFiniteError(
-                    f"guidance_scale (={guidance_scale:g}) takes the latents out of the range of f32; use a smaller one"
+                    f"guidance_scale (={step.guidance_scale:g}) takes the latents out of the range of f32; use a "
+                    "smaller one"
                 )
             state.x_t = left.pop("x_t")
             state.carried = left
-            state.input_scale = next_input_scale
-            self._holders[self.program(name, state.size)] = state  # only now is what it holds the state
+            state.input_scale = step.next_input_scale
+            self._held[self.program(name, state.size)] = _Held(state, under_way)  # only now does it hold the state
+
+    def _pop_held(self, program: Program, state: DenoisingState, step: Step | None = None) -> _Held | None:
+        """What the program holds, if that is the state, with no other step than this under way.
+
+        Until the step is done it holds half of it.
+        """
+        held = self._held.pop(program, None)
+        return held if held and held.state is state and held.under_way in (None, step) else None
 
     def _step_by_rows(self, state: DenoisingState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What a step leaves, and model_output: the denoiser's rows one by one, then UPDATE for all of them.
@@ -348,7 +381,7 @@ class Engine:
         """
         denoiser = self.program(self.model.denoiser, state.size)
         update = self.program(UPDATE, state.size)
-        is_there = self._holders.pop(denoiser, None) is state and state.size.rows == 1
+        is_there = self._pop_held(denoiser, state) is not None and state.size.rows == 1
         given = {**state.inputs(denoiser.graph.dtype), **inputs}
         outputs: list[np.ndarray] = []
         for row in range(state.size.rows):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale
-from shaderfusion.engine import DenoisingState, Engine
+from shaderfusion.engine import DenoisingState, Engine, Step
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
@@ -75,14 +75,14 @@ class Run(Iterator[Progress]):
         self._engine = engine
         self._state: DenoisingState | None = None
         self._generator = NormalGenerator(request.seed)
-        self._noise: np.ndarray | None = None
-        """Of the next step, where it needs any: it stays until that step is done."""
+        self._next: list[Step] = []
+        """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
         self._is_closed = False
 
     def __next__(self) -> Progress:
         """One step; where anything is raised, the next call goes on from there."""
-        request, schedule = self.request, self.request.schedule
+        request = self.request
         images = None
         with self._engine.device.turn:
             if self._is_closed:
@@ -90,20 +90,10 @@ class Run(Iterator[Progress]):
             if self._state is None:
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
-                scales = (*schedule.input_scales, 1.0)
-                update = schedule.updates[self._step]
-                if update.c_noise and self._noise is None:
-                    self._noise = self._draw()
-                self._engine.denoise(
-                    self._state,
-                    schedule.timesteps[self._step],
-                    update,
-                    guidance_scale=request.guidance_scale,
-                    next_input_scale=scales[self._step + 1],
-                    noise=self._noise,
-                    is_last=self._step + 1 == request.num_steps,
-                )
-                self._noise = None
+                indices = range(self._step, request.num_steps)[:2]
+                self._next += map(self._make_step, indices[len(self._next) :])
+                self._engine.denoise(self._state, *self._next)
+                del self._next[0]
                 self._step += 1
             latents = self._state.x_t
             preview = partial(_decode, self._engine, latents, request.size)
@@ -125,6 +115,12 @@ class Run(Iterator[Progress]):
         noise = self._draw() if request.latents is None else request.latents
         x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
+
+    def _make_step(self, index: int) -> Step:
+        schedule, update = self.request.schedule, self.request.schedule.updates[index]
+        next_input_scale = (*schedule.input_scales, 1.0)[index + 1]
+        noise = self._draw() if update.c_noise else None
+        return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
     def _draw(self) -> np.ndarray:
         """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""

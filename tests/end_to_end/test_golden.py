@@ -9,7 +9,7 @@ import pytest
 from golden.models import NAMES, PADDED, TINY, Run, golden, load, model_folder
 from kernel_runner import own_capabilities, relative_error
 
-from shaderfusion.engine import DenoisingState
+from shaderfusion.engine import DenoisingState, Step
 from shaderfusion.families import open_model
 from shaderfusion.families.family import RunSize
 from shaderfusion.gpu.device import Device
@@ -128,7 +128,7 @@ def test_unet(device: Device, name: str) -> None:
     inputs = reference.conditioning | pipe.model.shared_inputs(size, reference.unet_guidance_scale)
     for timestep, expected in zip(reference.unet_timesteps, reference.unet_outputs, strict=True):
         state = DenoisingState(size, inputs, latents, 1.0)
-        pipe._engine.denoise(state, timestep, update, guidance_scale=1.0, next_input_scale=1.0)
+        pipe._engine.denoise(state, Step(timestep, update, 1.0, 1.0))
         actual = pipe._engine.program("unet", size).read("model_output")
         for row, expected_row in zip(actual, expected, strict=True):
             assert relative_error(row, expected_row) < STAGE_BOUND

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from itertools import zip_longest
 
 import numpy as np
 
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import normal
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import DenoisingState, Engine
+from shaderfusion.engine import DenoisingState, Engine, Step
 from shaderfusion.schedulers import Update, make_schedule
 
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
@@ -30,7 +31,7 @@ def run_iteration(engine: Engine, subject: Subject) -> None:
     conditioning = {name: normal(name, (size.rows, *shape)) for name, shape in model.conditioning_shapes.items()}
     conditioning |= model.shared_inputs(size, GUIDANCE_SCALE)
     state = DenoisingState(size, conditioning, normal("x_t", subject.latents_shape), 1.0)
-    engine.denoise(state, TIMESTEP, Update(c_x=1.0), guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
+    engine.denoise(state, Step(TIMESTEP, Update(c_x=1.0), GUIDANCE_SCALE, 1.0))
 
 
 def make_token_ids(vocab_size: int, *shape: int) -> np.ndarray:
@@ -51,8 +52,9 @@ def make_image(engine: Engine, subject: Subject) -> dict[str, float]:
     conditioning = {name: np.repeat(array, subject.size.batch, axis=0) for name, array in rows.items()}
     conditioning |= subject.model.shared_inputs(subject.size, GUIDANCE_SCALE)
     state = DenoisingState(subject.size, conditioning, normal("noise", subject.latents_shape), 1.0)
-    for timestep, update in zip(schedule.timesteps, schedule.updates, strict=True):
-        engine.denoise(state, timestep, update, guidance_scale=GUIDANCE_SCALE, next_input_scale=1.0)
+    steps = [Step(*at, GUIDANCE_SCALE, 1.0) for at in zip(schedule.timesteps, schedule.updates, strict=True)]
+    for step, then in zip_longest(steps, steps[1:]):
+        engine.denoise(state, step, then)
     denoised = time.perf_counter()
     engine.decode(state.x_t, subject.size)
     decoded = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shaderfusion.errors import ShapeError
-from shaderfusion.gpu.buffers import allocate, download_all, upload
+from shaderfusion.gpu.buffers import allocate, start_download, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.pipelines import Pipeline
@@ -65,8 +65,6 @@ class Program:
         self._bound: list[_Dispatch] = []
         self._pieces: tuple[list[range], list[range]] | None = None
         """Of the calls that are done once, and of the others."""
-        self._ahead: tuple[int, Any] | None = None
-        """The arena's version, and the commands of the next run's first piece."""
 
     def close(self) -> None:
         """Frees the memory of inputs and outputs, and leaves the arena. The program cannot run any more."""
@@ -74,7 +72,6 @@ class Program:
         for buffer in (*self._external.values(), self._params):
             buffer.destroy()
         self._external, self._weights, self._bound, self._bound_version = {}, {}, [], -1
-        self._ahead = None
 
     def _largest(self) -> list[str]:
         """By shared buffer, the name of the largest tensor in it, for errors."""
@@ -118,15 +115,24 @@ class Program:
         tensor = self._external_tensor(name)
         upload(self.device, self._buffer(tensor), tensor, array)
 
+    def write_all(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Fills several, by name."""
+        for name, array in arrays.items():
+            self.write(name, array)
+
     def read(self, name: str) -> np.ndarray:
         """Waits for the runs so far and reads an input or output."""
         return self.read_all([name])[name]
 
     def read_all(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Waits for the runs so far and reads some inputs or outputs, in one transfer."""
+        return self.start_reading(names)()
+
+    def start_reading(self, names: Sequence[str]) -> Callable[[], dict[str, np.ndarray]]:
+        """What `read_all` returns, later: the function that it gives waits for the runs so far, not for those since."""
         tensors = [self._external_tensor(name) for name in names]
-        arrays = download_all(self.device, [(self._buffer(tensor), tensor) for tensor in tensors])
-        return dict(zip(names, arrays, strict=True))
+        finish = start_download(self.device, [(self._buffer(tensor), tensor) for tensor in tensors])
+        return lambda: dict(zip(names, finish(), strict=True))
 
     def _external_tensor(self, name: str) -> TensorSpec:
         tensors = self.graph.inputs | self.graph.outputs
@@ -144,20 +150,8 @@ class Program:
             self._pieces = self._measure_pieces()
         else:
             once, others = self._pieces
-            for piece in [] if again else once:
+            for piece in others if again else [*once, *others]:
                 self._submit(self._encode([piece]))
-            for piece in others:
-                version, commands = self._ahead or (None, None)
-                self._ahead = None
-                self._submit(commands if version == self._arena.version else self._encode([piece]))
-
-    def encode_ahead(self) -> None:
-        """Encodes the first piece of the next run while the GPU works on this one, so that the next starts at once.
-
-        For runs that others follow: wgpu 0.32 never frees commands that are not submitted, nor their pipelines.
-        """
-        if self._pieces is not None and self._ahead is None:
-            self._ahead = (self._arena.version, self._encode([self._pieces[1][0]]))
 
     def submit(self) -> None:
         """Submits every call at once, without waiting for the GPU: for calls that are known to be short."""
