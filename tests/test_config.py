@@ -281,7 +281,7 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("resnet_time_scale_shift", "scale_shift"),
         ("reverse_transformer_layers_per_block", [1, 1, 1]),
         ("reverse_transformer_layers_per_block", [1, [1, 1], 1, 1]),  # up blocks have three residual blocks
-        ("time_cond_proj_dim", 0),
+        ("time_cond_proj_dim", 3),
         ("time_embedding_act_fn", "silu"),
         ("time_embedding_type", "fourier"),
         ("timestep_post_act", "silu"),

@@ -1,6 +1,8 @@
 """What `describe` says against the graphs, the weights' files, and the promise to leave the GPU alone."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,60 @@ def test_agrees_with_the_graphs() -> None:
         assert component.tensors_bytes == plan_memory(graph.calls).total_bytes
     assert info.weights_bytes == sum(component.weights_bytes for component in info.components)
     assert info.as_dict()["weights_bytes"] == info.weights_bytes
+
+
+def test_what_is_found() -> None:
+    info = describe(model_folder("ragged"))
+    assert dict(info.found) == {
+        "pipeline": "StableDiffusionPipeline",
+        "text_encoder": "CLIP, 2 layers of 10 channels, 10 tokens",
+        "unet": "UNet of 6, 10, 14 channels, which reads embeddings of 10",
+        "vae": "autoencoder of 6, 2, 4, 10 channels, 8x8 px to 3 values",
+        "scheduler": "EulerDiscreteScheduler, 1000 timesteps",
+        "prediction": "epsilon",
+    }
+
+
+def test_stored_bytes_are_those_of_the_files() -> None:
+    folder = model_folder("emoji")
+    stored = {component.name: component.stored_bytes for component in describe(folder).components}
+    assert stored == {
+        "text_encoder": {"F16": 2 * count_parameters(folder / "text_encoder")},
+        "unet": {"F16": 2 * count_parameters(folder / "unet")},
+        "vae": {"F16": 2 * count_parameters(folder / "vae", left_out=NOT_OURS["vae"])},
+    }
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder("sd2"), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    info = describe(folder)
+    assert [component.stored_bytes for component in info.components] == [None] * 3
+    assert info.text().count("not there") == 3
+    assert info.memory == describe(model_folder("sd2")).memory
+
+
+def test_memory_of_each_way() -> None:
+    """Their numbers are held against a device's buffers in test_memory.py."""
+    info = describe("emoji")
+    normal, low = info.memory
+    assert (normal.memory, low.memory) == ("normal", "low")
+    assert [turn.networks for turn in normal.turns] == [("text_encoder", "unet", "vae")]
+    assert [turn.networks for turn in low.turns] == [("text_encoder",), ("unet", "update"), ("vae",)]
+    assert normal.turns[0].weights_bytes == info.weights_bytes
+    assert low.peak_bytes < normal.peak_bytes
+    several = describe("emoji", batch=4).memory[1]
+    grown = [large.tensors_bytes - small.tensors_bytes for small, large in zip(low.turns, several.turns, strict=True)]
+    assert grown == [0, 0, 0]  # several pictures are made one by one
+
+
+def test_text_and_json_say_the_same() -> None:
+    info = describe("emoji", batch=2)
+    told = json.loads(json.dumps(info.as_dict()))
+    assert told["found"] == dict(info.found)
+    for memory in told["memory"]:
+        assert f"memory {memory['memory']} takes {memory['peak_bytes'] / 1e6:,.1f} MB of the device" in info.text()
+        assert memory["peak_bytes"] == max(memory["loading_bytes"], memory["running_bytes"])
+    assert "12,844,900" in info.text()
 
 
 def test_defaults() -> None:

@@ -32,6 +32,7 @@ ORDER = [
     "weights.checkpoint",
     "weights.renamed",
     "weights.embeddings",
+    "weights.footprint",
     "weights.model_files",
     "weights.file_kinds",
     "weights.ldm_config",

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden.models import golden, load, model_folder
+from golden.models import FAMILIES, golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
 from shaderfusion.engine import DenoisingState, PrecisionWarning
 from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
+from shaderfusion.families.family import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.turn import Turn
@@ -36,11 +37,12 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-def open_pipeline(device: Device, folder: Path, dtype: Any = "f32", scheduler: str | None = None) -> Any:
+def open_pipeline(
+    device: Device, folder: Path, dtype: Any = "f32", scheduler: str | None = None, memory: Memory = "normal"
+) -> Any:
     """A pipeline of its own."""
-    return StableDiffusionPipeline(
-        device, StableDiffusion.from_folder(folder), Kernels(dtype, device.capabilities), scheduler
-    )
+    kernels = Kernels(dtype, device.capabilities)
+    return StableDiffusionPipeline(device, StableDiffusion.from_folder(folder), kernels, scheduler, memory)
 
 
 @pytest.fixture
@@ -312,6 +314,22 @@ def test_commands_are_encoded_ahead_of_a_step_and_none_are_dropped(
     assert [kind for kind, _ in before_reads] == ["encoded"] * (num_steps - 1) + ["submitted"]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_runs_of_any_family_take_turns(device: Device, name: str) -> None:
+    """What no prompt changes is a run's too: the same program serves another guidance scale in between."""
+    pipe = load(device, name, "f32")
+    calls: list[dict[str, Any]] = [
+        {"prompt": prompt, "guidance_scale": scale, "seed": 1, "num_inference_steps": 2}
+        for prompt, scale in (("a fox", 3.0), ("a dog", 6.0))
+    ]
+    alone = [finish(pipe.generate(**call)) for call in calls]
+    runs = [pipe.generate(**call) for call in calls]
+    for run in runs:
+        next(run)
+    assert [finish(run) for run in runs] == alone
+    assert alone[0] != alone[1]
+
+
 # ---------------------------------------------------------------------------------------------- overflow
 
 
@@ -335,14 +353,14 @@ OVERFLOWING = {
 }
 
 
-@pytest.mark.parametrize("network", OVERFLOWING)
-def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize(("network", "memory"), [*((name, "normal") for name in OVERFLOWING), ("unet", "low")])
+def test_a_network_that_overflows_f16_runs_in_f32(device: Device, tmp_path: Path, network: str, memory: Memory) -> None:
     if not device.info.has_f16:
         pytest.skip("the device has no f16")
     folder = changed_model(tmp_path / "model", network, *OVERFLOWING[network])
     with open_pipeline(device, folder, "f32") as wide:
         expected = np.stack([np.asarray(image) for image in list(start(wide, CALLS[0]))[-1].images or []])
-    with open_pipeline(device, folder, "f16") as pipe:
+    with open_pipeline(device, folder, "f16", memory=memory) as pipe:
         with pytest.warns(
             PrecisionWarning, match=f"^{network}: its values are over the range of f16, so it runs in f32"
         ):
@@ -400,13 +418,12 @@ def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline)
 
 
 def test_force_upcast(device: Device, tmp_path: Path) -> None:
-    """It is said once, when the model is opened."""
+    """It is said when the model is opened."""
     for force in (True, False):
         folder = changed_model(tmp_path / str(force), "vae", "decoder.conv_in.weight", 1.0, force_upcast=force)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             with open_pipeline(device, folder, "f16") as pipe:
-                finish(start(pipe, CALLS[0]))
                 assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
                 assert pipe._engine.dtype_of("unet") == "f16"
         messages = [str(warning.message) for warning in said if warning.category is PrecisionWarning]

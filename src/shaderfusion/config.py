@@ -182,6 +182,8 @@ class UNetConfig(Config):
         self._require(C > 1, "block_out_channels", "begin with at least 2, a sine and a cosine of the time step")
         rule = f"be less than half of the first of block_out_channels (={C})"
         self._require(self.freq_shift < C // 2, "freq_shift", rule)
+        fits = self.time_cond_proj_dim is None or self.time_cond_proj_dim >= 4
+        self._require(fits, "time_cond_proj_dim", "be at least 4, two sines and two cosines of the guidance scale")
         if self.addition_embed_type == "text_time":
             self._check_time_ids()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,9 +14,19 @@ from typing import Self
 import numpy as np
 
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.families.family import (
+    BESIDE_LATENTS,
+    CARRIED,
+    UPDATE,
+    Conditioning,
+    Family,
+    Memory,
+    RunSize,
+    read_after,
+)
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
+from shaderfusion.gpu.pipelines import Pipeline
 from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
@@ -32,10 +42,10 @@ from shaderfusion.weights.store import WeightStore
 __all__ = ["DenoisingState", "Engine", "PrecisionWarning"]
 
 _MAX_SIZES = 2
-"""Programs of so many sizes are kept for each network, so that two runs may take turns."""
+"""Programs of so many sizes are kept for each network, so that two runs may take turns; in low memory pipelines."""
 
-_CARRIED = ("x_t", "x_saved", "history", "latents")
-"""What a step leaves for the next one."""
+_MAX_PROMPTS = 32
+"""In low memory what the text networks made of so many prompts is kept on the host."""
 
 
 class PrecisionWarning(UserWarning):
@@ -56,12 +66,17 @@ class DenoisingState:
     carried: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     """The other tensors that the last step left; empty before the first."""
 
-    def inputs(self, program: Program) -> dict[str, np.ndarray]:
-        """Everything that the program has to hold before the next step."""
+    def inputs(self, dtype: DType) -> dict[str, np.ndarray]:
+        """Everything that a denoiser in that dtype, and the update after it, have to hold before the next step."""
         inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
-        if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[program.graph.dtype]:
+        beside = inputs.pop(BESIDE_LATENTS, None)
+        if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[dtype]:
             copies = self.size.rows // self.size.batch
-            inputs["latents"] = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            latents = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            if beside is not None:  # a step's update leaves these channels as they are
+                beside = np.broadcast_to(beside, (*latents.shape[:3], beside.shape[3]))
+                latents = np.concatenate([latents, beside], axis=3)
+            inputs["latents"] = latents
         return inputs
 
 
@@ -70,15 +85,24 @@ class Engine:
 
     `kernels` has the dtype that networks run in, unless their configuration asks for f32. Methods may be called from
     several threads: each takes its turn.
+
+    In low memory networks take turns on the device: that which runs has its weights and one program there, and all
+    others have nothing but pipelines. The denoiser reads a row of its batch at a time, as the decoder does anyway.
     """
 
-    def __init__(self, device: Device, model: Family, kernels: Kernels) -> None:
+    def __init__(self, device: Device, model: Family, kernels: Kernels, memory: Memory = "normal") -> None:
         self.device = device
         self.model = model
-        self._kernels = model.kernels(kernels)
+        self.memory: Memory = memory
+        self._networks = model.networks_in(memory)
+        self._kernels = model.kernels_in(memory, kernels)
         self._weights = WeightStore(device)
         self._arena = Arena(device)
-        self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in model.networks}
+        self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in self._networks}
+        self._pipelines: dict[RunSize, list[Pipeline]] = {}
+        """In low memory those of all networks, of the last sizes: programs come and go."""
+        self._prompts: dict[bytes, Conditioning] = {}
+        """In low memory what the text networks made of the last rows of token ids."""
         self._holders: dict[Program, DenoisingState] = {}
         self._is_open = True
         for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
@@ -87,37 +111,63 @@ class Engine:
     # ------------------------------------------------------------------------------------------ programs
 
     def load(self, size: RunSize) -> None:
-        """Makes what a run of that size needs, where it is not there: weights, while pipelines compile beside."""
+        """Makes what a run of that size needs, where it is not there: weights, while pipelines compile beside.
+
+        In low memory pipelines alone: weights, which are looked for but not read, are loaded when their network runs.
+        """
         with self.device.turn:
             self.require_fits(size)
-            missing = {
-                name: network.record(self._kernels[name], size)
-                for name, network in self.model.networks.items()
-                if network.size_of(size) not in self._programs[name]
-            }
-            for name in missing:
-                for key in list(self._programs[name])[: 1 - _MAX_SIZES]:
-                    self._drop(name, key)
-            with ThreadPoolExecutor(1) as beside, ExitStack() as undo:
-                calls = [call for graph in missing.values() for call in graph.calls]
-                compiled = beside.submit(self.device.pipelines.get_all, calls)
-                programs: dict[str, Program] = {}
-                weights = self._weights.load({graph: self._source(name) for name, graph in missing.items()})
-                for graph in missing.values():
-                    undo.callback(self._weights.release, graph)
-                pipelines = compiled.result()
-                for (name, graph), buffers in zip(missing.items(), weights, strict=True):
-                    programs[name] = Program(self.device, graph, buffers, self._arena)
-                    undo.callback(programs[name].close)
-                del pipelines  # the programs have them
-                undo.pop_all()
-            for name, program in programs.items():
-                self._programs[name][self.model.networks[name].size_of(size)] = program
+            if self.memory == "normal":
+                self._load(self._networks, size)
+            elif size not in self._pipelines:
+                graphs = {self._record(name, size): self._source(name) for name in self._networks}
+                self._weights.check(graphs)
+                for old in list(self._pipelines)[: 1 - _MAX_SIZES]:
+                    del self._pipelines[old]
+                self._pipelines[size] = self.device.pipelines.get_all(call for graph in graphs for call in graph.calls)
+
+    def _load(self, names: Iterable[str], size: RunSize) -> None:
+        """Programs of these networks, where they are not there."""
+        absent = [name for name in names if self._key(name, size) not in self._programs[name]]
+        missing = {name: self._record(name, size) for name in absent}
+        sources = {graph: self._source(name) for name, graph in missing.items()}
+        with ThreadPoolExecutor(1) as beside, ExitStack() as undo:
+            compiled = beside.submit(self.device.pipelines.get_all, [call for graph in sources for call in graph.calls])
+            self._weights.claim(sources)  # of those of other sizes, what they share stays
+            for graph in sources:
+                undo.callback(self._weights.release, graph)
+            self._make_room(missing)
+            programs: dict[str, Program] = {}
+            weights = self._weights.load(sources)
+            pipelines = compiled.result()
+            for (name, graph), buffers in zip(missing.items(), weights, strict=True):
+                programs[name] = Program(self.device, graph, buffers, self._arena)
+                undo.callback(programs[name].close)
+            del pipelines  # the programs have them
+            undo.pop_all()
+        for name, program in programs.items():
+            self._programs[name][self._key(name, size)] = program
+
+    def _make_room(self, missing: Iterable[str]) -> None:
+        """Frees programs of older sizes of these networks, and in low memory all that they do not run together with."""
+        together = {other for name in missing for other in self._together(name)}
+        for name, programs in self._programs.items():
+            kept = _MAX_SIZES if self.memory == "normal" else int(name in together)
+            for key in list(programs)[: max(0, len(programs) + (name in missing) - kept)]:
+                self._drop(name, key)
+        if self.memory == "low":
+            self._arena.trim()
+            self.device.wait()  # a buffer is freed when the device is done with it
+
+    def _together(self, name: str) -> tuple[str, ...]:
+        """The networks that are on the device whenever this one is."""
+        return next(names for names in self.model.turns(self.memory) if name in names)
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
         self._require_open()
-        self.model.require_fits(size, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
+        largest = size if self.memory == "normal" else size.one_row
+        self.model.require_fits(largest, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -125,12 +175,18 @@ class Engine:
 
     def program(self, name: str, size: RunSize) -> Program:
         """The network's program for that size, made if it is not there."""
-        key = self.model.networks[name].size_of(size)
-        programs = self._programs[name]
+        key, programs = self._key(name, size), self._programs[name]
         if key not in programs:
-            self.load(size)
+            self.require_fits(size)
+            self._load(self._together(name), size)
         programs[key] = programs.pop(key)  # the last one used comes last
         return programs[key]
+
+    def _key(self, name: str, size: RunSize) -> Hashable:
+        return self._networks[name].size_of(size)
+
+    def _record(self, name: str, size: RunSize) -> Graph:
+        return self._networks[name].record(self._kernels[name], size)
 
     def _drop(self, name: str, key: Hashable) -> None:
         program = self._programs[name].pop(key)
@@ -139,7 +195,7 @@ class Engine:
         self._weights.release(program.graph)
 
     def _source(self, name: str) -> TensorSource:
-        return self.model.sources[self.model.networks[name].source]
+        return self.model.sources[self._networks[name].source]
 
     @cached_property
     def adapter_targets(self) -> Targets:
@@ -175,6 +231,7 @@ class Engine:
             for name, programs in self._programs.items():
                 for key in list(programs):
                     self._drop(name, key)
+            self._pipelines.clear()
             self._arena.close()
             self._weights.close()
             self.device.wait()
@@ -194,7 +251,18 @@ class Engine:
             return self.run(name, size, inputs, outputs)
 
         with self.device.turn:
-            return self.model.condition(run, tokens)
+            if self.memory == "normal":
+                return self.model.condition(run, tokens)
+            rows = {row.tobytes(): row for row in tokens}
+            missing = [key for key in rows if key not in self._prompts]
+            made = self.model.condition(run, np.stack([rows[key] for key in missing])) if missing else {}
+            known = {key: self._prompts.pop(key) for key in rows if key in self._prompts}
+            known |= {key: {name: made[name][row] for name in made} for row, key in enumerate(missing)}
+            self._prompts |= known  # the last ones come last
+            for key in list(self._prompts)[:-_MAX_PROMPTS]:
+                del self._prompts[key]
+            found = [known[row.tobytes()] for row in tokens]
+            return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
     def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
         """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
@@ -249,14 +317,16 @@ class Engine:
         }
 
         def attempt() -> dict[str, np.ndarray]:
+            if self.memory == "low":
+                return self._step_by_rows(state, inputs)
             program = self.program(name, state.size)
             is_there = self._holders.pop(program, None) is state  # and not another run's, or half a step's
-            for key, array in (inputs if is_there else state.inputs(program) | inputs).items():
+            for key, array in (inputs if is_there else state.inputs(program.graph.dtype) | inputs).items():
                 program.write(key, array)
             program.run(again=is_there)
             if not is_last:
                 program.encode_ahead()
-            return program.read_all([*_CARRIED, "model_output"])
+            return program.read_all(read_after(program.graph))
 
         with self.device.turn:
             left = self._until_finite(name, attempt, ["model_output"])
@@ -269,6 +339,30 @@ class Engine:
             state.carried = left
             state.input_scale = next_input_scale
             self._holders[self.program(name, state.size)] = state  # only now is what it holds the state
+
+    def _step_by_rows(self, state: DenoisingState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a step leaves, and model_output: the denoiser's rows one by one, then UPDATE for all of them.
+
+        What is made once for a prompt is made in every step where there are several rows, each of its own prompt: to
+        keep it for all would take more memory than time is won.
+        """
+        denoiser = self.program(self.model.denoiser, state.size)
+        update = self.program(UPDATE, state.size)
+        is_there = self._holders.pop(denoiser, None) is state and state.size.rows == 1
+        given = {**state.inputs(denoiser.graph.dtype), **inputs}
+        outputs: list[np.ndarray] = []
+        for row in range(state.size.rows):
+            for key in denoiser.graph.inputs:
+                is_shared = len(given[key]) == 1
+                denoiser.write(key, given[key] if is_shared else given[key][row : row + 1])
+            denoiser.run(again=is_there)
+            outputs.append(denoiser.read("model_output"))
+        given["model_output"] = np.concatenate(outputs)
+        for key in update.graph.inputs:
+            if key in given:  # all but what no update has left yet, or needs
+                update.write(key, given[key])
+        update.run()
+        return {"model_output": given["model_output"], **update.read_all(CARRIED)}
 
     def _until_finite(
         self, name: str, attempt: Callable[[], dict[str, np.ndarray]], checked: Sequence[str]
@@ -306,6 +400,8 @@ class Engine:
 
     def _change_kernels(self, name: str, kernels: Kernels) -> None:
         """The network's next program is made with these; it has none now."""
-        for key in list(self._programs[name]):
-            self._drop(name, key)
-        self._kernels[name] = kernels
+        for changed in (name, UPDATE) if name == self.model.denoiser and UPDATE in self._networks else (name,):
+            for key in list(self._programs[changed]):
+                self._drop(changed, key)
+            self._kernels[changed] = kernels
+        self._pipelines.clear()

@@ -1,19 +1,28 @@
-"""What a model costs, from its configurations alone: runs nothing and touches no GPU."""
+"""What a model is and costs, from its configurations and its files' headers: runs nothing and touches no GPU."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.errors import ModelError
 from shaderfusion.families import open_model
-from shaderfusion.graph.memory_plan import plan_memory
-from shaderfusion.kernels.capabilities import DESKTOP_GPU
+from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize, read_after
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.memory_plan import largest_of_each, plan_memory
+from shaderfusion.kernels.capabilities import DESKTOP_GPU, Capabilities
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.output import Table
 from shaderfusion.tensor import DType
+from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.footprint import loading_bytes
 
-__all__ = ["ComponentInfo", "ModelInfo", "describe"]
+__all__ = ["ComponentInfo", "MemoryInfo", "ModelInfo", "TurnInfo", "describe", "measure_memory"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,81 @@ class ComponentInfo:
 
     name: str
     parameters: int
+    dtype: DType
+    """In which it runs."""
     weights_bytes: int
     tensors_bytes: int
     """Planned memory of the intermediate tensors."""
     dispatches: int
     """Of one run; a run of the UNet is one denoising step."""
+    stored_bytes: Mapping[str, int] | None
+    """What its files hold of it, by dtype; None where they are not there."""
+
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table."""
+        stored = "not there"
+        if self.stored_bytes is not None:
+            stored = " + ".join(f"{dtype} {_mb(size)} MB" for dtype, size in self.stored_bytes.items())
+        sizes = (_mb(self.weights_bytes), _mb(self.tensors_bytes))
+        return (self.name, f"{self.parameters:,}", stored, self.dtype, *sizes, f"{self.dispatches:,}")
+
+
+@dataclass(frozen=True)
+class TurnInfo:
+    """Networks that are on the device at the same time, and all buffers that they have there.
+
+    A few kilobytes are not counted: the parameters of calls, and what an implementation of WebGPU needs for itself.
+    """
+
+    networks: tuple[str, ...]
+    weights_bytes: int
+    staging_bytes: int
+    """Only while weights are loaded; two thirds of it are on the host where the device has memory of its own."""
+    tensors_bytes: int
+    """Intermediate tensors, whose buffers the networks share."""
+    inputs_and_outputs_bytes: int
+    """And what is kept from step to step."""
+    read_back_bytes: int
+    """Only while the outputs of a run are read, the largest."""
+
+    @property
+    def loading_bytes(self) -> int:
+        """While weights are loaded."""
+        return self.weights_bytes + self.staging_bytes
+
+    @property
+    def running_bytes(self) -> int:
+        """While outputs are read."""
+        return self.weights_bytes + self.tensors_bytes + self.inputs_and_outputs_bytes + self.read_back_bytes
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """What a run takes of the device's memory, loading included, with that `memory`."""
+
+    memory: Memory
+    turns: tuple[TurnInfo, ...]
+    """One after the other."""
+
+    @property
+    def loading_bytes(self) -> int:
+        """The most while weights are loaded."""
+        return max(turn.loading_bytes for turn in self.turns)
+
+    @property
+    def running_bytes(self) -> int:
+        """The most while networks run."""
+        return max(turn.running_bytes for turn in self.turns)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most of all."""
+        return max(self.loading_bytes, self.running_bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        sums = {"loading_bytes": self.loading_bytes, "running_bytes": self.running_bytes, "peak_bytes": self.peak_bytes}
+        return {**asdict(self), **sums}
 
 
 @dataclass(frozen=True)
@@ -34,11 +113,15 @@ class ModelInfo:
     """A model at one image size, with guidance."""
 
     model: str
+    found: Mapping[str, str]
+    """What it was recognized as."""
     dtype: DType
     width: int
     height: int
     batch: int
     components: tuple[ComponentInfo, ...]
+    memory: tuple[MemoryInfo, ...]
+    """Of each way to use it."""
 
     @property
     def weights_bytes(self) -> int:
@@ -47,7 +130,24 @@ class ModelInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self), "weights_bytes": self.weights_bytes}
+        memory = [info.as_dict() for info in self.memory]
+        return {**asdict(self), "memory": memory, "weights_bytes": self.weights_bytes}
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.model}: {self.batch} of {self.width}x{self.height} px with guidance, in {self.dtype}"]
+        lines += [f"{name}: {fact}" for name, fact in self.found.items()]
+        heading = ("component", "parameters", "in files", "runs in", "weights MB", "tensors MB", "dispatches")
+        lines += ["", Table(heading, [component.row() for component in self.components], "<><<>>>").text()]
+        rows = [
+            (info.memory, " + ".join(turn.networks), *map(_mb, (turn.loading_bytes, turn.running_bytes)))
+            for info in self.memory
+            for turn in info.turns
+        ]
+        heading = ("memory", "on the device together", "loading MB", "running MB")
+        lines += ["", Table(heading, rows, "<<>>").text(), ""]
+        lines += [f"memory {info.memory} takes {_mb(info.peak_bytes)} MB of the device" for info in self.memory]
+        return "\n".join(lines)
 
 
 def describe(
@@ -58,21 +158,95 @@ def describe(
     batch: int = 1,
     dtype: DType | None = None,
     optimizations: Optimizations | None = None,
+    capabilities: Capabilities = DESKTOP_GPU,
 ) -> ModelInfo:
-    """The costs of a model on a GPU for `batch` images of that size in pixels; f16, all optimizations by default."""
+    """A model, and its costs on such a device for `batch` images of that size in pixels.
+
+    f16 on a GPU, and all optimizations, by default. ModelError where it cannot be used; weights that are not there are
+    said, and not asked for.
+    """
     opened = open_model(model)
     size = opened.run_size(batch=batch, width=width, height=height)
-    kernels = Kernels(dtype or "f16", DESKTOP_GPU, optimizations or Optimizations())
+    kernels = Kernels(dtype or "f16", capabilities, optimizations or Optimizations())
     opened.require_fits(size, kernels.capabilities, kernels.dtype)
-    graphs = opened.record(kernels, size)
     components = tuple(
         ComponentInfo(
             name=name,
             parameters=graph.num_parameters,
+            dtype=graph.dtype,
             weights_bytes=graph.weights_bytes,
             tensors_bytes=plan_memory(graph.calls).total_bytes,
             dispatches=len(graph.calls),
+            stored_bytes=_stored_bytes(opened, name, graph),
         )
-        for name, graph in graphs.items()
+        for name, graph in opened.record(kernels, size).items()
     )
-    return ModelInfo(str(model), kernels.dtype, size.width_px, size.height_px, batch, components)
+    memory = tuple(measure_memory(opened, kernels, size, memory) for memory in MEMORIES)
+    found = _found(opened)
+    return ModelInfo(str(model), found, kernels.dtype, size.width_px, size.height_px, batch, components, memory)
+
+
+def measure_memory(model: Family, kernels: Kernels, size: RunSize, memory: Memory) -> MemoryInfo:
+    """What an engine allocates for a run of that size, from its graphs."""
+    graphs = model.record(kernels, size, memory)
+    turns = ({name: graphs[name] for name in names} for names in model.turns(memory))
+    return MemoryInfo(memory, tuple(map(_measure_turn, turns)))
+
+
+def _measure_turn(graphs: Mapping[str, Graph]) -> TurnInfo:
+    weights = [weight for graph in graphs.values() for weight in graph.weights.values()]
+    plans = ([(size, "") for size in plan_memory(graph.calls).buffer_sizes_bytes] for graph in graphs.values())
+    read = ([(graph.inputs | graph.outputs)[name] for name in read_after(graph)] for graph in graphs.values())
+    return TurnInfo(
+        networks=tuple(graphs),
+        weights_bytes=sum(weight.tensor.size_bytes for weight in weights),
+        staging_bytes=loading_bytes(weights),
+        tensors_bytes=sum(size for size, _ in largest_of_each(plans)),
+        inputs_and_outputs_bytes=sum(tensor.size_bytes for graph in graphs.values() for tensor in graph.externals),
+        read_back_bytes=max(sum(tensor.size_bytes for tensor in tensors) for tensors in read),
+    )
+
+
+def _stored_bytes(model: Family, name: str, graph: Graph) -> dict[str, int] | None:
+    """Bytes of the network's tensors in its files, by dtype; None where a file or a tensor is missing."""
+    found: Counter[str] = Counter()
+    try:
+        source: TensorSource = model.files.tensors(model.networks[name].source)
+        for weight in (*graph.weights.values(), *graph.tables.values()):
+            for path in weight.paths:
+                stored = source.read(path, weight.source_shape)
+                found[stored.dtype] += stored.data.size
+    except ModelError:
+        return None
+    return dict(found)
+
+
+def _found(model: Family) -> dict[str, str]:
+    found = {"pipeline": str(model.files.options.get("_class_name"))}
+    found |= {name: _summary(config) for name, config in model.configs.items()}
+    try:
+        scheduler = model.scheduler_config
+    except ModelError as error:  # the costs are known nevertheless
+        return {**found, "scheduler": str(error)}
+    found["scheduler"] = f"{scheduler.class_name}, {scheduler.num_train_timesteps} timesteps"
+    return {**found, "prediction": scheduler.prediction_type}
+
+
+def _summary(config: Config) -> str:
+    match config:
+        case ClipTextConfig():
+            layers = f"{config.num_hidden_layers} layers of {config.hidden_size} channels"
+            return f"CLIP, {layers}, {config.max_position_embeddings} tokens"
+        case UNetConfig():
+            widths = ", ".join(map(str, config.block_out_channels))
+            return f"UNet of {widths} channels, which reads embeddings of {config.cross_attention_dim}"
+        case VaeConfig():
+            widths = ", ".join(map(str, config.block_out_channels))
+            factor = config.scale_factor
+            return f"autoencoder of {widths} channels, {factor}x{factor} px to {config.latent_channels} values"
+        case _:
+            return type(config).__name__
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f}"

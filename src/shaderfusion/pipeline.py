@@ -14,7 +14,7 @@ from PIL import Image
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels.optimizations import Optimizations
@@ -44,13 +44,20 @@ class StableDiffusionPipeline:
     the order in which they ask.
     """
 
-    def __init__(self, device: Device, model: Family, kernels: Kernels, scheduler: str | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        model: Family,
+        kernels: Kernels,
+        scheduler: str | None = None,
+        memory: Memory = "normal",
+    ) -> None:
         self.device = device
         self.model = model
         self.scheduler = scheduler
         self.dtype: DType = kernels.dtype
         self.tuning = kernels.tuning.source
-        self._engine = Engine(device, model, kernels)
+        self._engine = Engine(device, model, kernels, memory)
         self._adapters = Adapters({}, {})
 
     @classmethod
@@ -69,6 +76,7 @@ class StableDiffusionPipeline:
         tuning: str | Path = "auto",
         embeddings: Sequence[str | Path] = (),
         loras: Sequence[tuple[str | Path, Strength]] = (),
+        memory: Memory = "normal",
     ) -> Self:
         """Opens the embedded model "emoji", a folder in diffusers' format or a .safetensors file on a device.
 
@@ -80,7 +88,14 @@ class StableDiffusionPipeline:
         file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
         `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
         ModelError, DeviceError or InputError.
+
+        memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
+        it are freed; pictures of several prompts and both halves of guidance go through the denoiser one by one. The
+        pictures are the same but for rounding. Weights are then read from their files for every call, and again for a
+        preview in the middle of it; what the text encoders made of the last prompts is kept, on the host.
         """
+        if memory not in MEMORIES:
+            raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
@@ -96,7 +111,7 @@ class StableDiffusionPipeline:
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
-        pipeline = cls(opened, found, kernels, scheduler)
+        pipeline = cls(opened, found, kernels, scheduler, memory)
         for path, strength in loras:
             pipeline._add_adapter(path, None, None, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
@@ -207,7 +222,8 @@ class StableDiffusionPipeline:
             self._adapters = adapters
 
     def load(self, size: RunSize) -> None:
-        """Makes ready what a run of that size needs: weights, and compiled programs."""
+        """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program
+        is made of."""
         self._engine.load(size)
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:

@@ -55,7 +55,11 @@ class Progress:
     latents: np.ndarray = field(repr=False)
     """Of this step, (B, H, W, C) f32, on the host."""
     preview: Callable[[], list[Image.Image]] = field(repr=False)
-    """Decodes the latents of this step: takes as long as a final image."""
+    """Decodes the latents of this step: takes as long as a final image.
+
+    With memory="low" the decoder takes the denoiser's place on the device, whose weights are loaded again for the next
+    step: that is slow.
+    """
     images: list[Image.Image] | None = None
 
 
@@ -112,10 +116,10 @@ class Run(Iterator[Progress]):
         """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
         request, size = self.request, self.request.size
         self._engine.load(size)
-        rows: list[Conditioning] = []
-        for prompts in request.prompts:
-            given = prompts if isinstance(prompts, dict) else self._engine.condition(prompts, size)
-            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()})
+        rows: list[Conditioning] = [
+            {name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()}
+            for given in self._condition()
+        ]
         conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         conditioning |= self._engine.model.shared_inputs(size, request.guidance_scale)
         noise = self._draw() if request.latents is None else request.latents
@@ -126,6 +130,15 @@ class Run(Iterator[Progress]):
         """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
         B, H, W, C = self._engine.model.latents_shape(self.request.size)
         return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
+
+    def _condition(self) -> list[Conditioning]:
+        """What the denoiser is given of each of the request's prompts; all texts in one turn of the text networks."""
+        prompts = self.request.prompts
+        texts = [rows for rows in prompts if not isinstance(rows, dict)]
+        read = self._engine.condition(np.concatenate(texts), self.request.size) if texts else {}
+        ends = np.cumsum([len(rows) for rows in texts])[:-1]
+        parts = zip(*(np.split(array, ends) for array in read.values()), strict=True)
+        return [rows if isinstance(rows, dict) else dict(zip(read, next(parts), strict=True)) for rows in prompts]
 
     def close(self) -> None:
         """Ends the run after the current step."""

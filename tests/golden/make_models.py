@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
@@ -82,6 +83,7 @@ class Model:
     cases: list[dict]
     gains: dict[str, float] = field(default_factory=dict)
     """Of layers with outputs so small that the epsilon of the norm after them shows."""
+    pipeline: str = "StableDiffusionPipeline"
     text_encoder_2: dict[str, Any] | None = None
     """That of SDXL."""
 
@@ -363,7 +365,7 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
         name: [library[name.startswith("text")], type(network).__name__] for name, network in networks.items()
     }
     index = {
-        "_class_name": "StableDiffusionXLPipeline" if model.text_encoder_2 else "StableDiffusionPipeline",
+        "_class_name": model.pipeline,
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -405,6 +407,8 @@ def run_case(
 
     negative, prompt = prompts
     options = {"negative_prompt": negative} | run["call"]
+    if isinstance(pipe, diffusers.StableDiffusionInpaintPipeline):
+        options |= whole_picture(pipe, options)
     generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     latents = pipe(
         prompt,
@@ -416,6 +420,15 @@ def run_case(
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
     images = pipe.image_processor.postprocess(pixels, output_type="pil")
     return steps, pixels.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(image) for image in images])
+
+
+def whole_picture(pipe: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What has an inpainting pipeline paint all of a picture: the latents of what was there before are zeros."""
+    f = pipe.vae_scale_factor
+    height, width = (options.get(side) or f * pipe.unet.config.sample_size for side in ("height", "width"))
+    latents = torch.zeros((1, pipe.vae.config.latent_channels, height // f, width // f), dtype=pipe.unet.dtype)
+    mask = Image.new("L", (width, height), 255)
+    return {"image": mask.convert("RGB"), "mask_image": mask, "masked_image_latents": latents, "strength": 1.0}
 
 
 def rounding_errors(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, steps: list) -> list[float]:
@@ -457,10 +470,12 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
     for each in (pipe, exact_pipe):
         each.set_progress_bar_config(disable=True)
     for module in (sys.modules[type(pipe).__module__], scheduling_euler_ancestral_discrete, scheduling_lcm):
-        module.randn_tensor = draw_in_float32
+        vars(module)["randn_tensor"] = draw_in_float32
     arrays = encode(pipe, prompts)
-    noise_shape = (2, pipe.unet.config.in_channels, *latent_shape)
+    noise_shape = (2, pipe.unet.config.out_channels, *latent_shape)
     latents = torch.randn(noise_shape, generator=torch.Generator("cpu").manual_seed(UNET_SEED))
+    if pipe.unet.config.in_channels > latents.shape[1]:  # the mask, and the latents of what is behind it
+        latents = torch.cat([latents, torch.ones_like(latents[:, :1]), torch.zeros_like(latents)], dim=1)
     inputs = unet_inputs(pipe, arrays, latent_shape)
     outputs = [pipe.unet(latents, t, **inputs).sample.numpy() for t in UNET_TIMESTEPS]
     arrays["unet_outputs"] = np.stack(outputs)

@@ -1,11 +1,14 @@
 """The blocks whose kernels depend on the shape, against the same computation in float64."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded
 from weights.array_source import ArraySource
 
 import shaderfusion.kernels.select as select
+import shaderfusion.models.blocks as blocks
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import find_lifetimes
@@ -154,3 +157,23 @@ def test_attention_of_any_heads(
     q, k, v = (layer(f"attn.to_{name}", rounded(array, "f32")) for name in "qkv")
     expected = layer("attn.to_out.0", reference.flash_attention(q, k, v, num_heads=num_heads, causal=True)) + array
     assert relative_error(run_block(device, g, array, tensors), layer("out", expected)) < 2 * BOUND
+
+
+@pytest.mark.parametrize("channels", [32, 16, 12])
+def test_resnet_block_in_place(
+    device: Device, kernels: Kernels, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As apart from its input, with a shortcut too, whose strips of 64 rows take the input's place."""
+    monkeypatch.setattr(blocks, "_STRIP_BYTES", 64 * 4 * channels)
+    x = np.random.default_rng(0).standard_normal(SHAPE)
+    found: list[np.ndarray] = []
+    for in_place in (False, True):
+        g = Graph("test", kernels)
+        resnet = partial(resnet_block, g, **NORM)
+        h = linear(g, "first", g.input("x", *SHAPE), 32)
+        h = resnet("block", h, channels, in_place=in_place)
+        linear(g, "last", h, channels, out=g.output("out", *SHAPE[:3], channels))
+        if in_place:
+            assert h.storage.name == "test.first.out"
+        found.append(run_block(device, g, x, random_tensors(g)))
+    assert relative_error(found[1], found[0]) < BOUND

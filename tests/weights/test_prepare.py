@@ -18,6 +18,7 @@ from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
+from shaderfusion.weights import footprint
 from shaderfusion.weights import prepare as prepare_module
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.prepare import WeightLoader, read_rows
@@ -52,7 +53,7 @@ def random(*shape: int) -> np.ndarray:
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a small weight that is as it is gets prepared."""
     if request.param == "device":
-        monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
 
 
 def test_linear_is_torchs(device: Device) -> None:
@@ -124,7 +125,7 @@ def test_several_tensors_side_by_side(
     shape = (36, 10, 3, 3) if layout != "linear" else (36, 10)
     arrays = dict(zip("qkv", random(3, *shape), strict=True))
     expected = [prepare(device, array, **padding) for array in arrays.values()]
-    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(footprint, "_BATCH_BYTES", batch_bytes)
     g = Graph("unet", Kernels("f32"))
     joined = g.weight(tuple("qkv"), *shape, **padding)
     source = ArraySource(arrays)
@@ -236,16 +237,16 @@ def test_slices(device: Device, layout: WeightLayout, batch_bytes: int, monkeypa
     batches = []
     submit = prepare_module.Program.submit
     monkeypatch.setattr(prepare_module.Program, "submit", lambda self: (batches.append(self), submit(self)))
-    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(footprint, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
     np.testing.assert_array_equal(prepare(device, array, layout, **padding), expected)
     assert len(batches) > 1 or array.nbytes <= batch_bytes
 
 
 def test_many_batches(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each half of the staging memory is written again while the other is copied."""
-    monkeypatch.setattr(prepare_module, "_BATCH_BYTES", 4096)
-    monkeypatch.setattr(prepare_module, "_SMALL_BYTES", 2048)
+    monkeypatch.setattr(footprint, "_BATCH_BYTES", 4096)
+    monkeypatch.setattr(footprint, "_SMALL_BYTES", 2048)
     arrays = {f"w{k}": np.full((4, 100 + k), k, np.float32) for k in range(40)}
     g = Graph("unet", Kernels("f32"))
     layouts: tuple[WeightLayout, ...] = ("linear", "as_is")

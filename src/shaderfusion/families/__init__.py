@@ -22,6 +22,8 @@ FAMILIES: Mapping[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "LatentConsistencyModelPipeline": StableDiffusion,
+    "StableDiffusionInpaintPipeline": StableDiffusion,
+    "StableDiffusionXLInpaintPipeline": StableDiffusionXL,
 }
 """By the pipeline that a diffusers folder names in its model_index.json."""
 

@@ -7,27 +7,54 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import ClipTextConfig, SchedulerConfig
+from shaderfusion.config import ClipTextConfig, Config, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
+from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import DType, dtype_size_bytes
+from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.embeddings import AddedTokens
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
-__all__ = ["Conditioning", "Family", "Network", "RunNetwork", "RunSize"]
+__all__ = [
+    "BESIDE_LATENTS",
+    "CARRIED",
+    "MEMORIES",
+    "UPDATE",
+    "Conditioning",
+    "Family",
+    "Memory",
+    "Network",
+    "RunNetwork",
+    "RunSize",
+    "read_after",
+]
+
+Memory = Literal["normal", "low"]
+"""normal keeps all networks on the device; in low they take turns, and the denoiser takes its rows one by one."""
+
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
+
+UPDATE = "update"
+"""In low memory the graph of guidance and the scheduler's update, which come after all rows of the denoiser."""
+
+CARRIED = ("x_t", "x_saved", "history", "latents")
+"""What a step leaves for the next one: inputs of the graph with `denoise_step`."""
 
 Conditioning = dict[str, np.ndarray]
 """Inputs of the denoiser that say what to show, by name: a row for each prompt, unless they are shared."""
+
+BESIDE_LATENTS = "beside_latents"
+"""Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -52,6 +79,11 @@ class RunSize:
         """The denoiser's batch: with guidance the unconditional half, then the text's."""
         return 2 * self.batch if self.guidance else self.batch
 
+    @property
+    def one_row(self) -> RunSize:
+        """That of a single row of the denoiser."""
+        return replace(self, batch=1, guidance=False)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -64,11 +96,16 @@ class Network:
     """What of the size the graph depends on: sizes of which this is equal have one graph."""
 
 
+def read_after(graph: Graph) -> list[str]:
+    """What of a graph is read back after each run: its outputs, and what a denoising step leaves."""
+    return [*graph.outputs, *(CARRIED if set(CARRIED) <= set(graph.inputs) else ())]
+
+
 class Family(ABC):
     """A model of one architecture, as its configurations describe it. Opening it reads no weights."""
 
     denoiser: ClassVar[str] = "unet"
-    """The network that is run in every step. Its graph ends with `denoise_step`, whose tensors are among its inputs."""
+    """The network that is run in every step. Its graph is that of `denoising_step`."""
     decoder: ClassVar[str] = "vae"
     """The network from latents (1, H, W, C) to `image` (1, height, width, 3), in -1..1."""
 
@@ -86,10 +123,19 @@ class Family(ABC):
     def networks(self) -> Mapping[str, Network]:
         """By name, in the order in which a run needs them."""
 
+    @abstractmethod
+    def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
+        """The denoiser alone, from `latents`, of `size.rows` rows, to `model_output`."""
+
     @property
     @abstractmethod
     def wide_networks(self) -> frozenset[str]:
         """Networks whose configuration asks for f32, whatever the dtype of the others."""
+
+    @property
+    @abstractmethod
+    def configs(self) -> Mapping[str, Config]:
+        """Of the networks, by component."""
 
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
@@ -170,7 +216,7 @@ class Family(ABC):
         """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """The denoiser's inputs that depend on no prompt and no step."""
+        """The denoiser's inputs that depend on no prompt and no step, and what is BESIDE_LATENTS."""
         return {}
 
     @abstractmethod
@@ -225,7 +271,60 @@ class Family(ABC):
             name: replace(kernels, dtype="f32") if name in self.wide_networks else kernels for name in self.networks
         }
 
-    def record(self, kernels: Kernels, size: RunSize) -> dict[str, Graph]:
-        """Graphs of all networks."""
+    def networks_in(self, memory: Memory) -> Mapping[str, Network]:
+        """What an engine runs: the networks, but in low memory one row of the denoiser, and then UPDATE."""
+        if memory == "normal":
+            return self.networks
+        denoiser = self.networks[self.denoiser]
+        row = replace(
+            denoiser,
+            record=lambda kernels, size: self.denoiser_graph(kernels, size.one_row),
+            size_of=lambda size: denoiser.size_of(size.one_row),
+        )
+        update = replace(denoiser, record=self._update)
+        return {**self.networks, self.denoiser: row, UPDATE: update}
+
+    def turns(self, memory: Memory) -> list[tuple[str, ...]]:
+        """Which of `networks_in` are on the device together: in low memory one network after the other."""
+        if memory == "normal":
+            return [tuple(self.networks)]
+        return [(name, UPDATE) if name == self.denoiser else (name,) for name in self.networks]
+
+    def kernels_in(self, memory: Memory, kernels: Kernels) -> dict[str, Kernels]:
+        """Those of each of `networks_in`: UPDATE has its denoiser's."""
         own = self.kernels(kernels)
-        return {name: network.record(own[name], size) for name, network in self.networks.items()}
+        return {name: own[self.denoiser if name == UPDATE else name] for name in self.networks_in(memory)}
+
+    def record(self, kernels: Kernels, size: RunSize, memory: Memory = "normal") -> dict[str, Graph]:
+        """Graphs of all that an engine runs."""
+        own = self.kernels_in(memory, kernels)
+        return {name: network.record(own[name], size) for name, network in self.networks_in(memory).items()}
+
+    def denoising_step(self, kernels: Kernels, size: RunSize) -> Graph:
+        """The denoiser, guidance and the scheduler's update. Its inputs are also the tensors of `denoise_step`."""
+        g = self.denoiser_graph(kernels, size)
+        self._add_update(g, size, g.outputs["model_output"], g.inputs["latents"])
+        return g
+
+    def _update(self, kernels: Kernels, size: RunSize) -> Graph:
+        """Guidance and the scheduler's update alone, of a denoiser's `model_output`."""
+        g = Graph(UPDATE, kernels)
+        _, H, W, C = self.latents_shape(size)
+        model_output, latents = (g.input(name, size.rows, H, W, channels=C) for name in ("model_output", "latents"))
+        self._add_update(g, size, model_output, latents)
+        return g
+
+    def _add_update(self, g: Graph, size: RunSize, model_output: TensorSpec, latents: TensorSpec) -> None:
+        B, H, W, C = self.latents_shape(size)
+        g.add(
+            denoise_step(
+                model_output,
+                g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
+                g.input("noise", B, H, W, channels=C, dtype="f32"),
+                g.input("x_t", B, H, W, channels=C, dtype="f32"),
+                g.input("x_saved", B, H, W, channels=C, dtype="f32"),
+                g.input("history", 3, B, H, W, channels=C, dtype="f32"),
+                latents,
+                guidance=size.guidance,
+            )
+        )

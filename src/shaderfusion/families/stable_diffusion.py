@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -12,9 +12,8 @@ import numpy as np
 from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
-from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
@@ -60,13 +59,23 @@ class ModelConfig:
             )
         self.require_latents()
 
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet reads a mask, and the latents of a picture behind it, beside its own."""
+        return self.unet.in_channels != self.unet.out_channels
+
     def require_latents(self) -> None:
         """ModelError where UNet and autoencoder do not speak of the same latents, or of pictures in colour."""
         unet, vae = self.unet, self.vae
-        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        C = vae.latent_channels
+        if unet.out_channels != C or unet.in_channels not in (C, 2 * C + 1):
             raise ModelError(
-                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
-                f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
+                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must equal vae's "
+                f"latent_channels (={C}), or for inpainting {2 * C + 1} and {C}"
+            )
+        if self.is_inpainting and C % 4:
+            raise ModelError(
+                f"vae's latent_channels (={C}) must be a multiple of 4 for a UNet that paints into pictures"
             )
         if vae.out_channels != 3:
             raise ModelError(f"vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
@@ -83,11 +92,16 @@ class StableDiffusion(Family):
         self.config = self._CONFIG.read(files)
 
     @property
+    def configs(self) -> Mapping[str, Config]:
+        """Text encoder, UNet and autoencoder."""
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+
+    @property
     def networks(self) -> Mapping[str, Network]:
         """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
         return {
             **self._text_networks,
-            "unet": Network("unet", self._denoising_step, lambda size: size),
+            "unet": Network("unet", self.denoising_step, lambda size: size),
             "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
         }
 
@@ -168,13 +182,23 @@ class StableDiffusion(Family):
         return self.config.unet.time_cond_proj_dim is not None
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids."""
+        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
+
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
+        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
+        had there were the latents of a grey one.
+        """
+        inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim
-        if C is None:
-            return {}
-        frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
-        angles = 1000 * (guidance_scale - 1) * frequencies
-        return {"guidance_embedding": np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]}
+        if C is not None:
+            frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
+            angles = 1000 * (guidance_scale - 1) * frequencies
+            inputs["guidance_embedding"] = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]
+        if self.config.is_inpainting:
+            _, H, W, latent_channels = self.latents_shape(size)
+            inputs[BESIDE_LATENTS] = np.zeros((1, H, W, 1 + latent_channels), np.float32)
+            inputs[BESIDE_LATENTS][..., 0] = 1
+        return inputs
 
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
@@ -190,23 +214,10 @@ class StableDiffusion(Family):
         vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
         return {"unet": size.rows * unet, "vae": vae}
 
-    def _denoising_step(self, kernels: Kernels, size: RunSize) -> Graph:
-        """The UNet, guidance and the scheduler's update. Its inputs are also the tensors of `denoise_step`."""
-        B, H, W, C = self.latents_shape(size)
-        g = unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
-        g.add(
-            denoise_step(
-                g.outputs["model_output"],
-                g.input("coefficients", NUM_COEFFICIENTS, dtype="f32"),
-                g.input("noise", B, H, W, channels=C, dtype="f32"),
-                g.input("x_t", B, H, W, channels=C, dtype="f32"),
-                g.input("x_saved", B, H, W, channels=C, dtype="f32"),
-                g.input("history", 3, B, H, W, channels=C, dtype="f32"),
-                g.inputs["latents"],
-                guidance=size.guidance,
-            )
-        )
-        return g
+    def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
+        """The UNet."""
+        _, H, W, _ = self.latents_shape(size)
+        return unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)

@@ -7,6 +7,7 @@ from typing import Any
 
 from shaderfusion.gpu.buffers import allocate
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.memory_plan import largest_of_each
 
 __all__ = ["Arena"]
 
@@ -40,8 +41,12 @@ class Arena:
             raise
 
     def leave(self, program: object) -> None:
-        """Forgets a program's plan. What only it needed is freed with the next program that joins, or by `close`."""
+        """Forgets a program's plan. What only it needed is freed with the next program that joins, or by `trim`."""
         self._plans.pop(program, None)
+
+    def trim(self) -> None:
+        """Frees what no program needs any more."""
+        self._fit()
 
     def close(self) -> None:
         """Frees all buffers."""
@@ -50,12 +55,7 @@ class Arena:
 
     def _fit(self) -> None:
         """Buffer i is as large as the largest i-th buffer of a plan. A new one replaces one of another size."""
-        largest: list[tuple[int, str]] = []
-        for plan in self._plans.values():
-            for index, needed in enumerate(plan):
-                if index == len(largest):
-                    largest.append(needed)
-                largest[index] = max(largest[index], needed)
+        largest = largest_of_each(self._plans.values())
         wanted = [size for size, _ in largest]
         if wanted == [buffer.size for buffer in self.buffers]:
             return

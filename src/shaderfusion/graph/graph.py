@@ -191,6 +191,11 @@ class Graph:
         return ".".join((self.name, *self._scope, *names))
 
     @property
+    def externals(self) -> list[TensorSpec]:
+        """Tensors with memory of their own, beside the weights: inputs, outputs, and what is kept."""
+        return [*self.inputs.values(), *self.outputs.values(), *self.kept]
+
+    @property
     def weights_bytes(self) -> int:
         """Memory of all weights in the kernels' layout; `tables` are none of it."""
         return sum(weight.tensor.size_bytes for weight in self.weights.values())

@@ -7,14 +7,14 @@ dispatch, even at different offsets, so a tensor that a call writes has a buffer
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, zip_longest
 from typing import NamedTuple
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
 
-__all__ = ["Lifetime", "MemoryPlan", "Place", "find_lifetimes", "plan_memory"]
+__all__ = ["Lifetime", "MemoryPlan", "Place", "find_lifetimes", "largest_of_each", "plan_memory"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def plan_memory(calls: Sequence[KernelCall]) -> MemoryPlan:
                 place_of[tensor] = Place(index, offset)
                 break
     return MemoryPlan(tuple(sizes), place_of, max(live_bytes, default=0))
+
+
+def largest_of_each(plans: Iterable[Sequence[tuple[int, str]]]) -> list[tuple[int, str]]:
+    """What plans need that share their buffers, each by sizes in bytes and names: of all i-th buffers the largest."""
+    return [max(needed for needed in same if needed) for same in zip_longest(*plans)]
 
 
 def _find_apart(calls: Sequence[KernelCall]) -> set[tuple[TensorSpec, TensorSpec]]:

@@ -57,7 +57,7 @@ class Program:
         self._external: Buffers = {}
         self._arena = Arena(device) if arena is None else arena
         self._arena.join(self, list(zip(self.plan.buffer_sizes_bytes, self._largest(), strict=True)))
-        for tensor in (*graph.inputs.values(), *graph.outputs.values(), *graph.kept):
+        for tensor in graph.externals:
             self._external[tensor.storage] = allocate(device, tensor.size_bytes, tensor.name)
         params, self._params_offsets = _pack_params(graph.calls)
         self._params = device.handle.create_buffer_with_data(data=params, usage="UNIFORM")

@@ -258,7 +258,7 @@ class Kernels:
         options = {"row_lanes": row_lanes, "subgroup_rows": self.capabilities.has_subgroups_of(row_lanes)}
         return tuple(layer_norm(rows, weight, bias, part, eps=eps, **options) for rows, part in strips)
 
-    def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation) -> Calls:
+    def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation | None) -> Calls:
         """out = activation(x), of any shape."""
         strips = row_strips(self._max_bytes, x, out)
         return tuple(activate(rows, part, activation=activation) for rows, part in strips)

@@ -32,6 +32,12 @@ __all__ = [
 ]
 
 
+_STRIP_BYTES = 16 << 20
+"""Of what `linear_in_place` makes at a time."""
+_STRIP_ROWS = 64
+"""Strips begin at multiples of it: so many rows of 4 values or more are a multiple of 256 bytes."""
+
+
 class Heads(NamedTuple):
     """The channels of attention's tensors: `num_heads` of `dim`, each padded with zeros to `padded_dim`."""
 
@@ -81,6 +87,27 @@ def linear(
     with g.scope(label):
         g.add(*g.kernels.matmul(x, weight, out, Epilogue(scale, added, image_bias, residual)))
     return out
+
+
+def linear_in_place(g: Graph, name: str, x: TensorSpec, channels: int) -> TensorSpec:
+    """W x + b, of at most x's channels, at the place of x, which nothing else reads then; x: (..., C).
+
+    Strip by strip, and by way of a small tensor: what is written lies before all that is still to be read. A small x,
+    or one that ends with padding, is left as it is.
+    """
+    out_bytes = x.size_bytes // x.channels * channels
+    if x.padding or channels % 4 or channels > x.channels or out_bytes <= _STRIP_BYTES:
+        return linear(g, name, x, channels)
+    num_rows = x.size // x.shape[-1]
+    step = ceil_div(ceil_div(num_rows, ceil_div(out_bytes, _STRIP_BYTES)), _STRIP_ROWS) * _STRIP_ROWS
+    rows, values = x.reshape(num_rows, x.shape[-1]), x.reshape(x.size)
+    for first in range(0, num_rows, step):
+        count = min(step, num_rows - first)
+        strip = linear(g, name, rows.rows(first, count), channels)
+        with g.scope(name):
+            place = values.rows(first * channels, count * channels).reshape(count, channels)
+            g.add(*g.kernels.activate(strip, place, activation=None))
+    return values.rows(0, num_rows * channels).reshape(*x.shape[:-1], channels)
 
 
 def conv2d(
@@ -211,15 +238,27 @@ def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
 
 
 def resnet_block(
-    g: Graph, name: str, x: TensorSpec, channels: int, *, num_groups: int, eps: float, time: TensorSpec | None = None
+    g: Graph,
+    name: str,
+    x: TensorSpec,
+    channels: int,
+    *,
+    num_groups: int,
+    eps: float,
+    time: TensorSpec | None = None,
+    in_place: bool = False,
 ) -> TensorSpec:
-    """x + conv(silu(norm(conv(silu(norm(x))) + time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, channels)."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))); x: (B, H, W, C) -> (B, H, W, channels), time: (1, channels).
+
+    With `in_place` x, which nothing else reads then, may become the output.
+    """
     with g.scope(name):
         layer = partial(norm_conv2d, g, channels=channels, num_groups=num_groups, eps=eps)
         h = layer("norm1", "conv1", x, image_bias=time)
         if x.channels != channels:
-            x = linear(g, "conv_shortcut", x, channels)
-        return layer("norm2", "conv2", h, residual=x)
+            shortcut = linear_in_place if in_place else linear
+            x, in_place = shortcut(g, "conv_shortcut", x, channels), True
+        return layer("norm2", "conv2", h, residual=x, out=x if in_place else None)
 
 
 class AttentionNames(NamedTuple):

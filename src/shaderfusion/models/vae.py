@@ -21,7 +21,7 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
     """
     g = Graph("vae", kernels)
     num_groups = config.norm_num_groups
-    resnet = partial(resnet_block, g, num_groups=num_groups, eps=_EPS)
+    resnet = partial(resnet_block, g, num_groups=num_groups, eps=_EPS, in_place=True)
     h: TensorSpec = g.input("latents", batch, height, width, channels=config.latent_channels)
     scale = 1 / config.scaling_factor
     if config.use_post_quant_conv:

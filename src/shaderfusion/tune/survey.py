@@ -37,7 +37,7 @@ class NthChoice(Tuning):
 
 @dataclass
 class Case:
-    """An operation, the layers that do it, and the calls of each way to do it, which read weights alone."""
+    """An operation, the layers that do it, and the calls of each way to do it, which read weights, or add to one."""
 
     operation: Operation
     layers: Counter[str]

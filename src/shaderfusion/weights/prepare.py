@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -21,7 +21,6 @@ from shaderfusion.kernels.call import KernelCall, ceil_div
 from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.common.prepare_weight import (
     F16_OVERFLOW,
-    MAX_PLACES,
     NOT_FINITE,
     OVER_F16,
     Places,
@@ -30,19 +29,13 @@ from shaderfusion.kernels.common.prepare_weight import (
 )
 from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_bytes
+from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
+from shaderfusion.weights.footprint import batch_bytes, channels_at_once, filters_bytes, is_small
 from shaderfusion.weights.lora.kinds import Factors
 from shaderfusion.weights.lora.merge import NO_PATCHES, Patch, Patches
 
 __all__ = ["WeightLoader", "read_rows"]
-
-_BATCH_BYTES = 8 << 20
-"""Stored bytes that one submit uploads and prepares; two are in flight at most."""
-
-_SMALL_BYTES = 64 << 10
-"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host: for few values
-a dispatch takes longer."""
 
 
 class WeightLoader:
@@ -76,11 +69,11 @@ class WeightLoader:
         """Writes weights to buffers that `load` has made; WeightsError as there, and then the buffers hold anything."""
         if not sources:
             return
-        with _Batch(self._device, buffers, _batch_bytes(sources), len(sources), self._pipelines) as batch:
+        with _Batch(self._device, buffers, list(sources), self._pipelines) as batch:
             found_on_host: dict[int, int] = {}
             for index, (weight, source) in enumerate(sources.items()):
                 tensors, factors = _read(weight, source, patches.get(source, {}))
-                if weight.layout == "as_is" and weight.tensor.size_bytes <= _SMALL_BYTES:
+                if is_small(weight):
                     values, found_on_host[index] = _prepare_on_host(weight, tensors)
                     batch.write(values, buffers[weight.tensor])
                     continue
@@ -90,7 +83,8 @@ class WeightLoader:
                     if own := factors[part.tensor]:
                         words, calls = batch.add_product(words, part, own, index)
                         stored = "F32"
-                    calls += _prepare_calls(words, stored, weight, part, batch.flags, index)
+                    filters = batch.filters[weight.tensor.dtype]
+                    calls += _prepare_calls(words, stored, weight, part, batch.flags, filters, index)
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
@@ -122,17 +116,6 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool, is_
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
     if not fits:
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
-
-
-def _batch_bytes(weights: Iterable[Weight]) -> int:
-    """For all weights if they are few, for 4 output channels if those are large, and as many f32 at most."""
-
-    def aligned(values: int) -> int:
-        return ceil_div(4 * values, VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
-
-    shapes = [weight.source_shape for weight in weights for _ in weight.paths]
-    smallest = max(aligned(4 * math.prod(shape[1:])) for shape in shapes)
-    return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
 
 def _read(
@@ -175,7 +158,7 @@ def _slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> 
     num_places, num_channels = out_channels.places // len(tensors), out_channels.channels // len(tensors)
     for index, stored in enumerate(tensors):
         channel_bytes = stored.data.size // num_channels
-        most = max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+        most = channels_at_once(channel_bytes, max_bytes)
         end_place = (index + 1) * num_places
         for first in range(index * num_places, end_place, most):
             places = range(first, min(first + most, end_place))
@@ -213,14 +196,21 @@ def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[n
 
 
 def _prepare_calls(
-    words: TensorSpec, stored: StoredDType, weight: Weight, part: _Slice, flags: TensorSpec, index: int
+    words: TensorSpec,
+    stored: StoredDType,
+    weight: Weight,
+    part: _Slice,
+    flags: TensorSpec,
+    filters: TensorSpec,
+    index: int,
 ) -> Iterator[KernelCall]:
-    """From the words of a slice, of that dtype, to those places of the weight."""
+    """From the words of a slice, of that dtype, to those places of the weight; `filters` has room for a slice's."""
     tensor = weight.tensor
     _, _, m = weight.layout.partition("winograd_")
     taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
     if m:
-        out = TensorSpec(f"{tensor.name}.filters", (9, part.in_channels.places, len(part.places)), tensor.dtype)
+        shape = (9, part.in_channels.places, len(part.places))
+        out = filters.rows(0, math.prod(shape)).reshape(*shape)
     else:
         out = tensor.reshape(taps, part.in_channels.places, part.out_channels.places)
     yield prepare_weight(
@@ -238,27 +228,34 @@ def _prepare_calls(
         yield winograd_filters(filters, tensor, m=int(m), out_first_channel=part.places.start)
 
 
+def _filters(dtype: DType, size_bytes: int) -> TensorSpec:
+    return TensorSpec("weights.filters", (size_bytes // dtype_size_bytes(dtype),), dtype, "weight")
+
+
 class _Batch:
     """Stored bytes on their way to the device, and the calls that prepare weights from them, submitted together."""
 
-    def __init__(
-        self, device: Device, buffers: Buffers, max_bytes: int, num_weights: int, pipelines: set[Pipeline]
-    ) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, device: Device, buffers: Buffers, weights: Sequence[Weight], pipelines: set[Pipeline]) -> None:
+        """What it allocates is `footprint.loading_bytes`."""
+        self.max_bytes = max_bytes = batch_bytes(weights)
         self.calls: list[KernelCall] = []
         self._writes: list[Write] = []
-        self.flags = TensorSpec("weights.flags", (num_weights,), "u32", "weight")
+        self.flags = TensorSpec("weights.flags", (len(weights),), "u32", "weight")
         self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         self._device = device
         self._pipelines = pipelines
         self._own = {spec: allocate(device, spec.size_bytes, spec.name) for spec in (self.flags, self._words)}
+        room = allocate(device, filters_bytes(weights), "weights.filters")
+        self.filters = {dtype: _filters(dtype, room.size) for dtype in NUMPY_DTYPES}
+        """By dtype, all in one buffer."""
+        self._own |= dict.fromkeys(self.filters.values(), room)
         self._buffers = {**buffers, **self._own}
         self._arena = Arena(device)
         self._factors: dict[TensorSpec, Any] = {}
         """Buffers that only the calls of this batch read."""
         self._kernels = Kernels("f32", device.capabilities)
         self._program: Program | None = None
-        """The last one, whose part of the arena the next one takes over."""
+        """The last one, which may be running."""
         self._staging = Staging(device, max_bytes)
 
     def __enter__(self) -> Self:
@@ -267,10 +264,10 @@ class _Batch:
     def __exit__(self, *_: object) -> None:
         if self._program:
             self._program.close()
-        self._arena.close()
         self._staging.close()
+        self._arena.close()
         self._free_factors()
-        for buffer in self._own.values():
+        for buffer in set(self._own.values()):
             buffer.destroy()
 
     def upload(self, data: np.ndarray) -> TensorSpec:

@@ -34,16 +34,25 @@ class WeightStore:
         self._users: dict[Graph, set[tuple[Any, ...]]] = {}
         self._patches = NO_PATCHES
 
-    def load(self, sources: Mapping[Graph, TensorSource]) -> list[Buffers]:
-        """Buffers of each graph's weights, kept until it is released. Those not there yet are read from its source.
-
-        Graphs of one name must have one source. WeightsError, before any is read, where a source lacks a weight or a
-        table of its graph.
-        """
+    def check(self, sources: Mapping[Graph, TensorSource]) -> None:
+        """WeightsError where a source lacks a weight or a table of its graph. Nothing is read."""
         for graph, source in sources.items():
-            for table in graph.tables.values():
-                (path,) = table.paths
-                source.find(path, table.source_shape)
+            for weight in (*graph.tables.values(), *graph.weights.values()):
+                for path in weight.paths:
+                    source.find(path, weight.source_shape)
+
+    def claim(self, sources: Mapping[Graph, TensorSource]) -> None:
+        """Of what is there, keeps what these graphs need until they are released. WeightsError as `check`."""
+        self.check(sources)
+        for graph, source in sources.items():
+            self._users[graph] = {_key(source, weight) for weight in graph.weights.values()}
+
+    def load(self, sources: Mapping[Graph, TensorSource]) -> list[Buffers]:
+        """Buffers of each graph's weights, which it has claimed then. Those not there yet are read from its source.
+
+        WeightsError, before any is read, as `check`.
+        """
+        self.claim(sources)
         keys = {graph: {w: _key(source, w) for w in graph.weights.values()} for graph, source in sources.items()}
         missing = {
             key: (weight, sources[graph])
@@ -53,8 +62,6 @@ class WeightStore:
         }
         buffers = self._loader.load(dict(missing.values()), self._patches)
         self._loaded |= {key: _Loaded(buffers[weight.tensor], weight, src) for key, (weight, src) in missing.items()}
-        for graph, own in keys.items():
-            self._users[graph] = set(own.values())
         return [{weight.tensor: self._loaded[key].buffer for weight, key in own.items()} for own in keys.values()]
 
     def set_patches(self, patches: Patches) -> None:
@@ -81,7 +88,8 @@ class WeightStore:
         """Frees those of the graph's weights that no other graph needs."""
         unused = self._users.pop(graph).difference(*self._users.values())
         for key in unused:
-            self._loaded.pop(key).buffer.destroy()
+            if key in self._loaded:
+                self._loaded.pop(key).buffer.destroy()
 
     def close(self) -> None:
         """Frees all buffers."""

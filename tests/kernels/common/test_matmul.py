@@ -104,6 +104,28 @@ def test_epilogue_of_one_pass(any_device: Device, small: Tile | LaneTile, num_im
     assert error < BOUNDS["f32"]
 
 
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_residual_in_place(any_device: Device, small: Tile | LaneTile, num_splits: int) -> None:
+    # Bit for bit as from a tensor of its own.
+    if isinstance(small, LaneTile) and num_splits > 1:
+        pytest.skip("lanes do not split K")
+    a, b = np.random.default_rng(0).standard_normal((2, 2, 9, 44)), np.random.default_rng(1).standard_normal((44, 20))
+    c = np.random.default_rng(2).standard_normal((2, 2, 9, 20))
+    ta, tb, tc, out = tensor_in("a", a), tensor_in("b", b), tensor_in("c", c), tensor_out("out", *c.shape)
+    options = {"tile": small} if isinstance(small, LaneTile) else {"tile": small, "num_splits": num_splits}
+    apart = run_calls(any_device, matmul(ta, tb, out, Epilogue(residual=tc), **options), {ta: a, tb: b, tc: c}, out)
+    calls = matmul(ta, tb, out, Epilogue(residual=out), **options)
+    np.testing.assert_array_equal(run_calls(any_device, calls, {ta: a, tb: b, out: c}, out), apart)
+
+
+def test_residual_of_another_part() -> None:
+    whole = tensor_out("whole", 128, 8)
+    with pytest.raises(ShapeError, match="must be the same part of whole"):
+        matmul(
+            tensor_out("a", 64, 12), tensor_out("b", 12, 8), whole.rows(0, 64), Epilogue(residual=whole.rows(64, 64))
+        )
+
+
 @pytest.mark.parametrize(
     ("a_shape", "num_columns", "num_splits"),
     [

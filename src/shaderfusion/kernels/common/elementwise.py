@@ -13,9 +13,9 @@ Activation = Literal["silu", "gelu", "quick_gelu", "relu", "tanh"]
 _WORKGROUP_SIZE = 128
 
 
-def activate(x: TensorSpec, out: TensorSpec, *, activation: Activation) -> KernelCall:
-    """out = activation(x); both of one shape, any shape."""
-    return _call((x,), out, {"OP": "activate", "ACTIVATION": activation})
+def activate(x: TensorSpec, out: TensorSpec, *, activation: Activation | None) -> KernelCall:
+    """out = activation(x), or a copy of x where it is None; both of one shape, any shape."""
+    return _call((x,), out, {"OP": "activate", "ACTIVATION": activation or "none"})
 
 
 def affine(x: TensorSpec, out: TensorSpec, *, scale: float, shift: float) -> KernelCall:

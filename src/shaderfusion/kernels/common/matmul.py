@@ -43,7 +43,7 @@ class Epilogue:
     image_bias: TensorSpec | None = None
     """(B, N), a row for all pixels of an image, or (1, N), such as the time embedding; it may be a view of columns."""
     residual: TensorSpec | None = None
-    """The shape of out."""
+    """The shape of out; it may be out itself."""
 
 
 def matmul(
@@ -264,9 +264,19 @@ def image_bias_params(image_bias: TensorSpec | None, num_rows: int) -> dict[str,
 
 
 def with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> KernelCall:
-    """Binds out and what the epilogue adds, each optional tensor with its flag and its binding's number."""
-    call = _extend(call, write(out), {"OUT_BINDING": len(call.bindings) + 1})
-    added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": epilogue.residual}
+    """Binds out and what the epilogue adds, each optional tensor with its flag and its binding's number.
+
+    Where the residual is out, of which each value is read where it is written, out is bound alone.
+    """
+    residual = epilogue.residual
+    in_place = residual is not None and residual.storage is out.storage
+    if in_place and residual.offset_bytes != out.offset_bytes:
+        raise ShapeError(f"{call.name}: residual {residual} and {out} must be the same part of {out.storage}, or apart")
+    bound = (Binding(out, "read_write"),) if in_place else write(out)
+    call = _extend(call, bound, {"OUT_BINDING": len(call.bindings) + 1})
+    if in_place:
+        call, residual = _extend(call, (), {"RESIDUAL": True, "IN_PLACE": True}), None
+    added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": residual}
     for flag, tensor in added.items():
         if tensor:
             bound = read_columns(tensor) if flag == "IMAGE_BIAS" else read(tensor)

@@ -15,7 +15,9 @@
 @group(0) @binding(IMAGE_BIAS_BINDING) var<storage, read> image_bias: array<Vector>; // (images, N / 4), any row stride
 #endif
 #ifdef RESIDUAL
-@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<Vector>; // as out
+#ifndef IN_PLACE
+@group(0) @binding(RESIDUAL_BINDING) var<storage, read> residual: array<Vector>; // as out, which it is IN_PLACE
+#endif
 #endif
 
 // The bias of 4 columns, which all rows add; 0 without one.
@@ -49,7 +51,11 @@ fn store_biased(batch: u32, row: u32, column: u32, sums: vec4<f32>, bias_of_colu
     value += widen(image_bias[image * params.image_bias_row + params.image_bias_first + column / 4]);
 #endif
 #ifdef RESIDUAL
+#ifdef IN_PLACE
+    value += widen(out[index]);
+#else
     value += widen(residual[index]);
+#endif
 #endif
     out[index] = narrow(value);
 #endif
