@@ -17,6 +17,7 @@ from shaderfusion.kernels.select import Kernels
     ("name", "family", "side_px"),
     [
         ("sd15", StableDiffusion, 512),
+        ("inpainting", StableDiffusion, 512),
         ("tiny_sd", StableDiffusion, 512),
         ("sd21", StableDiffusion, 512),
         ("sdxl", StableDiffusionXL, 1024),

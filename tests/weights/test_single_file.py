@@ -237,6 +237,21 @@ def test_sd2_without_the_layer_that_is_not_read(tmp_path: Path) -> None:
     text_tensors(file, model)
 
 
+def test_sd2_with_the_prefix_of_newer_releases(tmp_path: Path) -> None:
+    # SD-Turbo has it, and of SDXL's models the refiner, whose UNet reads the sizes of pictures too.
+    model = golden()["sd21"]
+    prefix = "conditioner.embedders.0.model."
+    shapes = {name.replace("cond_stage_model.model.", prefix): shape for name, shape in model["file"].items()}
+    file = SingleFile(write_header(tmp_path / "model.safetensors", shapes))
+    assert file.options == {"_class_name": "StableDiffusionPipeline"}
+    assert file.config("text_encoder", ClipTextConfig).num_hidden_layers == 23
+    assert int(file.tokenizer("tokenizer")(["a"])[0, -1]) == 0
+    text_tensors(file, model)
+    shapes["model.diffusion_model.label_emb.0.0.weight"] = [1280, 2560]
+    with pytest.raises(ModelError, match=r"model.safetensors: is the refiner of Stable Diffusion XL; give its base"):
+        SingleFile(write_header(tmp_path / "model.safetensors", shapes))
+
+
 def test_a_projection_that_is_not_transposed(tmp_path: Path) -> None:
     model = golden()["sdxl"]
     shapes = {name.replace("text_projection", "text_projection.weight"): s for name, s in model["file"].items()}
@@ -289,7 +304,6 @@ def test_tensors_that_no_part_has_are_named(tmp_path: Path, name: str) -> None:
         (("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight",), "is of Stable Diffusion 3"),
         (("double_blocks.0.img_attn.norm.key_norm.scale",), "is of Flux"),
         (("model.diffusion_model.cap_embedder.0.weight",), "is of a diffusion transformer"),
-        (("conditioner.embedders.0.model.positional_embedding",), "is the refiner of Stable Diffusion XL"),
         (("edm_mean", "model.diffusion_model.input_blocks.0.0.weight"), "is trained with the noise levels of EDM"),
         (("scaled_fp8", "model.diffusion_model.input_blocks.0.0.weight"), "has weights with scales of their own"),
         (("first_stage_model.decoder.conv_in.weight",), "is a VAE alone; give it as vae"),

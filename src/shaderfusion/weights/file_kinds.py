@@ -26,7 +26,6 @@ _OTHER_KINDS = (
     (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", f"is of Flux, or a model like it; {_OTHER_MODEL}"),
     (r"(^|\.)(cap_embedder|cross_attn|patchify_proj|adaln_single)\.", f"is of a diffusion transformer; {_OTHER_MODEL}"),
     (r"^(clip_txt_mapper\.|effnet_mapper\.)", f"is of Stable Cascade; {_OTHER_MODEL}"),
-    (r"^conditioner\.embedders\.0\.model\.", "is the refiner of Stable Diffusion XL; give its base model"),
     (r"^(embedder\.|noise_augmentor\.)", f"is of Stable unCLIP; {_OTHER_MODEL}"),
     (r"^depth_model\.", f"is of Stable Diffusion 2's depth to image; {_OTHER_MODEL}"),
     (r"^model\.diffusion_model\.label_emb\.weight$", f"is an upscaler; {_OTHER_MODEL}"),
@@ -67,7 +66,7 @@ _CLIP = (
     r"|final_layer_norm|encoder\.layers\.\d+\.(layer_norm[12]|mlp\.fc[12]|self_attn\.([qkv]|out)_proj))\.(weight|bias)"
 )
 _OPEN_CLIP = (
-    r"(cond_stage_model|conditioner\.embedders\.1)\.model\.(token_embedding\.weight|positional_embedding"
+    r"(cond_stage_model|conditioner\.embedders\.[01])\.model\.(token_embedding\.weight|positional_embedding"
     r"|ln_final\.(weight|bias)|text_projection(\.weight)?|transformer\.resblocks\.\d+\.(attn\.in_proj_(weight|bias)"
     r"|(ln_[12]|mlp\.c_fc|mlp\.c_proj|attn\.out_proj)\.(weight|bias)))"
 )

@@ -39,8 +39,8 @@ class _Release(NamedTuple):
     pad_tokens: Mapping[str, str]
     head_dim: int | None
     """Channels of the UNet's heads; None: 8 heads."""
-    sample_size: int
-    """Latent cells of a side."""
+    sample_sizes: Mapping[str, int]
+    """Latent cells of a side, by prediction type."""
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
 
@@ -65,7 +65,7 @@ _SD1 = _Release(
     encoders={"text_encoder": "cond_stage_model.transformer."},
     pad_tokens={"tokenizer": _END},
     head_dim=None,
-    sample_size=64,
+    sample_sizes={"epsilon": 64, "v_prediction": 64},
     vae={"scaling_factor": 0.18215},
     scheduler=_NOISE | {"_class_name": "PNDMScheduler"},
 )
@@ -73,8 +73,10 @@ _SD2 = _SD1._replace(
     encoders={"text_encoder": "cond_stage_model.model."},
     pad_tokens={"tokenizer": "!"},
     head_dim=64,
+    sample_sizes={"epsilon": 64, "v_prediction": 96},
     scheduler=_NOISE | {"_class_name": "DDIMScheduler"},
 )
+_SD2_TURBO = _SD2._replace(encoders={"text_encoder": "conditioner.embedders.0.model."})
 _SDXL = _Release(
     pipelines={
         4: "StableDiffusionXLPipeline",
@@ -87,7 +89,7 @@ _SDXL = _Release(
     },
     pad_tokens={"tokenizer": _END, "tokenizer_2": "!"},
     head_dim=64,
-    sample_size=128,
+    sample_sizes={"epsilon": 128, "v_prediction": 128},
     vae={"scaling_factor": 0.13025, "force_upcast": True},
     scheduler=_NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
 )
@@ -95,7 +97,6 @@ _LCM_SCHEDULER = {key: _NOISE[key] for key in ("num_train_timesteps", "beta_star
     "_class_name": "LCMScheduler",
     "clip_sample": False,
 }
-_SD2_768_CELLS = 96
 
 
 class SingleFile(ModelFiles):
@@ -119,7 +120,7 @@ class SingleFile(ModelFiles):
                 stacklevel=2,
             )
         self._shapes = shapes
-        self._release = _release(shapes)
+        self._release = _find_release(path, shapes)
         self._unet_options, self._blocks = read_unet(self._part(UNET_PREFIX, "UNet"), self._release.head_dim)
         self._is_lcm = "time_cond_proj_dim" in self._unet_options
         self._prediction_type = prediction_type or self._own_prediction_type()
@@ -153,8 +154,7 @@ class SingleFile(ModelFiles):
     def _options(self, component: str) -> dict[str, Any]:
         """What the component's JSON would hold."""
         if component == "unet":
-            is_sd2_768 = self._release is _SD2 and self._prediction_type == "v_prediction"
-            return self._unet_options | {"sample_size": _SD2_768_CELLS if is_sd2_768 else self._release.sample_size}
+            return {**self._unet_options, "sample_size": self._release.sample_sizes.get(self._prediction_type)}
         if component == "vae":
             return {**read_vae(self._part(VAE_PREFIX, "VAE", "give one as vae")), **self._release.vae}
         if component == "scheduler":
@@ -164,7 +164,7 @@ class SingleFile(ModelFiles):
         prefix = self._encoder_prefix(component)
         shapes = self._part(prefix, component)
         if _is_open_clip(prefix):
-            return read_open_clip(shapes, penultimate=self._release is _SD2)
+            return read_open_clip(shapes, penultimate=self._release is not _SDXL)
         return read_clip(shapes)
 
     def _names(self, component: str) -> Callable[[str], Iterable[StoredAs]]:
@@ -201,10 +201,17 @@ class SingleFile(ModelFiles):
         return "v_prediction" if is_768 else "epsilon"
 
 
-def _release(shapes: Mapping[str, tuple[int, ...]]) -> _Release:
+def _find_release(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> _Release:
+    """By the text encoders, but SDXL by its UNet. ModelError for SDXL's refiner, which has the second encoder alone."""
+
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in shapes)
+
     if f"{UNET_PREFIX}label_emb.0.0.weight" in shapes:
+        if has(_SD2_TURBO.encoders["text_encoder"]) and not has(_SDXL.encoders["text_encoder_2"]):
+            raise ModelError(f"{path}: is the refiner of Stable Diffusion XL; give its base model")
         return _SDXL
-    return _SD2 if any(name.startswith(_SD2.encoders["text_encoder"]) for name in shapes) else _SD1
+    return next((release for release in (_SD2, _SD2_TURBO) if has(release.encoders["text_encoder"])), _SD1)
 
 
 def _is_open_clip(prefix: str) -> bool:
