@@ -1,9 +1,9 @@
-"""Seconds from the command to the picture: a model folder of Stable Diffusion 1.4's size, and the embedded model.
+"""Seconds from the command to the picture: one file of Stable Diffusion 1.4's or XL's size, and the embedded model.
 
-    .venv/bin/python -m benchmarks.startup [--model sd14|emoji] [--src FOLDER] [--json rows.json]
+    .venv/bin/python -m benchmarks.startup [--model sd14|sdxl|emoji] [--src FOLDER] [--json rows.json]
 
-The folder holds random f16 weights and the embedded model's tokenizer. Every measurement is a process of its own, with
-the model's files in the page cache: `from_pretrained` alone, and `shaderfusion generate` from start to end, first with
+The file holds random f16 weights in the original layout. Every measurement is a process of its own, with the file in
+the page cache: `from_pretrained` alone, and `shaderfusion generate` from start to end, first with
 empty shader caches and then with those that the first run filled. --src times another checkout's package.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,11 +24,20 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from shaderfusion.bench.measure import environment
-from shaderfusion.bench.subject import SD14_FOLDER, RandomFolder
-from shaderfusion.families import find_model
+from shaderfusion.bench.subject import RANDOM_MODELS, RandomFolder
+from shaderfusion.families import family_of
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.weights.ldm_names import (
+    UNET_PREFIX,
+    VAE_PREFIX,
+    StoredAs,
+    UNetBlocks,
+    open_clip_name,
+    unet_name,
+    vae_name,
+)
 
 __all__ = ["main"]
 
@@ -48,16 +56,16 @@ print(time.perf_counter() - started)
 def main() -> None:
     """Prints and writes one row a measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", choices=("sd14", "emoji"), default="sd14")
+    parser.add_argument("--model", choices=("sd14", "sdxl", "emoji"), default="sd14")
     parser.add_argument("--src", type=Path, default=Path(__file__).parents[1] / "src", help="default: this checkout's")
     parser.add_argument("--json", type=Path, help="file of the rows")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         model = "emoji"
-        if args.model == "sd14":
-            model = str(Path(temporary) / "model")
-            save_model(Path(model))
+        if args.model != "emoji":
+            model = str(Path(temporary) / "model.safetensors")
+            save_file_of(args.model, Path(model))
         for name, seconds in measure(model, args.src, Path(temporary)).items():
             rows.append({"benchmark": "startup", "model": args.model, "name": name, "seconds": seconds})
             print(f"{name:36} {min(seconds):6.2f} s   ({', '.join(f'{s:.2f}' for s in seconds)})", flush=True)
@@ -66,24 +74,38 @@ def main() -> None:
         args.json.write_text(json.dumps([row | where for row in rows], indent=1), encoding="utf-8")
 
 
-def save_model(folder: Path) -> None:
-    """A whole folder in diffusers' format with random weights in f16."""
-    shutil.copytree(SD14_FOLDER, folder)
-    model = StableDiffusion(RandomFolder(folder))
-    for name, graph in model.record(Kernels("f16"), model.run_size()).items():
-        source = model.sources[name]
-        weights = [*graph.weights.values(), *graph.tables.values()]
-        shapes = {path: w.source_shape for w in weights for path in w.paths}
-        stored = {path: source.read(path, shape).to_f32().reshape(shape) for path, shape in shapes.items()}
-        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        save_file({path: array.astype(np.float16) for path, array in stored.items()}, folder / name / file)
-    embedded = find_model("emoji")
-    shutil.copytree(embedded / "tokenizer", folder / "tokenizer")
-    config = folder / "tokenizer" / "tokenizer_config.json"
-    tokens, _ = model.embedding_shape
-    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"model_max_length": tokens}), "utf-8")
-    shutil.copytree(embedded / "scheduler", folder / "scheduler")
-    shutil.copy(embedded / "model_index.json", folder)
+def save_file_of(name: str, path: Path) -> None:
+    """A model in one .safetensors file, in the original layout, with random weights in f16."""
+    model = family_of(RandomFolder(RANDOM_MODELS[name]))
+    if not isinstance(model, StableDiffusion):
+        raise TypeError(f"{name} must be a model with a UNet")
+    unet, vae = model.config.unet, model.config.vae
+    blocks = UNetBlocks(
+        layers=tuple(len(block.transformers) for block in unet.down_blocks),
+        up_attention=tuple(block.transformers[0] is not None for block in unet.up_blocks),
+    )
+    tensors: dict[str, np.ndarray] = {}
+    for network, graph in model.record(Kernels("f16"), model.run_size()).items():
+        source = model.sources[network]
+        for weight in [*graph.weights.values(), *graph.tables.values()]:
+            for own in weight.paths:
+                array = source.read(own, weight.source_shape).to_f32().reshape(weight.source_shape).astype(np.float16)
+                match network:
+                    case "unet":
+                        stored = StoredAs(UNET_PREFIX + unet_name(own, blocks))
+                    case "vae":
+                        stored = StoredAs(VAE_PREFIX + vae_name(own, len(vae.block_out_channels)))
+                    case "text_encoder" if name != "sdxl":
+                        stored = StoredAs(f"cond_stage_model.transformer.{own}")
+                    case "text_encoder":
+                        stored = StoredAs(f"conditioner.embedders.0.transformer.{own}")
+                    case _:
+                        stored = open_clip_name(own)
+                        stored = stored._replace(name=f"conditioner.embedders.1.model.{stored.name}")
+                array = array.T if stored.transposed else array
+                before = [tensors[stored.name]] if stored.part else []  # q, k and v come in this order
+                tensors[stored.name] = np.concatenate([*before, array]) if stored.part is not None else array
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
 
 
 def measure(model: str, src: Path, temporary: Path) -> Mapping[str, list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shaderfusion.config import ClipTextConfig, SchedulerConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, SchedulerConfig, TinyVaeConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 
 SD1_UNET = {
@@ -72,6 +72,23 @@ SD1_VAE = {
     "out_channels": 3,
     "sample_size": 512,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TAESD = {
+    "_class_name": "AutoencoderTiny",
+    "_diffusers_version": "0.20.0.dev0",
+    "act_fn": "relu",
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "force_upcast": False,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "latent_magnitude": 3,
+    "latent_shift": 0.5,
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "upsampling_scaling_factor": 2,
 }
 SD2_CLIP = {
     "architectures": ["CLIPTextModel"],
@@ -178,6 +195,13 @@ def test_vae_of_sd_1(tmp_path: Path) -> None:
     assert config.mid_block_add_attention is True
 
 
+def test_taesd(tmp_path: Path) -> None:
+    config = TinyVaeConfig.from_json(write(tmp_path, TAESD))
+    assert config == TinyVaeConfig()
+    assert (config.scale_factor, config.scaling_factor, config.force_upcast) == (8, 1.0, False)
+    assert config.block_out_channels == (64, 64, 64, 64)
+
+
 def test_clip_of_sd_2(tmp_path: Path) -> None:
     config = ClipTextConfig.from_json(write(tmp_path, SD2_CLIP))
     assert (config.hidden_size, config.num_hidden_layers, config.hidden_act) == (1024, 23, "gelu")
@@ -203,8 +227,21 @@ def test_defaults_are_those_of_diffusers_and_transformers() -> None:
     assert (unet.block_out_channels, unet.cross_attention_dim, unet.norm_eps) == ((320, 640, 1280, 1280), 1280, 1e-5)
     assert unet.up_block_types == ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
     assert (vae.block_out_channels, vae.layers_per_block, vae.scale_factor) == ((64,), 1, 1)
-    assert (scheduler.beta_start, scheduler.beta_end, scheduler.beta_schedule) == (0.0001, 0.02, "linear")
-    assert scheduler.clip_sample is True
+    assert (scheduler.solver_order, scheduler.original_inference_steps, scheduler.timestep_scaling) == (2, 50, 10.0)
+    absent = (scheduler.beta_start, scheduler.beta_end, scheduler.beta_schedule, scheduler.clip_sample)
+    assert absent == (None,) * 4  # their defaults differ by rule
+
+
+def test_defaults_of_a_rule_are_for_absent_keys() -> None:
+    config = SchedulerConfig(beta_start=0.5).with_defaults(beta_start=0.1, beta_end=0.9, clip_sample=False)
+    assert (config.beta_start, config.beta_end, config.clip_sample) == (0.5, 0.9, False)
+
+
+def test_scheduler_of_diffusers_dpm_solver(tmp_path: Path) -> None:
+    """It writes -Infinity, which is not JSON."""
+    options = {"lambda_min_clipped": float("-inf"), "solver_order": 2, "use_karras_sigmas": False, "sigma_min": None}
+    config = SchedulerConfig.from_json(write(tmp_path, options, "scheduler_config.json"))
+    assert config == SchedulerConfig(use_karras_sigmas=False)
 
 
 @pytest.mark.parametrize("config", [ClipTextConfig(), UNetConfig(), VaeConfig(), SchedulerConfig()])
@@ -244,7 +281,7 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("resnet_time_scale_shift", "scale_shift"),
         ("reverse_transformer_layers_per_block", [1, 1, 1]),
         ("reverse_transformer_layers_per_block", [1, [1, 1], 1, 1]),  # up blocks have three residual blocks
-        ("time_cond_proj_dim", 0),
+        ("time_cond_proj_dim", 3),
         ("time_embedding_act_fn", "silu"),
         ("time_embedding_type", "fourier"),
         ("timestep_post_act", "silu"),
@@ -330,6 +367,27 @@ def test_vae_refuses(tmp_path: Path, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("_class_name", "AutoencoderKL"),
+        ("act_fn", "silu"),
+        ("decoder_block_out_channels", [64, 64, 32, 64]),
+        ("decoder_block_out_channels", [64] * 3),
+        ("latent_channels", 0),
+        ("latents_mean", [0.0] * 4),
+        ("num_decoder_blocks", [3, 3, 3, 0]),
+        ("scaling_factor", -1),
+        ("shift_factor", 0.1159),
+        ("upsample_fn", "bilinear"),
+        ("upsampling_scaling_factor", 3),
+    ],
+)
+def test_tiny_vae_refuses(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=key):
+        TinyVaeConfig.from_json(write(tmp_path, TAESD | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("hidden_act", "relu"),
         ("hidden_act", ["gelu"]),
         ("hidden_size", 1000),
@@ -354,10 +412,14 @@ def test_clip_refuses(tmp_path: Path, key: str, value: object) -> None:
         ("clip_sample", "no"),
         ("clip_sample_range", 0),
         ("final_sigmas_type", "max"),
+        ("lambda_min_clipped", "-5"),
         ("num_train_timesteps", 0),
+        ("original_inference_steps", 0),
         ("prediction_type", "sample"),
         ("set_alpha_to_one", 1),
+        ("solver_order", 0),
         ("steps_offset", -1),
+        ("timestep_scaling", 0),
         ("timestep_spacing", "log"),
         ("trained_betas", [0.1, 0.2]),
         ("trained_betas", [0.1] * 999 + [1.5]),

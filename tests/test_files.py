@@ -23,7 +23,7 @@ NOT_JSON = {
     "closed_deep": b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}",
     "digits": b'{"a": ' + b"9" * 5000 + b"}",
     "nan": b'{"a": NaN}',
-    "infinity": b'{"a": [-Infinity]}',
+    "infinity": b'{"a": [Infinity]}',
     "latin_1": b'{"a": "\xe9"}',
     "utf_16": '{"a": 1}'.encode("utf-16"),
     "byte_order_mark": b'\xef\xbb\xbf{"a": 1}',

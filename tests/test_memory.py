@@ -203,9 +203,9 @@ def test_a_run_goes_on_after_a_failure(
     loads: list[set[str]] = []
     load = WeightLoader.load
 
-    def fail_every_other(self: WeightLoader, sources: Any) -> Any:
+    def fail_every_other(self: WeightLoader, *args: Any) -> Any:
         loads.append(resident(pipe))
-        return raise_out_of_memory() if len(loads) % 2 else load(self, sources)
+        return raise_out_of_memory() if len(loads) % 2 else load(self, *args)
 
     monkeypatch.setattr(WeightLoader, "load", fail_every_other)
     run = pipe.generate(**{**OPTIONS, **CALLS[3]})

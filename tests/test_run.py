@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden.models import golden, load, model_folder
+from golden.models import FAMILIES, golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
 from shaderfusion.engine import DenoisingState, PrecisionWarning
@@ -24,6 +24,7 @@ from shaderfusion.gpu.turn import Turn
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.random import NormalGenerator
 from shaderfusion.run import Run
 from shaderfusion.schedulers import Update
 
@@ -162,6 +163,46 @@ def test_a_run_goes_on_after_a_failure(
     assert [image.tobytes() for image in last.images or []] == alone[0]
 
 
+@pytest.mark.parametrize("scheduler", ["euler_a", "lcm"])
+def test_a_step_that_failed_is_done_again_with_its_noise(
+    pipe: StableDiffusionPipeline, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn with another run too, whose noise is its own."""
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    alone = finish(start(pipe, CALLS[2]))
+    run, other = start(pipe, CALLS[2]), start(pipe, CALLS[0])
+    for _ in range(OPTIONS["num_inference_steps"] - 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe._engine, "program", raise_out_of_memory)
+            for _ in range(2):
+                with pytest.raises(GpuMemoryError):
+                    next(run)
+        next(run)
+        next(other)
+    assert finish(run) == alone
+
+
+def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first latents, or, where those are given, from the beginning, as in diffusers."""
+    monkeypatch.setattr(pipe, "scheduler", "lcm")
+    given: list[np.ndarray] = []
+    denoise = pipe._engine.denoise
+
+    def recorded(*args: Any, noise: np.ndarray | None, **options: Any) -> None:
+        given.extend([] if noise is None else [noise])
+        denoise(*args, noise=noise, **options)
+
+    monkeypatch.setattr(pipe._engine, "denoise", recorded)
+    B, H, W, C = 2, 4, 4, 4
+    generator = NormalGenerator(3)
+    drawn = [generator.randn((B, C, H, W)) for _ in range(4)]
+    options: dict[str, Any] = {"num_inference_steps": 4, "width": 8, "height": 8, "num_images_per_prompt": B, "seed": 3}
+    finish(pipe.generate("a cat", **options))
+    finish(pipe.generate("a cat", latents=drawn[0], **options))
+    expected = np.stack([*drawn[1:4], *drawn[:3]]).transpose(0, 1, 3, 4, 2)
+    np.testing.assert_array_equal(np.stack(given), expected)
+
+
 def raise_out_of_memory(*_: Any, **__: Any) -> None:
     """As a device would."""
     raise GpuMemoryError("the device is out of memory")
@@ -273,6 +314,22 @@ def test_commands_are_encoded_ahead_of_a_step_and_none_are_dropped(
     assert [kind for kind, _ in before_reads] == ["encoded"] * (num_steps - 1) + ["submitted"]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_runs_of_any_family_take_turns(device: Device, name: str) -> None:
+    """What no prompt changes is a run's too: the same program serves another guidance scale in between."""
+    pipe = load(device, name, "f32")
+    calls: list[dict[str, Any]] = [
+        {"prompt": prompt, "guidance_scale": scale, "seed": 1, "num_inference_steps": 2}
+        for prompt, scale in (("a fox", 3.0), ("a dog", 6.0))
+    ]
+    alone = [finish(pipe.generate(**call)) for call in calls]
+    runs = [pipe.generate(**call) for call in calls]
+    for run in runs:
+        next(run)
+    assert [finish(run) for run in runs] == alone
+    assert alone[0] != alone[1]
+
+
 # ---------------------------------------------------------------------------------------------- overflow
 
 
@@ -361,13 +418,12 @@ def test_guidance_out_of_the_range_of_the_latents(pipe: StableDiffusionPipeline)
 
 
 def test_force_upcast(device: Device, tmp_path: Path) -> None:
-    """It is said once, when the model is opened."""
+    """It is said when the model is opened."""
     for force in (True, False):
         folder = changed_model(tmp_path / str(force), "vae", "decoder.conv_in.weight", 1.0, force_upcast=force)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             with open_pipeline(device, folder, "f16") as pipe:
-                finish(start(pipe, CALLS[0]))
                 assert pipe._engine.dtype_of("vae") == ("f32" if force else "f16")
                 assert pipe._engine.dtype_of("unet") == "f16"
         messages = [str(warning.message) for warning in said if warning.category is PrecisionWarning]

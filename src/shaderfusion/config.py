@@ -10,9 +10,10 @@ means there. Three kinds of keys:
 Everything that is refused raises a ModelError naming the file, the key, its value and what is supported.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from shaderfusion.config_rules import (
     Config,
@@ -23,6 +24,7 @@ from shaderfusion.config_rules import (
     Fixed,
     Fraction,
     Fractions,
+    Number,
     Offset,
     PerSide,
     Positive,
@@ -39,6 +41,7 @@ __all__ = [
     "ClipTextConfig",
     "Config",
     "SchedulerConfig",
+    "TinyVaeConfig",
     "UNetBlock",
     "UNetConfig",
     "VaeConfig",
@@ -179,6 +182,8 @@ class UNetConfig(Config):
         self._require(C > 1, "block_out_channels", "begin with at least 2, a sine and a cosine of the time step")
         rule = f"be less than half of the first of block_out_channels (={C})"
         self._require(self.freq_shift < C // 2, "freq_shift", rule)
+        fits = self.time_cond_proj_dim is None or self.time_cond_proj_dim >= 4
+        self._require(fits, "time_cond_proj_dim", "be at least 4, two sines and two cosines of the guidance scale")
         if self.addition_embed_type == "text_time":
             self._check_time_ids()
 
@@ -325,24 +330,38 @@ class SchedulerConfig(Config):
 
     class_name: str | None = None  # diffusers' class, which names the rule to use when the caller names none
     num_train_timesteps: Count = 1000
-    beta_start: Fraction = 0.0001
-    beta_end: Fraction = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: Fraction | None = None
+    beta_end: Fraction | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
     trained_betas: Fractions | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
     steps_offset: Offset = 0
     set_alpha_to_one: bool | None = None
-    clip_sample: bool = True
+    clip_sample: bool | None = None
     clip_sample_range: Positive = 1.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    use_karras_sigmas: bool | None = None
+    original_inference_steps: Count = 50  # of which LCM takes some
+    timestep_scaling: Positive = 10.0  # of LCM's boundary condition
+    solver_order: Count = 2  # of DPM-Solver, as the next two
+    lower_order_final: bool = True
+    euler_at_final: bool = False
     # ---- read only to be refused
     skip_prk_steps: bool = False
     thresholding: bool = False
-    use_karras_sigmas: bool | None = None
     use_exponential_sigmas: bool | None = None
     use_beta_sigmas: bool | None = None
+    use_lu_lambdas: bool | None = None
+    use_flow_sigmas: bool | None = None
+    use_dynamic_shifting: bool = False
+    sigma_min: Number | None = None
+    sigma_max: Number | None = None
+    lambda_min_clipped: Number = -math.inf
+    algorithm_type: str = "dpmsolver++"
+    solver_type: str = "midpoint"
+    variance_type: str | None = None
     interpolation_type: str = "linear"
     timestep_type: str = "discrete"
 
@@ -352,3 +371,50 @@ class SchedulerConfig(Config):
                 f"SchedulerConfig: trained_betas has {len(self.trained_betas)} entries, but must have one for each of "
                 f"num_train_timesteps (={self.num_train_timesteps})"
             )
+
+    def with_defaults(self, **defaults: Any) -> Self:
+        """With these values for the absent keys among them: what a rule has where it differs from others."""
+        return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+
+@dataclass(frozen=True)
+class TinyVaeConfig(Config):
+    """The decoder half of a small autoencoder (AutoencoderTiny), from vae/config.json; the defaults are TAESD's.
+
+    Block i has `num_decoder_blocks[i]` residual blocks at 2^i times the latent size, the outermost comes last. As in
+    diffusers latent_magnitude and latent_shift say nothing about decoding.
+    """
+
+    _FIXED: ClassVar[Fixed] = {
+        "_class_name": ("AutoencoderTiny",),
+        "act_fn": ("relu",),
+        "latents_mean": (None,),
+        "latents_std": (None,),
+        "shift_factor": (None, 0),
+        "upsample_fn": ("nearest",),
+        "upsampling_scaling_factor": (2,),
+    }
+
+    force_upcast: ClassVar[bool] = False  # diffusers ignores the key here
+
+    latent_channels: Width = 4
+    out_channels: Width = 3
+    decoder_block_out_channels: Widths = (64, 64, 64, 64)
+    num_decoder_blocks: tuple[Depth, ...] = (3, 3, 3, 1)
+    scaling_factor: Positive = 1.0  # decode(latents / scaling_factor)
+
+    def _check_relations(self) -> None:
+        widths = self.decoder_block_out_channels
+        self._require(len(set(widths)) == 1, "decoder_block_out_channels", "be the same number in all blocks")
+        rule = f"have one entry for each of decoder_block_out_channels (={widths})"
+        self._require(len(self.num_decoder_blocks) == len(widths), "num_decoder_blocks", rule)
+
+    @property
+    def block_out_channels(self) -> tuple[int, ...]:
+        """From the outermost block, as VaeConfig's."""
+        return self.decoder_block_out_channels[::-1]
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels of the side of the image for each latent cell."""
+        return 2 ** (len(self.decoder_block_out_channels) - 1)

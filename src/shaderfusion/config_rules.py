@@ -1,6 +1,7 @@
 """The rules that fields of a configuration obey, as annotations, and the reading of JSON into a frozen dataclass."""
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ __all__ = [
     "Fixed",
     "Fraction",
     "Fractions",
+    "Number",
     "Offset",
     "PerSide",
     "Positive",
@@ -72,6 +74,7 @@ Depth = Annotated[int, _DEPTH]
 Count = Annotated[int, _whole(1, 1_000_000)]
 Offset = Annotated[int, _whole(0, 1_000_000)]
 Positive = Annotated[float, _Rule(lambda v: _is_number(v, 1e-30, 1e30), "a number from 1e-30 to 1e30")]  # finite in f32
+Number = Annotated[float, _Rule(lambda v: _is_number(v, -math.inf, math.inf), "a number")]
 Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
 Fractions = Annotated[
     tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")
@@ -141,12 +144,16 @@ class Config:
         file = Path(path)
         if is_folder(file):
             file = file / cls._FILE
-        options = load_json(file)
+        return cls.from_options(load_json(file), str(file))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], source: str) -> Self:
+        """From what such a JSON file holds; errors name the source."""
         for key, supported in cls._FIXED.items():
             if key in options and _without_repeats(options[key]) not in supported:
                 choices = " or ".join(json.dumps(value) for value in supported)
                 raise ModelError(
-                    f"{file}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
+                    f"{source}: {key} (={shown(options[key])}) is not supported: only {choices} is implemented; "
                     "choose another model"
                 )
         names = {field.name for field in fields(cls)}
@@ -154,7 +161,7 @@ class Config:
         try:
             return cls(**{name: value for name, value in renamed.items() if name in names})
         except ModelError as error:
-            raise ModelError(f"{file}: {error}") from None
+            raise ModelError(f"{source}: {error}") from None
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)

@@ -7,13 +7,23 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import CARRIED, UPDATE, Conditioning, Family, Memory, RunSize, read_after
+from shaderfusion.families.family import (
+    BESIDE_LATENTS,
+    CARRIED,
+    UPDATE,
+    Conditioning,
+    Family,
+    Memory,
+    RunSize,
+    read_after,
+)
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
@@ -25,6 +35,8 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.lora.merge import Patch
+from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.store import WeightStore
 
 __all__ = ["DenoisingState", "Engine", "PrecisionWarning"]
@@ -57,9 +69,14 @@ class DenoisingState:
     def inputs(self, dtype: DType) -> dict[str, np.ndarray]:
         """Everything that a denoiser in that dtype, and the update after it, have to hold before the next step."""
         inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
+        beside = inputs.pop(BESIDE_LATENTS, None)
         if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[dtype]:
             copies = self.size.rows // self.size.batch
-            inputs["latents"] = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            latents = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
+            if beside is not None:  # a step's update leaves these channels as they are
+                beside = np.broadcast_to(beside, (*latents.shape[:3], beside.shape[3]))
+                latents = np.concatenate([latents, beside], axis=3)
+            inputs["latents"] = latents
         return inputs
 
 
@@ -148,10 +165,13 @@ class Engine:
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
-        if not self._is_open:
-            raise DeviceError("this pipeline is closed; open the model again with from_pretrained")
+        self._require_open()
         largest = size if self.memory == "normal" else size.one_row
         self.model.require_fits(largest, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise DeviceError("this pipeline is closed; open the model again with from_pretrained")
 
     def program(self, name: str, size: RunSize) -> Program:
         """The network's program for that size, made if it is not there."""
@@ -176,6 +196,28 @@ class Engine:
 
     def _source(self, name: str) -> TensorSource:
         return self.model.sources[self._networks[name].source]
+
+    @cached_property
+    def adapter_targets(self) -> Targets:
+        """What adapters may change, by the graphs of a small size."""
+        side = 8 * self.model.scale_factor
+        size = self.model.run_size(width=side, height=side)
+        graphs: dict[str, list[Graph]] = {}
+        for name, network in self.model.networks.items():
+            graphs.setdefault(network.source, []).append(network.record(self._kernels[name], size))
+        return Targets(graphs, self.model.sources)
+
+    def adapt(self, patches: Mapping[str, Mapping[str, Patch]]) -> None:
+        """Merges adapters into the weights, by source and path, in place of those before.
+
+        A run that has begun goes on with the new weights, and the embedding that it has. WeightsError where a weight is
+        then over the range of its dtype; all is then as it was.
+        """
+        with self.device.turn:
+            self._require_open()
+            self._holders.clear()  # what their programs keep of the prompt was made by the weights before
+            self._prompts.clear()
+            self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
     def dtype_of(self, name: str) -> DType:
         """What a network runs in: f32 once its values went over the range of f16."""

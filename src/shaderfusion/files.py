@@ -1,13 +1,14 @@
 """A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file."""
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["exists", "is_folder", "load_json", "load_text", "shown"]
+__all__ = ["exists", "is_folder", "load_bytes", "load_json", "load_text", "shown"]
 
 LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
@@ -31,19 +32,33 @@ def exists(path: Path) -> bool:
         return False
 
 
-def load_text(file: Path, remedy: str = "fetch the file again") -> str:
-    """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
+def load_bytes(
+    file: Path,
+    remedy: str = "fetch the file again",
+    *,
+    largest_bytes: int = LARGEST_BYTES,
+    missing: str = "the model folder is incomplete, fetch it again",
+) -> bytes:
+    """What is in `file`. ModelError: no such file, not a regular file, over `largest_bytes`, not readable."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait, and a device need not end
             raise ModelError(f"{file}: must be a regular file; {remedy}")
         with file.open("rb") as stream:
-            data = stream.read(LARGEST_BYTES + 1)
+            data = stream.read(largest_bytes + 1)
     except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; the model folder is incomplete, fetch it again") from None
+        raise ModelError(f"{file}: no such file; {missing}") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if len(data) > LARGEST_BYTES:
-        raise ModelError(f"{file}: must have at most {LARGEST_BYTES:,} bytes; {remedy}")
+    except ValueError:
+        raise ModelError(f"{str(file)!r}: has a null character, which no path has; check it") from None
+    if len(data) > largest_bytes:
+        raise ModelError(f"{file}: must have at most {largest_bytes:,} bytes; {remedy}")
+    return data
+
+
+def load_text(file: Path, remedy: str = "fetch the file again") -> str:
+    """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
+    data = load_bytes(file, remedy)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -53,11 +68,12 @@ def load_text(file: Path, remedy: str = "fetch the file again") -> str:
 def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any]:
     """The JSON object in `file`. ModelError as `load_text`, and: not JSON, nested over 64 deep, not an object.
 
-    What JSON has not and Python reads all the same, NaN and Infinity, is refused too.
+    What JSON has not and Python reads all the same, NaN and Infinity, is refused too; but -Infinity is read, which
+    diffusers writes into scheduler_config.json.
     """
     text = load_text(file, remedy)
     try:
-        options = json.loads(text, parse_constant=_refuse_constant)
+        options = json.loads(text, parse_constant=_read_constant)
         if not _is_shallow(options):
             raise RecursionError
     except RecursionError:
@@ -69,7 +85,9 @@ def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any
     return options
 
 
-def _refuse_constant(name: str) -> None:
+def _read_constant(name: str) -> float:
+    if name == "-Infinity":
+        return -math.inf
     raise ValueError(f"{name} is no number")
 
 

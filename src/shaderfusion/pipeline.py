@@ -23,6 +23,8 @@ from shaderfusion.run import Progress, Request, Run, make_request
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
+from shaderfusion.weights.lora.adapters import Adapters, Strength
+from shaderfusion.weights.lora.file import find_file, read_adapter
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
 
@@ -56,6 +58,7 @@ class StableDiffusionPipeline:
         self.dtype: DType = kernels.dtype
         self.tuning = kernels.tuning.source
         self._engine = Engine(device, model, kernels, memory)
+        self._adapters = Adapters({}, {})
 
     @classmethod
     def from_pretrained(
@@ -69,6 +72,8 @@ class StableDiffusionPipeline:
         optimizations: Optimizations | None = None,
         size: RunSize | None = None,
         tuning: str | Path = "auto",
+        embeddings: Sequence[str | Path] = (),
+        loras: Sequence[tuple[str | Path, Strength]] = (),
         memory: Memory = "normal",
     ) -> Self:
         """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
@@ -77,7 +82,9 @@ class StableDiffusionPipeline:
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
         model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". Raises ModelError, DeviceError or InputError.
+        file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
+        `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
+        ModelError, DeviceError or InputError.
 
         memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
         it are freed; pictures of several prompts and both halves of guidance go through the denoiser one by one. The
@@ -95,11 +102,15 @@ class StableDiffusionPipeline:
             found = model if isinstance(model, Family) else open_model(model)
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
+            for path in embeddings:
+                found.added_tokens.load(path, None, found.tokenizers)
             opened = opening.result()
         chosen = choose_dtype(opened, dtype)
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
         pipeline = cls(opened, found, kernels, scheduler, memory)
+        for path, strength in loras:
+            pipeline._add_adapter(path, None, None, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
 
@@ -129,11 +140,11 @@ class StableDiffusionPipeline:
 
         The options are diffusers'. prompt is a text or a list of them, of which each gets num_images_per_prompt images;
         width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
-        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator; latents, (B, C,
-        height / 8, width / 8), take its place. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the
-        place of texts, with SDXL together with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C).
-        InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
-        hold.
+        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
+        and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
+        first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
+        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). InputError at once for an argument
+        outside its rule, and DeviceLimitError for a size that the device cannot hold.
         """
         request = make_request(
             self.model,
@@ -159,10 +170,68 @@ class StableDiffusionPipeline:
         self._engine.require_fits(request.size)
         return Run(self._engine, request)
 
+    def load_lora_weights(
+        self, path: str | Path, *, adapter_name: str | None = None, weight_name: str | None = None
+    ) -> None:
+        """Reads a LoRA's .safetensors file, or `weight_name` in a folder, and merges it into the weights at strength 1.
+
+        It is then the only active one, as in diffusers: `set_adapters` has several. LoRA, LoCon, LoHa, LoKr, DoRA and
+        whole differences are read, as kohya's scripts, LyCORIS, diffusers and PEFT name them. WeightsError where a
+        tensor is not for this model, or of another kind; all is then as it was.
+        """
+        self._add_adapter(path, weight_name, adapter_name, 1.0, keeps=False)
+
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: Strength | Sequence[Strength] | None = None
+    ) -> None:
+        """Has these adapters alone active, at a strength for all or one for each, by default 1.
+
+        A strength may be a dict by component, such as {"unet": 1, "text_encoder": 0.5}. Weights that change are made
+        anew from the model's and the adapters in memory; a run that has begun goes on with them.
+        """
+        self._adapt(self._adapters.set(adapter_names, adapter_weights))
+
+    def get_active_adapters(self) -> list[str]:
+        """Names of the adapters that are active."""
+        return self._adapters.active
+
+    def unload_lora_weights(self) -> None:
+        """Forgets all adapters: the weights are the model's own again."""
+        self._adapt(Adapters({}, {}))
+
+    def _add_adapter(
+        self, path: str | Path, weight_name: str | None, adapter_name: str | None, strength: Strength, *, keeps: bool
+    ) -> None:
+        """One more adapter at that strength, and with `keeps` those that are active."""
+        with self.device.turn:
+            name = self._adapters.new_name(adapter_name)
+            changes = read_adapter(find_file(path, weight_name), self._engine.adapter_targets)
+            self._adapt(self._adapters.add(name, changes, strength, keeps=keeps))
+
+    def _adapt(self, adapters: Adapters) -> None:
+        with self.device.turn:
+            self._engine.adapt(adapters.patches())
+            self._adapters = adapters
+
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program
         is made of."""
         self._engine.load(size)
+
+    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
+        """Teaches the model a word from a .safetensors file (weights/embeddings.py); returns it.
+
+        The word is token, by default the one that a file of diffusers names, or the file's name without its suffix. In
+        prompts it is then found as `text.words.AddedWords` says. The model is taught: all pipelines of it know the
+        word. InputError for a word that the model has already, WeightsError for a file of another kind of model.
+        """
+        with self.device.turn:
+            return self.model.added_tokens.load(path, token, self.model.tokenizers)
+
+    def unload_textual_inversion(self, token: str | None = None) -> None:
+        """Forgets a loaded word, by default all; runs whose prompts have it must have begun. InputError for another."""
+        with self.device.turn:
+            self.model.added_tokens.unload(token)
 
     def close(self) -> None:
         """Frees all memory of the device that the model takes; its runs end with a DeviceError."""

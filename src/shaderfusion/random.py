@@ -21,7 +21,7 @@ import numpy as np
 
 from shaderfusion.errors import InputError
 
-__all__ = ["randn", "require_seed"]
+__all__ = ["NormalGenerator", "randn", "require_seed"]
 
 BLOCK = 16  # values that torch fills at once: 8 cosines, then 8 sines
 
@@ -43,22 +43,39 @@ LOG_2 = (0.693359375, -2.12194440e-4)  # their sum, split so that the first time
 QUARTER_PI = (0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8)  # likewise
 
 
-def randn(shape: Sequence[int], seed: int) -> np.ndarray:
-    """Standard normal noise: `shape` float32, bit for bit torch's in all values measured.
+class NormalGenerator:
+    """torch.Generator("cpu").manual_seed(seed), as far as normal noise needs it: each draw goes on after the last.
 
-    Seeds are torch's: -2^63 to 2^64 - 1, of which the generator uses the low 32 bits. Raises InputError for another
-    seed, or a shape that is not a sequence of whole numbers of at least 0.
+    Seeds are torch's: -2^63 to 2^64 - 1, of which the generator uses the low 32 bits. Raises InputError for another.
     """
-    require_seed(seed)
-    try:
-        shape = tuple(operator.index(length) for length in shape)
-    except TypeError:
-        raise InputError(f"shape (={shape!r}) must be a sequence of whole numbers") from None
-    if any(length < 0 for length in shape):
-        raise InputError(f"shape (={shape}) must have no negative length")
-    size = math.prod(shape)
-    generator = np.random.RandomState(seed % 2**32)
-    return (_few(generator, size) if size < BLOCK else _many(generator, size)).reshape(shape)
+
+    def __init__(self, seed: int) -> None:
+        self._words = np.random.RandomState(require_seed(seed) % 2**32)
+        self._spare: np.ndarray = np.empty(0, np.float32)
+        """The second of a pair of which a draw of few values needed the first: the next draw of few begins with it."""
+
+    def randn(self, shape: Sequence[int]) -> np.ndarray:
+        """Standard normal noise: `shape` float32, bit for bit torch's in all values measured.
+
+        Raises InputError for a shape that is not a sequence of whole numbers of at least 0.
+        """
+        try:
+            shape = tuple(operator.index(length) for length in shape)
+        except TypeError:
+            raise InputError(f"shape (={shape!r}) must be a sequence of whole numbers") from None
+        if any(length < 0 for length in shape):
+            raise InputError(f"shape (={shape}) must have no negative length")
+        size = math.prod(shape)
+        if size >= BLOCK:
+            return _many(self._words, size).reshape(shape)
+        values = np.concatenate([self._spare, _pairs(self._words, max(0, -(-(size - len(self._spare)) // 2)))])
+        self._spare = values[size:]
+        return values[:size].reshape(shape)
+
+
+def randn(shape: Sequence[int], seed: int) -> np.ndarray:
+    """The first draw of a generator with that seed: `NormalGenerator.randn`."""
+    return NormalGenerator(seed).randn(shape)
 
 
 def require_seed(seed: int) -> int:
@@ -73,13 +90,12 @@ def _words(generator: np.random.RandomState, num_words: int) -> np.ndarray:
     return generator.randint(2**32, size=num_words, dtype=np.uint32)
 
 
-def _few(generator: np.random.RandomState, size: int) -> np.ndarray:
-    """(size,) float32, in float64 until the end; two words make one uniform number, two of those a pair of values."""
-    high, low = _words(generator, 4 * -(-size // 2)).reshape(-1, 2).astype(np.uint64).T
+def _pairs(generator: np.random.RandomState, num_pairs: int) -> np.ndarray:
+    """(2 num_pairs,) float32, in float64 until the end; two words make one uniform number, two of those a pair."""
+    high, low = _words(generator, 4 * num_pairs).reshape(-1, 2).astype(np.uint64).T
     u2, u1 = ((high << np.uint64(32) | low) % np.uint64(2**53) * 2.0**-53).reshape(-1, 2).T
     radius, theta = np.sqrt(-2 * np.log1p(-u1)), 2 * np.pi * u2
-    pairs = np.stack([radius * np.cos(theta), radius * np.sin(theta)], axis=1)
-    return pairs.reshape(-1)[:size].astype(np.float32)
+    return np.stack([radius * np.cos(theta), radius * np.sin(theta)], axis=1).reshape(-1).astype(np.float32)
 
 
 def _many(generator: np.random.RandomState, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from shaderfusion.engine import DenoisingState, Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
-from shaderfusion.random import randn, require_seed
+from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
 
 __all__ = ["Progress", "Request", "Run", "make_request"]
@@ -37,7 +37,7 @@ class Request:
     prompts: tuple[Prompts, ...] = field(repr=False)
     """With guidance the negative ones, then the others; a row for each prompt."""
     latents: np.ndarray | None = field(repr=False)
-    """The noise to begin with, (B, H, W, C), or None for that of the seed."""
+    """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
 
     @property
     def num_steps(self) -> int:
@@ -74,6 +74,9 @@ class Run(Iterator[Progress]):
         self.request = request
         self._engine = engine
         self._state: DenoisingState | None = None
+        self._generator = NormalGenerator(request.seed)
+        self._noise: np.ndarray | None = None
+        """Of the next step, where it needs any: it stays until that step is done."""
         self._step = 0
         self._is_closed = False
 
@@ -88,14 +91,19 @@ class Run(Iterator[Progress]):
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
                 scales = (*schedule.input_scales, 1.0)
+                update = schedule.updates[self._step]
+                if update.c_noise and self._noise is None:
+                    self._noise = self._draw()
                 self._engine.denoise(
                     self._state,
                     schedule.timesteps[self._step],
-                    schedule.updates[self._step],
+                    update,
                     guidance_scale=request.guidance_scale,
                     next_input_scale=scales[self._step + 1],
+                    noise=self._noise,
                     is_last=self._step + 1 == request.num_steps,
                 )
+                self._noise = None
                 self._step += 1
             latents = self._state.x_t
             preview = partial(_decode, self._engine, latents, request.size)
@@ -114,10 +122,7 @@ class Run(Iterator[Progress]):
         ]
         conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         conditioning |= self._engine.model.shared_inputs(size, request.guidance_scale)
-        noise = request.latents
-        if noise is None:
-            B, H, W, C = self._engine.model.latents_shape(size)
-            noise = randn((B, C, H, W), request.seed).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        noise = self._draw() if request.latents is None else request.latents
         x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
@@ -129,6 +134,11 @@ class Run(Iterator[Progress]):
         ends = np.cumsum([len(rows) for rows in texts])[:-1]
         parts = zip(*(np.split(array, ends) for array in read.values()), strict=True)
         return [rows if isinstance(rows, dict) else dict(zip(read, next(parts), strict=True)) for rows in prompts]
+
+    def _draw(self) -> np.ndarray:
+        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
+        B, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def close(self) -> None:
         """Ends the run after the current step."""

@@ -1,27 +1,33 @@
 """Networks by themselves, that no whole golden model has, against diffusers and transformers in float32."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.models import FOLDER
+from golden.models import FOLDER, model_folder
 from kernel_runner import relative_error
+from safetensors.numpy import load_file, save_file
 
-from shaderfusion.config import ClipTextConfig, UNetConfig
+from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig
 from shaderfusion.errors import InputError
+from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, find_end_of_text, text_encoder_graph
+from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 from shaderfusion.models.unet import unet_graph
+from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.weights.checkpoint import Checkpoint
 from shaderfusion.weights.store import WeightStore
 
 BOUND = 1e-4
 CLIP = FOLDER / "networks" / "clip"
+TINY_VAE = FOLDER / "networks" / "tiny_vae"
 
 
 def golden() -> Mapping[str, np.ndarray]:
@@ -119,3 +125,64 @@ def test_end_of_text() -> None:
 def test_layers_that_are_not_there(skip_layers: int) -> None:
     with pytest.raises(InputError, match=rf"skip_layers \(={skip_layers}\) must be at least 0 and less than .* \(=3\)"):
         text_encoder_graph(ClipTextConfig.from_json(CLIP), Kernels("f32"), skip_layers=skip_layers)
+
+
+# ---------------------------------------------------------------------------------------------- AutoencoderTiny
+
+
+def decode_tiny(device: Device, kernels: Kernels, path: Path) -> float:
+    """The relative error, to diffusers', of the pictures that the weights at `path` make."""
+    arrays = np.load(FOLDER / "autoencoders.npz")
+    latents, expected = (arrays[name].transpose(0, 2, 3, 1) for name in ("latents", "image"))
+    B, H, W, _ = latents.shape
+    graph = tiny_decoder_graph(TinyVaeConfig.from_json(TINY_VAE), kernels, batch=B, height=H, width=W)
+    actual = run(device, graph, path, {"latents": latents})["image"]
+    assert actual.shape == expected.shape
+    return relative_error(actual, expected)
+
+
+@pytest.mark.parametrize("option", ["cpu", "none", "all"])
+def test_tiny_decoder(device: Device, option: str) -> None:
+    kernels = Kernels("f32", device.capabilities)
+    if option != "cpu":
+        kernels = Kernels("f32", optimizations=Optimizations.parse(option))
+    assert decode_tiny(device, kernels, TINY_VAE) < BOUND
+
+
+def test_tiny_decoder_f16(device: Device) -> None:
+    if not device.info.has_f16:
+        pytest.skip("the device has no f16")
+    assert decode_tiny(device, Kernels("f16", device.capabilities), TINY_VAE) < 5e-3
+
+
+def test_tiny_decoder_in_the_original_spelling(device: Device, tmp_path: Path) -> None:
+    """A file of the decoder alone: 1.weight, 3.conv.0.weight and so on, as TAESD was published."""
+    (file,) = TINY_VAE.glob("*.safetensors")
+    original = {}
+    for name, array in load_file(file).items():
+        if name.startswith("decoder."):
+            _, _, index, *rest = name.split(".")
+            original[".".join([str(int(index) + 1), *rest])] = array
+    assert {"1.weight", "1.bias", "3.conv.0.weight"} < set(original)
+    save_file(original, tmp_path / "taesd_decoder.safetensors")
+    kernels = Kernels("f32", device.capabilities)
+    for path in (tmp_path, tmp_path / "taesd_decoder.safetensors"):
+        assert decode_tiny(device, kernels, path) < BOUND
+
+
+def test_a_model_with_a_tiny_decoder(device: Device, tmp_path: Path) -> None:
+    """Its vae/config.json says of which class it is."""
+    model = tmp_path / "model"
+    shutil.copytree(model_folder("thirds"), model)
+    shutil.rmtree(model / "vae")
+    shutil.copytree(TINY_VAE, model / "vae")
+    arrays = np.load(FOLDER / "autoencoders.npz")
+    latents, expected = (arrays[name].transpose(0, 2, 3, 1) for name in ("latents", "image"))
+    family = StableDiffusion.from_folder(model)
+    assert (family.scale_factor, family.latent_channels, family.wide_networks) == (4, 5, frozenset())
+    with StableDiffusionPipeline(device, family, Kernels("f32", device.capabilities)) as pipe:
+        _, height, width, _ = expected.shape
+        decoded = pipe._engine.decode(latents, pipe.model.run_size(height=height, width=width))
+        assert relative_error(decoded, expected) < BOUND
+        images = pipe("a fox", num_inference_steps=2, width=20, height=28, seed=1).images
+        assert images[0].size == (20, 28)

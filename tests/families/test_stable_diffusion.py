@@ -13,6 +13,7 @@ import pytest
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import find_model, open_model
+from shaderfusion.families.family import BESIDE_LATENTS
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
@@ -50,7 +51,7 @@ def test_find_embedded_and_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("model", ["", "emojis", "CompVis/stable-diffusion-v1-4", Path("nowhere")], ids=repr)
 def test_no_such_model(model: str | Path) -> None:
-    with pytest.raises(ModelError, match=rf"model \(='{model}'\) must be an embedded model \(emoji\) or a folder in"):
+    with pytest.raises(ModelError, match=rf"model \(='{model}'\) must be an embedded model \(emoji\), a folder in"):
         find_model(model)
 
 
@@ -94,12 +95,33 @@ def test_components_of_different_models(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "key"),
-    [("unet", "in_channels"), ("unet", "out_channels"), ("vae", "latent_channels")],
+    ("file", "key", "latents"),
+    [("unet", "in_channels", 4), ("unet", "out_channels", 4), ("vae", "latent_channels", 8)],
 )
-def test_latent_channels(folder: Path, file: str, key: str) -> None:
+def test_latent_channels(folder: Path, file: str, key: str, latents: int) -> None:
     change(folder, f"{file}/config.json", **{key: 8})
-    with pytest.raises(ModelError, match=rf"{key} \(=8\).* inpainting and the like are not supported"):
+    rule = rf"must equal vae's latent_channels \(={latents}\), or for inpainting {2 * latents + 1} and {latents}"
+    with pytest.raises(ModelError, match=rf"unet's in_channels .* and out_channels .* {rule}"):
+        ModelConfig.read(ModelFolder(folder))
+
+
+def test_an_inpainting_unet_reads_a_mask_of_ones_and_no_picture(folder: Path) -> None:
+    change(folder, "unet/config.json", in_channels=9)
+    model = StableDiffusion.from_folder(folder)
+    size = model.run_size(batch=2, height=20, width=12)
+    beside = model.shared_inputs(size, 7.5)[BESIDE_LATENTS]
+    assert beside.shape == (1, 5, 3, 5)
+    assert beside[..., 0].min() == 1
+    assert not beside[..., 1:].any()
+    unet = model.record(Kernels("f32"), size)["unet"]
+    assert (unet.inputs["latents"].channels, unet.inputs["x_t"].channels) == (9, 4)
+    assert BESIDE_LATENTS not in unet.inputs
+
+
+def test_an_inpainting_unet_of_odd_latents(folder: Path) -> None:
+    change(folder, "unet/config.json", in_channels=7, out_channels=3)
+    change(folder, "vae/config.json", latent_channels=3)
+    with pytest.raises(ModelError, match=r"latent_channels \(=3\) must be a multiple of 4 for a UNet that paints into"):
         ModelConfig.read(ModelFolder(folder))
 
 

@@ -1,5 +1,6 @@
-"""Write models/ and <model>.npz of SDXL and of models distilled from it and from SD 1.x, as make_models.py does.
+"""Write models/ and <model>.npz of SDXL, of models distilled from it and from SD 1.x, and of one for inpainting.
 
+It is done as in make_models.py.
 `make_families.py ssd` makes only that model anew, and so on. Needs the `golden` extra.
 """
 
@@ -18,6 +19,7 @@ EULER = STABLE_DIFFUSION | {"_class_name": "EulerDiscreteScheduler", "clip_sampl
 # prompt, the sinusoids and the projection are of odd widths. Each run's negative prompt is given, or zeros.
 SDXL = Model(
     text_encoder={"hidden_size": 10, "num_attention_heads": 2, "num_hidden_layers": 3, "hidden_act": "quick_gelu"},
+    pipeline="StableDiffusionXLPipeline",
     text_encoder_2={
         "hidden_size": 14,
         "num_attention_heads": 7,
@@ -61,6 +63,7 @@ SDXL = Model(
 # attention; trailing timesteps, few steps and no guidance.
 SSD = Model(
     text_encoder={"hidden_size": 6, "num_attention_heads": 1, "num_hidden_layers": 2, "hidden_act": "quick_gelu"},
+    pipeline="StableDiffusionXLPipeline",
     text_encoder_2={
         "hidden_size": 9,
         "num_attention_heads": 3,
@@ -119,9 +122,40 @@ TINY_SD = Model(
         case("pndm", num_inference_steps=4, seed=38, pixels=True),
         case("ddim", num_inference_steps=4, seed=39, guidance_scale=1.5, width=24, height=40),
         case("euler", num_inference_steps=4, seed=40, guidance_scale=8.5, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=4, seed=41, guidance_scale=8.5, num_images_per_prompt=2, width=24, height=16),
     ],
 )
-FAMILIES = {"sdxl": (SDXL, 12, (5, 8)), "ssd": (SSD, 9, (6, 5)), "tiny_sd": (TINY_SD, 11, (8, 8))}
+# As SD 1.5 for inpainting: a mask and other latents beside its own.
+INPAINT = Model(
+    pipeline="StableDiffusionInpaintPipeline",
+    text_encoder={"hidden_size": 10, "num_attention_heads": 1, "num_hidden_layers": 1, "hidden_act": "quick_gelu"},
+    unet={
+        "sample_size": 8,
+        "in_channels": 9,
+        "block_out_channels": (6, 9),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 3,
+        "norm_num_groups": 3,
+    },
+    vae={"block_out_channels": (4, 4), "norm_num_groups": 2, "layers_per_block": 1},
+    scheduler=STABLE_DIFFUSION | {"_class_name": "DDIMScheduler", "clip_sample": False},
+    pad_token=EOS,
+    dtypes=dict.fromkeys(("text_encoder", "unet", "vae"), torch.float16),
+    shard_size="10GB",
+    cases=[
+        case("ddim", num_inference_steps=4, seed=41, pixels=True),
+        case("euler", num_inference_steps=4, seed=42, num_images_per_prompt=2, width=8, height=24),
+        case("pndm", num_inference_steps=4, seed=43, guidance_scale=1.0),
+    ],
+)
+FAMILIES = {
+    "sdxl": (SDXL, 12, (5, 8)),
+    "ssd": (SSD, 9, (6, 5)),
+    "tiny_sd": (TINY_SD, 11, (8, 8)),
+    "inpaint": (INPAINT, 8, (5, 7)),
+}
 """With the tokens of a prompt, and the latent cells of the UNet by itself."""
 
 

@@ -31,6 +31,8 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
@@ -41,6 +43,8 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
     "pndm": diffusers.PNDMScheduler,
 }
 UNET_SEED = 0
@@ -79,6 +83,7 @@ class Model:
     cases: list[dict]
     gains: dict[str, float] = field(default_factory=dict)
     """Of layers with outputs so small that the epsilon of the norm after them shows."""
+    pipeline: str = "StableDiffusionPipeline"
     text_encoder_2: dict[str, Any] | None = None
     """That of SDXL."""
 
@@ -104,6 +109,8 @@ SD1 = Model(  # as SD 1.x: convolutions around the transformers, one number of h
         case("ddim", num_inference_steps=5, seed=2, num_images_per_prompt=2),
         case("euler", num_inference_steps=4, seed=3, guidance_scale=1.0),
         case("pndm", num_inference_steps=1, seed=4, width=24, height=40),
+        case("euler_a", num_inference_steps=4, seed=22, width=24, height=16, num_images_per_prompt=2),
+        case("lcm", num_inference_steps=3, seed=23, width=16, height=24, guidance_scale=1.0),
     ],
 )
 SD2 = Model(  # as SD 2.x: linear layers around the transformers, heads by block, v prediction, gelu, DDIM, pad "!"
@@ -358,7 +365,7 @@ def write_model(folder: Path, model: Model, max_length: int, seed: int) -> None:
         name: [library[name.startswith("text")], type(network).__name__] for name, network in networks.items()
     }
     index = {
-        "_class_name": "StableDiffusionXLPipeline" if model.text_encoder_2 else "StableDiffusionPipeline",
+        "_class_name": model.pipeline,
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -381,8 +388,13 @@ def clip_config(model: Model, max_length: int) -> transformers.CLIPTextConfig:
     return transformers.CLIPTextConfig(**sizes, **(ids | model.text_encoder))
 
 
+def draw_in_float32(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, **_: Any) -> torch.Tensor:
+    """In place of diffusers' randn_tensor, so that runs in float64 have the noise of those in float32."""
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
 def run_case(
-    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, **more: Any
+    pipe: Any, scheduler_config: dict, prompts: list[str], run: dict
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Latents after each step, pixels in -1..1 and the images in 8 bits."""
     # As in the models' own files; without it PNDM would begin with Runge-Kutta steps.
@@ -394,7 +406,9 @@ def run_case(
         return kwargs
 
     negative, prompt = prompts
-    options = {"negative_prompt": negative} | run["call"] | more
+    options = {"negative_prompt": negative} | run["call"]
+    if isinstance(pipe, diffusers.StableDiffusionInpaintPipeline):
+        options |= whole_picture(pipe, options)
     generator = torch.Generator("cpu").manual_seed(options.pop("seed"))
     latents = pipe(
         prompt,
@@ -408,10 +422,18 @@ def run_case(
     return steps, pixels.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(image) for image in images])
 
 
+def whole_picture(pipe: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What has an inpainting pipeline paint all of a picture: the latents of what was there before are zeros."""
+    f = pipe.vae_scale_factor
+    height, width = (options.get(side) or f * pipe.unet.config.sample_size for side in ("height", "width"))
+    latents = torch.zeros((1, pipe.vae.config.latent_channels, height // f, width // f), dtype=pipe.unet.dtype)
+    mask = Image.new("L", (width, height), 255)
+    return {"image": mask.convert("RGB"), "mask_image": mask, "masked_image_latents": latents, "strength": 1.0}
+
+
 def rounding_errors(pipe: Any, scheduler_config: dict, prompts: list[str], run: dict, steps: list) -> list[float]:
     """By step, the relative error of a float32 run's latents; `pipe` is in float64."""
-    noise = torch.randn(steps[0].shape, generator=torch.Generator("cpu").manual_seed(run["call"]["seed"]))
-    exact, _, _ = run_case(pipe, scheduler_config, prompts, run, latents=noise.double())
+    exact, _, _ = run_case(pipe, scheduler_config, prompts, run)
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(steps, exact, strict=True)]
 
 
@@ -447,9 +469,13 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
     )
     for each in (pipe, exact_pipe):
         each.set_progress_bar_config(disable=True)
+    for module in (sys.modules[type(pipe).__module__], scheduling_euler_ancestral_discrete, scheduling_lcm):
+        module.randn_tensor = draw_in_float32
     arrays = encode(pipe, prompts)
-    noise_shape = (2, pipe.unet.config.in_channels, *latent_shape)
+    noise_shape = (2, pipe.unet.config.out_channels, *latent_shape)
     latents = torch.randn(noise_shape, generator=torch.Generator("cpu").manual_seed(UNET_SEED))
+    if pipe.unet.config.in_channels > latents.shape[1]:  # the mask, and the latents of what is behind it
+        latents = torch.cat([latents, torch.ones_like(latents[:, :1]), torch.zeros_like(latents)], dim=1)
     inputs = unet_inputs(pipe, arrays, latent_shape)
     outputs = [pipe.unet(latents, t, **inputs).sample.numpy() for t in UNET_TIMESTEPS]
     arrays["unet_outputs"] = np.stack(outputs)

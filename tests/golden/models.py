@@ -16,8 +16,8 @@ from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.tensor import DType
 
 FOLDER = Path(__file__).parent
-FAMILIES = ("sdxl", "ssd", "tiny_sd")
-"""SDXL, and what was distilled from it and from SD 1.x."""
+FAMILIES = ("sdxl", "ssd", "tiny_sd", "inpaint")
+"""SDXL, what was distilled from it and from SD 1.x, and one for inpainting."""
 PADDED = ("ragged", "thirds", *FAMILIES)
 """Of channels and heads that are padded, on odd sides."""
 TINY = ("sd1", "sd2", "odd", *PADDED)

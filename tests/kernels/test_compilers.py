@@ -97,7 +97,7 @@ def weight_calls(graph: Graph, known: set[object]) -> Iterator[KernelCall]:
             tensors = [stored] * len(weight.paths)
             for part in itertools.islice(prepare._slices(weight, tensors, footprint._BATCH_BYTES), 1):
                 filters = prepare._filters(weight.tensor.dtype, 1 << 30)
-                yield from prepare._prepare_calls(words, weight, part, flags, filters, 0)
+                yield from prepare._prepare_calls(words, dtype, weight, part, flags, filters, 0)
 
 
 _compiled: set[tuple[str, str]] = set()

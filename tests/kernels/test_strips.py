@@ -81,23 +81,24 @@ def test_convolution(
     x, weight = rng.standard_normal((B, *in_size, 32)), rng.standard_normal((3, 3, 32, 32))
     bias, residual = rng.standard_normal(32), rng.standard_normal((B, *out_size, 32))
     tx, tbias = tensor_in("x", x, dtype), tensor_in("bias", bias, dtype)
-    tresidual = tensor_in("residual", residual, dtype)
+    image_biases = rng.standard_normal((B, 96))  # of which the middle columns are a row for each image
+    tresidual, tbiases = tensor_in("residual", residual, dtype), tensor_in("image_biases", image_biases, dtype)
     out = tensor_out("out", B, *out_size, 32, dtype=dtype)
     assert kernels.conv2d_layout(tx, out, stride=stride) == "conv2d"
     tweight = tensor_in("weight", weight, dtype)
-    calls = kernels.conv2d(
-        tx, tweight, out, Epilogue(0.5, bias=tbias, residual=tresidual), stride=stride, upsample=upsample
-    )
+    epilogue = Epilogue(0.5, bias=tbias, image_bias=tbiases.split_columns(3)[1], residual=tresidual)
+    calls = kernels.conv2d(tx, tweight, out, epilogue, stride=stride, upsample=upsample)
     require_cut(calls, limit)
     uses_winograd = "winograd_conv" in {call.name.partition(".")[0] for call in calls}
     assert uses_winograd is (optimizations == "all" and math.prod(out_size) > 400)
-    inputs = {tx: x, tweight: weight, tbias: bias, tresidual: residual}
+    inputs = {tx: x, tweight: weight, tbias: bias, tbiases: image_biases, tresidual: residual}
     (actual,) = run_calls(device, calls, inputs, out)
-    x, weight, bias, residual = (rounded(array, dtype) for array in (x, weight, bias, residual))
-    size = None if upsample == 1 else out_size
-    expected = reference.conv2d_direct(
-        x, weight, stride=stride, upsample=upsample, size=size, scale=0.5, bias=bias, residual=residual
+    x, weight, bias, image_biases, residual = (
+        rounded(array, dtype) for array in (x, weight, bias, image_biases, residual)
     )
+    size = None if upsample == 1 else out_size
+    terms = {"scale": 0.5, "bias": bias, "image_bias": image_biases[:, 32:64], "residual": residual}
+    expected = reference.conv2d_direct(x, weight, stride=stride, upsample=upsample, size=size, **terms)
     assert relative_error(actual, expected) < (BOUND if dtype == "f32" else F16_BOUND)
 
 
@@ -232,8 +233,6 @@ def test_what_cannot_be_cut() -> None:
     with pytest.raises(
         DeviceLimitError, match=r"x: an image_bias for each of 2 images needs tensors that can be bound"
     ):
-        convolution_strips(1 << 13, square, square, epilogue, stride=1, upsample=1)
-    with pytest.raises(DeviceLimitError, match=r"an image_bias for each of 2 images"):
         linear_strips(1 << 13, square, square, epilogue)
     with pytest.raises(
         DeviceLimitError, match=r"scores: the scores of one query, 1.0 MB, are over what the device can"

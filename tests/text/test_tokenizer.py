@@ -16,6 +16,7 @@ from shaderfusion.text.tokenizer import PromptTruncatedWarning, Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "golden" / "tokenizer"
 GOLDEN: dict[str, Any] = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
+CLIP: dict[str, Any] = json.loads((FOLDER.parent / "clip_vocabulary.json").read_text(encoding="utf-8"))
 PLAIN = GOLDEN["folders"]["plain"]
 
 
@@ -42,6 +43,16 @@ def test_matches_transformers(name: str, tmp_path: Path) -> None:
         ids = tokenizer(GOLDEN["texts"])
     assert ids.dtype == np.int32
     for text, ours, expected in zip(GOLDEN["texts"], ids, case["ids"], strict=True):
+        assert ours.tolist() == expected, text
+
+
+@pytest.mark.parametrize("pad_token", CLIP["ids"])
+def test_the_vocabulary_of_the_package(pad_token: str) -> None:
+    tokenizer = Tokenizer.clip(pad_token=pad_token)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptTruncatedWarning)
+        ids = tokenizer(CLIP["texts"])
+    for text, ours, expected in zip(CLIP["texts"], ids, CLIP["ids"][pad_token], strict=True):
         assert ours.tolist() == expected, text
 
 

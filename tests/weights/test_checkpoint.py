@@ -10,7 +10,9 @@ import pytest
 from safetensors_file import to_bytes, write_safetensors
 
 from shaderfusion.errors import ModelError, WeightsError
-from shaderfusion.weights.checkpoint import Checkpoint
+from shaderfusion.kernels.common.prepare_weight import StoredDType
+from shaderfusion.kernels.reference import prepare_weight
+from shaderfusion.weights.checkpoint import Checkpoint, StoredTensor, find_weights
 
 NAME = "diffusion_pytorch_model.safetensors"
 
@@ -18,7 +20,7 @@ NAME = "diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def tensors() -> dict[str, np.ndarray]:
     """Two tensors whose values all dtypes hold exactly."""
-    return {"conv.weight": np.arange(24.0).reshape(2, 3, 2, 2), "conv.bias": np.array([-0.5, 4.0])}
+    return {"conv.weight": (np.arange(24.0) % 16 - 8).reshape(2, 3, 2, 2), "conv.bias": np.array([-0.5, 4.0])}
 
 
 def values(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -34,7 +36,7 @@ def test_single_file(tmp_path: Path, tensors: dict[str, np.ndarray], name: str) 
             np.testing.assert_array_equal(values(checkpoint, key, array.shape), array)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f8_e4m3", "f8_e5m2"])
 def test_dtypes_hold_the_same_values(tmp_path: Path, tensors: dict[str, np.ndarray], dtype: str) -> None:
     # Behind an odd number of bytes, so that no value begins where NumPy would have it.
     write_safetensors(tmp_path / NAME, tensors, dtype)
@@ -46,6 +48,20 @@ def test_dtypes_hold_the_same_values(tmp_path: Path, tensors: dict[str, np.ndarr
         assert stored.dtype == dtype.upper()
         assert stored.data.tobytes() == to_bytes(array, dtype)
         np.testing.assert_array_equal(stored.to_f32(), array.reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_every_f8(dtype: StoredDType) -> None:
+    bits = np.arange(256, dtype=np.uint8)
+    values, _ = prepare_weight(bits.view(np.uint32), stored=dtype, shape=(256, 1, 1), in_places=1, out_places=256)
+    actual = StoredTensor(dtype, bits).to_f32()
+    np.testing.assert_array_equal(actual, values.reshape(-1))
+    np.testing.assert_array_equal(np.signbit(actual), np.signbit(values.reshape(-1)))
+
+
+def test_transposed() -> None:
+    stored = StoredTensor("F16", np.arange(6, dtype=np.float16).view(np.uint8))
+    np.testing.assert_array_equal(stored.transposed(2).to_f32(), [0, 3, 1, 4, 2, 5])
 
 
 def test_a_tensor_is_a_view_of_the_file(tmp_path: Path) -> None:
@@ -95,12 +111,12 @@ def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
     assert values(checkpoint, "w", (4,)).tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("dtype", "name"), [("i32", "I32"), ("f64", "F64"), ("f8", "F8_E4M3")])
+@pytest.mark.parametrize(("dtype", "name"), [("i32", "I32"), ("f64", "F64"), ("i8", "I8")])
 def test_other_dtypes_are_refused(tmp_path: Path, dtype: str, name: str) -> None:
     write_safetensors(tmp_path / NAME, {"conv.bias": np.ones(2)}, dtype)
     checkpoint = Checkpoint(tmp_path)
     for method in (checkpoint.find, checkpoint.read):  # find, so that it shows before the first tensor is read
-        with pytest.raises(WeightsError, match=rf"{NAME}: conv.bias has dtype {name}, must be F32, F16 or BF16; conv"):
+        with pytest.raises(WeightsError, match=rf"{NAME}: conv.bias has dtype {name}, must be one of F32, F16"):
             method("conv.bias", (2,))
 
 
@@ -121,12 +137,13 @@ def test_two_candidates(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
 # ---- shards
 
 
-def write_shards(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
+def write_shards(folder: Path, tensors: dict[str, np.ndarray], variant: str = "") -> Path:
     """One file a tensor, and the index; returns the index."""
-    shards = {key: f"diffusion_pytorch_model-{i:05}-of-00002.safetensors" for i, key in enumerate(tensors, start=1)}
+    stem = f"diffusion_pytorch_model{variant}"
+    shards = {key: f"{stem}-{i:05}-of-00002.safetensors" for i, key in enumerate(tensors, start=1)}
     for key, name in shards.items():
         write_safetensors(folder / name, {key: tensors[key]})
-    index = folder / f"{NAME}.index.json"
+    index = folder / f"{NAME}.index{variant}.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     return index
 
@@ -136,6 +153,32 @@ def test_shards(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     checkpoint = Checkpoint(tmp_path)
     for key, array in tensors.items():
         np.testing.assert_array_equal(values(checkpoint, key, array.shape), array)
+
+
+def test_shards_of_a_variant(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    write_shards(tmp_path, tensors, ".fp16")
+    (tmp_path / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"never opened")
+    checkpoint = Checkpoint(tmp_path)
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(values(checkpoint, key, array.shape), array)
+    write_safetensors(tmp_path / NAME, {"conv.bias": np.zeros(2)})
+    assert values(Checkpoint(tmp_path), "conv.bias", (2,)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["model.safetensors", "model.fp16.safetensors"], "model.fp16.safetensors"),
+        (["model.bf16.safetensors", "model.safetensors", "pytorch_model.bin"], "model.safetensors"),
+        (["model.safetensors.index.fp16.json", "model.safetensors"], "model.safetensors.index.fp16.json"),
+        (["model.bf16.safetensors", "model.ema.safetensors"], "model.bf16.safetensors"),
+        (["unet.ema.safetensors"], "unet.ema.safetensors"),
+        (["unet.a.safetensors", "unet.b.safetensors"], None),
+        (["model.bin"], None),
+    ],
+)
+def test_variants_in_the_order_that_is_asked_for(names: list[str], found: str | None) -> None:
+    assert find_weights(names, ("fp16", "", "bf16")) == found
 
 
 def test_missing_shard(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -181,7 +224,7 @@ def test_web_page_instead_of_a_file(tmp_path: Path) -> None:
 
 def test_missing_tensor(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     write_safetensors(tmp_path / NAME, tensors)
-    message = r"the weights lack the tensor conv2.bias, which the model's config.json asks for"
+    message = r"the weights lack the tensor conv2.bias, which the model's configuration asks for"
     with pytest.raises(WeightsError, match=message) as caught:
         Checkpoint(tmp_path).find("conv2.bias", (2,))
     assert str(tmp_path) in str(caught.value)

@@ -13,6 +13,8 @@ from shaderfusion.weights.names import name_candidates
         ("decoder.mid_block.attentions.0.to_k.bias", ["decoder.mid_block.attentions.0.key.bias"]),
         ("decoder.mid_block.attentions.0.to_out.0.bias", ["decoder.mid_block.attentions.0.proj_attn.bias"]),
         ("decoder.mid_block.attentions.0.group_norm.bias", []),
+        ("decoder.layers.0.weight", ["1.weight"]),
+        ("decoder.layers.12.conv.4.bias", ["13.conv.4.bias"]),
         ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight", []),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from shaderfusion.bench.values import normal
 from shaderfusion.engine import Engine
-from shaderfusion.families import open_files, open_model
+from shaderfusion.families import family_of, open_model
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
@@ -135,7 +135,7 @@ def open_subject(
     """
     opened = device if isinstance(device, Device) else open_device(device)
     name = default_model(opened) if model is None else model
-    found = open_files(RandomFolder(RANDOM_MODELS[name])) if name in RANDOM_MODELS else open_model(name)
+    found = family_of(RandomFolder(RANDOM_MODELS[name])) if name in RANDOM_MODELS else open_model(name)
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)

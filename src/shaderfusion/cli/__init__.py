@@ -11,17 +11,21 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import shaderfusion
-from shaderfusion.cli import bench, devices, generate, info, tune
+from shaderfusion.cli import bench, devices, generate, info, tune, verify
 from shaderfusion.errors import InputError, ShaderfusionError
 from shaderfusion.output import discard, say, show
 
 __all__ = ["main"]
 
-COMMANDS = (generate, devices, info, tune, bench)
+COMMANDS = (generate, devices, info, verify, tune, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads the output."""
+    """Runs one command.
+
+    Returns 0, 1 where `verify` finds other values, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads
+    the output.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a file's name
@@ -38,14 +42,13 @@ def _run(argv: Sequence[str] | None) -> int:
         warnings.showwarning = _show_warning
         try:
             args = _parser().parse_args(argv)
-            args.command(args)
+            return args.command(args) or 0
         except ShaderfusionError as error:
             say(str(error))
             return 2
         except KeyboardInterrupt:
             say("interrupted")
             return 130
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,10 +16,12 @@ from shaderfusion.cli.options import (
     DEFAULT_MODEL,
     DTYPE_OF_DEVICE,
     Names,
+    adapter,
     add_device,
     add_dtype,
     add_json,
     add_model,
+    add_model_options,
     add_optimizations,
     add_size,
     add_tuning,
@@ -45,8 +47,13 @@ def add_parser(commands: Any) -> None:
     generate = commands.add_parser("generate", help="make pictures from a prompt", allow_abbrev=False)
     generate.set_defaults(command=_run)
     generate.add_argument("prompt", type=text, metavar="PROMPT", help="what to show")
-    generate.add_argument("--negative-prompt", type=text, default="", metavar="TEXT", help="what to avoid")
+    generate.add_argument("--negative-prompt", type=text, metavar="TEXT", help="what to avoid")
     add_model(generate, "--model", default=DEFAULT_MODEL)
+    add_model_options(generate)
+    meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
+    generate.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
+    generate.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
     generate.add_argument("--steps", type=whole_number(1, 20), default=20, metavar="N", help="default: 20")
     generate.add_argument("--guidance-scale", type=guidance_scale, default=7.5, metavar="X", help="default: 7.5")
     generate.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
@@ -88,7 +95,9 @@ def _run(args: argparse.Namespace) -> None:
         from shaderfusion.run import make_request
 
         optimizations = Optimizations.parse(args.optimizations)
-        model = open_model(args.model)
+        model = open_model(args.model, vae=args.vae, prediction_type=args.prediction_type, revision=args.revision)
+        for path in args.embedding:
+            model.added_tokens.load(path, None, model.tokenizers)
         request = make_request(
             model,
             args.prompt,
@@ -110,6 +119,7 @@ def _run(args: argparse.Namespace) -> None:
         optimizations=optimizations,
         size=request.size,
         tuning=args.tuning,
+        loras=args.lora,
     )
     loaded = time.perf_counter()
     images: list[Image] = []
@@ -121,7 +131,7 @@ def _run(args: argparse.Namespace) -> None:
     info = pipe.device.info
     settings = {
         "prompt": args.prompt,
-        "negative_prompt": args.negative_prompt,
+        "negative_prompt": args.negative_prompt or "",
         "seed": seed,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,

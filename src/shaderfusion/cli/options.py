@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from shaderfusion.arguments import LARGEST_F32, require_guidance_scale
@@ -11,11 +12,13 @@ __all__ = [
     "DEFAULT_MODEL",
     "DTYPE_OF_DEVICE",
     "Names",
+    "adapter",
     "add_batch",
     "add_device",
     "add_dtype",
     "add_json",
     "add_model",
+    "add_model_options",
     "add_optimizations",
     "add_size",
     "add_tuning",
@@ -31,8 +34,20 @@ DTYPE_OF_DEVICE = "f16 where the GPU has it, f32 on a CPU"
 
 
 def add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    meaning = f"`{DEFAULT_MODEL}`, which is embedded, or a folder in diffusers' format"
+    meaning = f"`{DEFAULT_MODEL}`, which is embedded, a folder in diffusers' format, a .safetensors file, or owner/name"
+    meaning += " on the Hugging Face Hub"
     parser.add_argument(name, metavar="MODEL", type=not_empty, help=meaning, **options)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What `families.open_model` takes beside the model's name."""
+    meaning = "a file or folder whose autoencoder takes the place of the model's own"
+    parser.add_argument("--vae", type=Path, metavar="FILE|FOLDER", help=meaning)
+    meaning = "epsilon or v_prediction: what a .safetensors file was trained to predict, where it does not say"
+    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), metavar="NAME", help=meaning)
+    parser.add_argument(
+        "--revision", type=not_empty, metavar="NAME", help="branch, tag or commit of a model of the hub"
+    )
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +129,15 @@ def guidance_scale(text: str) -> float:
         ) from None
 
 
+def adapter(text: str) -> tuple[Path, float]:
+    """A path, and a number after its last colon, by default 1."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (Path(path), float(strength)) if colon and path else (Path(text), 1.0)
+    except ValueError:  # a colon of the path
+        return Path(text), 1.0
+
+
 def text(text: str) -> str:
     try:
         text.encode()
@@ -126,5 +150,5 @@ def text(text: str) -> str:
 
 def not_empty(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} must name a model: `{DEFAULT_MODEL}` or a folder")
+        raise argparse.ArgumentTypeError(f"{text!r} must name a model: `{DEFAULT_MODEL}`, a path or owner/name")
     return text

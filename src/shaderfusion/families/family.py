@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self, get_args
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import Config, SchedulerConfig
+from shaderfusion.config import ClipTextConfig, Config, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
@@ -20,10 +20,13 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
+from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.embeddings import AddedTokens
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 
 __all__ = [
+    "BESIDE_LATENTS",
     "CARRIED",
     "MEMORIES",
     "UPDATE",
@@ -49,6 +52,9 @@ CARRIED = ("x_t", "x_saved", "history", "latents")
 
 Conditioning = dict[str, np.ndarray]
 """Inputs of the denoiser that say what to show, by name: a row for each prompt, unless they are shared."""
+
+BESIDE_LATENTS = "beside_latents"
+"""Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
@@ -134,7 +140,13 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        return {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        stored = {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        return {name: self.added_tokens.extend(name, source) for name, source in stored.items()}
+
+    @cached_property
+    def added_tokens(self) -> AddedTokens:
+        """What textual inversions add to the vocabulary; none at first."""
+        return AddedTokens(self.text_encoders)
 
     @cached_property
     def scheduler_config(self) -> SchedulerConfig:
@@ -152,6 +164,11 @@ class Family(ABC):
         """C of the latents (B, H, W, C)."""
 
     @property
+    def input_channels(self) -> int:
+        """Of the denoiser's `latents`: the latents', and those of BESIDE_LATENTS."""
+        return self.latent_channels
+
+    @property
     @abstractmethod
     def default_size_px(self) -> Mapping[str, int]:
         """`height` and `width` of the pictures that the model was trained on."""
@@ -163,8 +180,18 @@ class Family(ABC):
 
     @property
     @abstractmethod
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """By component."""
+
+    @property
+    @abstractmethod
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """By text encoder, without `added_tokens`."""
+
+    @property
+    @abstractmethod
     def vocab_size(self) -> int:
-        """Token ids are below."""
+        """Token ids are below, but for those of `added_tokens`."""
 
     @property
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -194,7 +221,7 @@ class Family(ABC):
         """The denoiser's inputs for each row of `tokenize`, by running the text networks."""
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """The denoiser's inputs that depend on no prompt and no step."""
+        """The denoiser's inputs that depend on no prompt and no step, and what is BESIDE_LATENTS."""
         return {}
 
     @abstractmethod
@@ -288,7 +315,8 @@ class Family(ABC):
         """Guidance and the scheduler's update alone, of a denoiser's `model_output`."""
         g = Graph(UPDATE, kernels)
         _, H, W, C = self.latents_shape(size)
-        model_output, latents = (g.input(name, size.rows, H, W, channels=C) for name in ("model_output", "latents"))
+        model_output = g.input("model_output", size.rows, H, W, channels=C)
+        latents = g.input("latents", size.rows, H, W, channels=self.input_channels)
         self._add_update(g, size, model_output, latents)
         return g
 

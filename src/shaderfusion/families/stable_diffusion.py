@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
-from shaderfusion.families.family import Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
-from shaderfusion.models.vae import decoder_graph
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
@@ -27,21 +27,18 @@ __all__ = ["ModelConfig", "StableDiffusion", "encode"]
 class ModelConfig:
     """The configurations of the networks, which must fit each other."""
 
-    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {
-        "text_encoder": ClipTextConfig,
-        "unet": UNetConfig,
-        "vae": VaeConfig,
-    }
+    COMPONENTS: ClassVar[Mapping[str, type[Config]]] = {"text_encoder": ClipTextConfig, "unet": UNetConfig}
+    """Those of one class; the autoencoder may be of two."""
 
     text_encoder: ClipTextConfig
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
 
     @classmethod
     def read(cls, files: ModelFiles) -> Self:
         """Each component's configuration; ModelError where one is missing, unsupported, or does not fit."""
         components: dict[str, Any] = {name: files.config(name, kind) for name, kind in cls.COMPONENTS.items()}
-        config = cls(**components)
+        config = cls(**components, vae=read_vae_config(files))
         try:
             config.require_fit()
         except ModelError as error:
@@ -62,13 +59,23 @@ class ModelConfig:
             )
         self.require_latents()
 
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet reads a mask, and the latents of a picture behind it, beside its own."""
+        return self.unet.in_channels != self.unet.out_channels
+
     def require_latents(self) -> None:
         """ModelError where UNet and autoencoder do not speak of the same latents, or of pictures in colour."""
         unet, vae = self.unet, self.vae
-        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        C = vae.latent_channels
+        if unet.out_channels != C or unet.in_channels not in (C, 2 * C + 1):
             raise ModelError(
-                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must "
-                f"equal vae's latent_channels (={vae.latent_channels}); inpainting and the like are not supported"
+                f"unet's in_channels (={unet.in_channels}) and out_channels (={unet.out_channels}) must equal vae's "
+                f"latent_channels (={C}), or for inpainting {2 * C + 1} and {C}"
+            )
+        if self.is_inpainting and C % 4:
+            raise ModelError(
+                f"vae's latent_channels (={C}) must be a multiple of 4 for a UNet that paints into pictures"
             )
         if vae.out_channels != 3:
             raise ModelError(f"vae's out_channels (={vae.out_channels}) must be 3: red, green and blue")
@@ -136,6 +143,11 @@ class StableDiffusion(Family):
         return self.config.vae.latent_channels
 
     @property
+    def input_channels(self) -> int:
+        """Of the UNet."""
+        return self.config.unet.in_channels
+
+    @property
     def default_size_px(self) -> Mapping[str, int]:
         """Of the pictures that the model was trained on."""
         height, width = self.config.unet.sample_sides
@@ -147,17 +159,27 @@ class StableDiffusion(Family):
         return self.config.text_encoder.max_position_embeddings, self.config.text_encoder.hidden_size
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP."""
+        return {"text_encoder": self.config.text_encoder}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """CLIP's."""
+        return {"text_encoder": self.tokenizer}
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.tokenizer(texts)
+        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks."""
-        return encode(run, "text_encoder", self.config.text_encoder, tokens, ["embedding"])
+        return encode(run, "text_encoder", tokens, ["embedding"])
 
     @property
     def reads_guidance_scale(self) -> bool:
@@ -165,13 +187,23 @@ class StableDiffusion(Family):
         return self.config.unet.time_cond_proj_dim is not None
 
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
-        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids."""
+        """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
+
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
+        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
+        had there were the latents of a grey one.
+        """
+        inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim
-        if C is None:
-            return {}
-        frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
-        angles = 1000 * (guidance_scale - 1) * frequencies
-        return {"guidance_embedding": np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]}
+        if C is not None:
+            frequencies = 10000.0 ** (-np.arange(C // 2) / (C // 2 - 1))
+            angles = 1000 * (guidance_scale - 1) * frequencies
+            inputs["guidance_embedding"] = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(C % 2)])[None]
+        if self.config.is_inpainting:
+            _, H, W, latent_channels = self.latents_shape(size)
+            inputs[BESIDE_LATENTS] = np.zeros((1, H, W, 1 + latent_channels), np.float32)
+            inputs[BESIDE_LATENTS][..., 0] = 1
+        return inputs
 
     def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
@@ -194,21 +226,14 @@ class StableDiffusion(Family):
 
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
-        return decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
-def encode(
-    run: RunNetwork, name: str, config: ClipTextConfig, tokens: np.ndarray, outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
+def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
     """Those outputs of a text encoder, a row for each of token ids (B, L); ModelError for ids that it lacks.
 
     Equal prompts are read once.
     """
-    for token in tokens[(tokens < 0) | (tokens >= config.vocab_size)]:
-        raise ModelError(
-            f"token id (={token}) must be from 0 to {name}'s vocab_size (={config.vocab_size}) less 1; "
-            "take the tokenizer and the text encoder of one model"
-        )
     distinct, index = np.unique(tokens, axis=0, return_inverse=True)
     rows = [run(name, {TOKEN_TABLE: row[None]}, outputs) for row in distinct]
     return {key: np.concatenate([row[key] for row in rows])[index.reshape(-1)] for key in outputs}

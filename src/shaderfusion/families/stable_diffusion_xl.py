@@ -109,6 +109,16 @@ class StableDiffusionXL(StableDiffusion):
         return self._tokenizer("tokenizer_2")
 
     @property
+    def text_encoders(self) -> Mapping[str, ClipTextConfig]:
+        """CLIP's, and OpenCLIP's."""
+        return self.config.text_encoders
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """Of one vocabulary, but for the padding."""
+        return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+
+    @property
     def embedding_shape(self) -> tuple[int, int]:
         """(L, C), with the channels of both text encoders."""
         return self.config.text_encoder.max_position_embeddings, self.config.unet.cross_attention_dim
@@ -130,7 +140,8 @@ class StableDiffusionXL(StableDiffusion):
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, 2, L), of both tokenizers."""
-        return np.stack([tokenizer(texts) for tokenizer in (self.tokenizer, self.tokenizer_2)], axis=1)
+        taught = [self.added_tokens.teach(name, tokenizer) for name, tokenizer in self.tokenizers.items()]
+        return np.stack([tokenizer(texts) for tokenizer in taught], axis=1)
 
     def unconditional(self, num_tokens: int) -> np.ndarray | Conditioning:
         """Zeros, or an empty text where the model's force_zeros_for_empty_prompt is false."""
@@ -142,8 +153,8 @@ class StableDiffusionXL(StableDiffusion):
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
         """embedding (B, L, C) and pooled (B, P) of each row (2, L); ModelError for ids that an encoder lacks."""
         config = self.config
-        first = encode(run, "text_encoder", config.text_encoder, tokens[:, 0], ["embedding"])
-        second = encode(run, "text_encoder_2", config.text_encoder_2, tokens[:, 1], ["embedding", "pooled"])
+        first = encode(run, "text_encoder", tokens[:, 0], ["embedding"])
+        second = encode(run, "text_encoder_2", tokens[:, 1], ["embedding", "pooled"])
         ends = find_end_of_text(config.text_encoder_2, tokens[:, 1])
         embedding = np.concatenate([first["embedding"], second["embedding"]], axis=-1)
         return {"embedding": embedding, "pooled": second["pooled"][np.arange(len(ends)), ends]}

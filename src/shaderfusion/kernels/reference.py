@@ -8,6 +8,7 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "affine",
     "attention_scores",
     "attention_values",
     "concat_channels",
@@ -39,7 +40,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def activate(x: Array, *, activation: str | None) -> Array:
-    """SiLU x sigmoid(x); GELU x/2 (1 + erf(x/sqrt 2)); quick GELU x sigmoid(1.702 x); None is the identity."""
+    """SiLU x sigmoid(x); GELU x/2 (1 + erf(x/sqrt 2)); quick GELU x sigmoid(1.702 x); ReLU max(x, 0); tanh; None: x."""
     match activation:
         case None:
             return x
@@ -49,7 +50,16 @@ def activate(x: Array, *, activation: str | None) -> Array:
             return x / (1 + np.exp(-1.702 * x))
         case "gelu":
             return x / 2 * (1 + _erf(x / math.sqrt(2)))
-    raise ValueError(f"activation (={activation!r}) must be silu, gelu, quick_gelu or None")
+        case "relu":
+            return np.maximum(x, 0)
+        case "tanh":
+            return np.tanh(x)
+    raise ValueError(f"activation (={activation!r}) must be silu, gelu, quick_gelu, relu, tanh or None")
+
+
+def affine(x: Array, *, scale: float, shift: float) -> Array:
+    """scale x + shift."""
+    return scale * x + shift
 
 
 def add(a: Array, b: Array) -> Array:
@@ -192,9 +202,7 @@ def prepare_weight(
     out_parts: int = 1,
 ) -> tuple[Array, int]:
     """The words' values of that shape (O, I, T) as (T, I', O'), zeros at the end of each part; the flags 1 | 2."""
-    bits = words.view({"F32": np.uint32}.get(stored, np.uint16))
-    values = (bits.astype(np.uint32) << 16).view(np.float32) if stored == "BF16" else bits.view(_FLOATS[stored])
-    source = values[: math.prod(shape)].astype(np.float64).reshape(shape).T
+    source = _stored_values(words, stored)[: math.prod(shape)].reshape(shape).T
     for axis, places, parts in ((1, in_places, in_parts), (2, out_places, out_parts)):
         split = np.stack(np.split(source, parts, axis))
         pad = [(0, 0)] * 4
@@ -202,6 +210,21 @@ def prepare_weight(
         source = np.concatenate(np.pad(split, pad), axis)
     over = np.isfinite(source) & (np.abs(source) >= 65520)
     return source, int(not np.isfinite(source).all()) | 2 * int(over.any())
+
+
+def _stored_values(words: Array, stored: str) -> Array:
+    """In float64; F8_E4M3 has 4 bits of exponent, of bias 7, and 3 of mantissa, and in place of infinities numbers."""
+    if stored == "F8_E4M3":
+        bits = words.view(np.uint8).astype(int)
+        exponent, mantissa = bits >> 3 & 15, bits & 7
+        magnitude = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+        magnitude[bits & 127 == 127] = np.nan
+        return np.copysign(magnitude, 128.0 - bits - 0.5)
+    if stored == "F8_E5M2":
+        return (words.view(np.uint8).astype(np.uint16) << 8).view(np.float16).astype(np.float64)
+    if stored == "BF16":
+        return (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return words.view(_FLOATS[stored]).astype(np.float64)
 
 
 def concat_channels(a: Array, b: Array) -> Array:

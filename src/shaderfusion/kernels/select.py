@@ -21,7 +21,7 @@ from shaderfusion.kernels.candidates import (
 )
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.concat_channels import concat_channels
-from shaderfusion.kernels.common.elementwise import Activation, activate
+from shaderfusion.kernels.common.elementwise import Activation, activate, affine
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
@@ -262,6 +262,11 @@ class Kernels:
         """out = activation(x), of any shape."""
         strips = row_strips(self._max_bytes, x, out)
         return tuple(activate(rows, part, activation=activation) for rows, part in strips)
+
+    def affine(self, x: TensorSpec, out: TensorSpec, *, scale: float, shift: float = 0.0) -> Calls:
+        """out = scale x + shift, of any shape."""
+        strips = row_strips(self._max_bytes, x, out)
+        return tuple(affine(rows, part, scale=scale, shift=shift) for rows, part in strips)
 
     def concat_channels(self, a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Calls:
         """out = [a, b] along the last dimension."""

@@ -99,7 +99,6 @@ def convolution_strips(
     added = [epilogue.residual] if epilogue.residual else []
     if _fit(max_binding_bytes, [x, out, *added]):
         return [ConvolutionStrip(x, out, epilogue, None, 0)]
-    _require_one_image_bias(out, epilogue)
     B, H_in, H_out = x.shape[0], x.shape[1], out.shape[1]
     inputs = x.reshape(B * H_in, *x.shape[2:])
     outputs = [tensor.reshape(B * H_out, *tensor.shape[2:]) for tensor in (out, *added)]
@@ -126,7 +125,8 @@ def convolution_strips(
         part_out, *part_added = (view.reshape(1, *view.shape) for view in views)
         first = upsample * read.start
         rows = InputRows(stride * span.start - first, min(upsample * read.stop, upsampled) - first)
-        part_epilogue = replace(epilogue, residual=part_added[0] if part_added else None)
+        image_bias = epilogue.image_bias and _row(epilogue.image_bias, image)
+        part_epilogue = replace(epilogue, image_bias=image_bias, residual=part_added[0] if part_added else None)
         return ConvolutionStrip(part_x.reshape(1, *part_x.shape), part_out, part_epilogue, rows, image)
 
     divisions = (_spans(H_out, num_strips, out_step) for num_strips in range(1, ceil_div(H_out, out_step) + 1))
@@ -193,6 +193,15 @@ def _require_one_image_bias(out: TensorSpec, epilogue: Epilogue) -> None:
             f"{out.name}: an image_bias for each of {bias.shape[0]} images needs tensors that can be bound whole; "
             "use a smaller batch"
         )
+
+
+def _row(tensor: TensorSpec, index: int) -> TensorSpec:
+    """A row (1, C) of (N, C), or the only one. It may begin anywhere: it is columns of one row that holds them all."""
+    if tensor.shape[0] == 1:
+        return tensor
+    first, columns_of = tensor.first_column + index * tensor.row_stride, tensor.shape[0] * tensor.row_stride
+    shape = (1, tensor.shape[-1])
+    return replace(tensor, shape=shape, base=tensor.storage, first_column=first, columns_of=columns_of)
 
 
 def _too_large(max_binding_bytes: int, tensor: TensorSpec) -> DeviceLimitError:

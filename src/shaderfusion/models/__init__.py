@@ -1,1 +1,1 @@
-"""The three networks of Stable Diffusion, each recorded as a graph. Paths are diffusers' state-dict paths."""
+"""The networks of Stable Diffusion, each recorded as a graph. Paths are diffusers' state-dict paths."""

@@ -17,6 +17,7 @@ from shaderfusion.tensor import TensorSpec
 __all__ = [
     "AttentionNames",
     "activation",
+    "affine",
     "attention",
     "concat",
     "conv2d",
@@ -118,6 +119,7 @@ def conv2d(
     stride: int = 1,
     upsample: int = 1,
     size: tuple[int, int] | None = None,
+    bias: bool = True,
     scale: float = 1.0,
     image_bias: TensorSpec | None = None,
     residual: TensorSpec | None = None,
@@ -136,8 +138,8 @@ def conv2d(
         C_out = out.shape[-1]
         layout = g.kernels.conv2d_layout(x, out, stride=stride)
         weight = g.weight("weight", channels, x.channels, 3, 3, layout=layout, padded_to=C_out, in_padded_to=C_in)
-        bias = g.weight("bias", channels, padded_to=C_out)
-        epilogue = Epilogue(scale, bias, image_bias, residual)
+        added = g.weight("bias", channels, padded_to=C_out) if bias else None
+        epilogue = Epilogue(scale, added, image_bias, residual)
         g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample, norm=norm))
     return out
 
@@ -203,6 +205,15 @@ def activation(g: Graph, x: TensorSpec, kind: Activation) -> TensorSpec:
     """An elementwise nonlinearity that takes 0 to 0."""
     out = g.tensor(kind, *x.shape[:-1], channels=x.channels)
     g.add(*g.kernels.activate(x, out, activation=kind))
+    return out
+
+
+def affine(
+    g: Graph, name: str, x: TensorSpec, *, scale: float, shift: float = 0.0, out: TensorSpec | None = None
+) -> TensorSpec:
+    """scale x + shift. With a shift the padding does not stay zero: `out` must be an output that no layer reads."""
+    out = out or g.tensor(name, *x.shape[:-1], channels=x.channels)
+    g.add(*g.kernels.affine(x, out, scale=scale, shift=shift))
     return out
 
 

@@ -72,10 +72,11 @@ def text_encoder_graph(
 def find_end_of_text(config: ClipTextConfig, token_ids: np.ndarray) -> np.ndarray:
     """Of token ids (B, L) the place (B,) of each prompt's first end-of-text token; InputError where a row has none.
 
-    Configurations older than transformers' 4.31 name it wrongly, as 2: there the largest id is meant.
+    Configurations older than transformers' 4.31 name it wrongly, as 2: there the vocabulary's largest id is meant.
+    Those of added tokens are larger.
     """
     if config.eos_token_id == 2:
-        return token_ids.argmax(axis=-1)
+        return np.where(token_ids < config.vocab_size, token_ids, -1).argmax(axis=-1)
     is_end = token_ids == config.eos_token_id
     if not is_end.any(axis=-1).all():
         raise InputError(

@@ -11,7 +11,11 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import shown
 from shaderfusion.schedulers.ddim import ddim
+from shaderfusion.schedulers.dpmpp_2m import dpmpp_2m
 from shaderfusion.schedulers.euler import euler
+from shaderfusion.schedulers.euler_a import euler_a
+from shaderfusion.schedulers.lcm import lcm
+from shaderfusion.schedulers.lms import lms
 from shaderfusion.schedulers.pndm import pndm
 from shaderfusion.schedulers.schedule import Schedule, Update
 
@@ -27,7 +31,11 @@ class Scheduler(NamedTuple):
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     "ddim": Scheduler(ddim, "DDIMScheduler"),
+    "dpmpp_2m": Scheduler(dpmpp_2m, "DPMSolverMultistepScheduler"),
     "euler": Scheduler(euler, "EulerDiscreteScheduler"),
+    "euler_a": Scheduler(euler_a, "EulerAncestralDiscreteScheduler"),
+    "lcm": Scheduler(lcm, "LCMScheduler"),
+    "lms": Scheduler(lms, "LMSDiscreteScheduler"),
     "pndm": Scheduler(pndm, "PNDMScheduler"),
 }
 """By the name that users give."""

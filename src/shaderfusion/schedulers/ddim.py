@@ -4,8 +4,7 @@ x_prev = sqrt(alpha_prev) x_0 + sqrt(1 - alpha_prev) eps
 """
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import ModelError
-from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction
+from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 
 __all__ = ["ddim"]
@@ -24,11 +23,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     updates = []
     for t in timesteps.astype(int):
-        if config.prediction_type == "epsilon" and alphas[t] == 0:
-            raise ModelError(
-                f"timestep {t} is pure noise (rescale_betas_zero_snr), which prediction_type='epsilon' cannot turn "
-                "into an image"
-            )
+        require_signal(alphas, t, config)
         alpha_prev = float(alphas[t - stride] if t >= stride else final_alpha)
         updates.append(_update(float(alphas[t]), alpha_prev, config))
 
@@ -43,7 +38,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 def _update(alpha_t: float, alpha_prev: float, config: SchedulerConfig) -> Update:
     p = prediction(alpha_t, config.prediction_type)
     signal, noise = alpha_prev**0.5, (1 - alpha_prev) ** 0.5
-    if config.clip_sample:
+    if config.clip_sample is not False:
         return Update(
             c_x=noise * p.eps_x,
             c_m=noise * p.eps_m,

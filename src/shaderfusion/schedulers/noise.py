@@ -9,9 +9,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import InputError
+from shaderfusion.errors import InputError, ModelError
 
-__all__ = ["Prediction", "alphas_cumprod", "betas", "inference_timesteps", "prediction"]
+__all__ = [
+    "Prediction",
+    "alphas_cumprod",
+    "betas",
+    "inference_timesteps",
+    "prediction",
+    "require_num_steps",
+    "require_signal",
+]
 
 
 def betas(config: SchedulerConfig) -> np.ndarray:
@@ -21,12 +29,14 @@ def betas(config: SchedulerConfig) -> np.ndarray:
     Dhariwal 2021, equation 17.
     """
     T = config.num_train_timesteps
+    start = 0.0001 if config.beta_start is None else config.beta_start
+    end = 0.02 if config.beta_end is None else config.beta_end
     if config.trained_betas is not None:
         return np.array(config.trained_betas, dtype=np.float64)
-    if config.beta_schedule == "linear":
-        return np.linspace(config.beta_start, config.beta_end, T)
+    if config.beta_schedule in ("linear", None):
+        return np.linspace(start, end, T)
     if config.beta_schedule == "scaled_linear":
-        return np.linspace(config.beta_start**0.5, config.beta_end**0.5, T) ** 2
+        return np.linspace(start**0.5, end**0.5, T) ** 2
     alpha_bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
@@ -45,29 +55,50 @@ def alphas_cumprod(config: SchedulerConfig, *, zero_terminal_snr: bool) -> np.nd
 
 
 def inference_timesteps(
-    config: SchedulerConfig, num_inference_steps: int, default_spacing: Literal["leading", "linspace"]
+    config: SchedulerConfig,
+    num_inference_steps: int,
+    default_spacing: Literal["leading", "linspace"],
+    *,
+    leaves_out_last: bool = False,
 ) -> np.ndarray:
     """The timesteps a run visits: (num_inference_steps,), falling (Lin et al. 2023, table 2). linspace is not rounded.
 
+    With `leaves_out_last`, leading and linspace are spaced for one step more, whose timestep, near 0, is not visited.
     trailing is cut to num_inference_steps, where rounding makes diffusers append timestep -1 (61 steps of 1000, say).
 
     Raises InputError if there are not as many distinct timesteps in the model's training.
     """
     T, n = config.num_train_timesteps, num_inference_steps
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= T:
-        raise InputError(f"num_inference_steps (={n!r}) must be a whole number from 1 to num_train_timesteps (={T})")
+    require_num_steps(n, T, "num_train_timesteps")
     spacing = default_spacing if config.timestep_spacing is None else config.timestep_spacing
+    num_spaced = n + 1 if leaves_out_last else n
     if spacing == "linspace":
-        return np.linspace(0, T - 1, n)[::-1]
+        return np.linspace(0, T - 1, num_spaced)[::-1][:n]
     if spacing == "trailing":
         return np.round(np.arange(T, 0, -T / n)[:n]) - 1
-    timesteps = np.arange(n)[::-1] * float(T // n) + config.steps_offset
+    timesteps = np.arange(num_spaced)[::-1][:n] * float(T // num_spaced) + config.steps_offset
     if timesteps[0] > T - 1:
         raise InputError(
             f"num_inference_steps (={n}) with the model's steps_offset (={config.steps_offset}) starts at timestep "
             f"{timesteps[0]:.0f}, after the last one trained, {T - 1}; ask for fewer steps"
         )
     return timesteps
+
+
+def require_num_steps(num_inference_steps: int, most: int, name_of_most: str) -> None:
+    """InputError unless it is a whole number from 1 to `most`, an option of the model."""
+    n = num_inference_steps
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= most:
+        raise InputError(f"num_inference_steps (={n!r}) must be a whole number from 1 to {name_of_most} (={most})")
+
+
+def require_signal(alphas: np.ndarray, t: int, config: SchedulerConfig) -> None:
+    """ModelError if x_t has nothing of the image and the model predicts the noise, which then tells nothing."""
+    if config.prediction_type == "epsilon" and alphas[t] == 0:
+        raise ModelError(
+            f"timestep {t} is pure noise (rescale_betas_zero_snr), which prediction_type='epsilon' cannot turn "
+            "into an image"
+        )
 
 
 class Prediction(NamedTuple):

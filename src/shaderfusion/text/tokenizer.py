@@ -4,9 +4,10 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 equals transformers' CLIPTokenizer with padding="max_length" and truncation=True.
 """
 
+import gzip
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import exists, load_json, load_text, shown
+from shaderfusion.text.words import AddedWords
 
 if TYPE_CHECKING:
     import tokenizers  # imported where used: it takes longer than all of shaderfusion
@@ -30,6 +32,9 @@ CLIP_TOKENS = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
+CLIP_MERGES = Path(__file__).with_name("clip_merges.txt.gz")
+"""Of CLIP's own vocabulary, by script/make_vocabulary."""
+
 LONGEST_LENGTH = 4096  # transformers writes 1e30 into model_max_length for "unknown"
 SHOWN_CHARACTERS = 60
 
@@ -47,6 +52,8 @@ class Tokenizer:
     eos_id: int
     pad_id: int
     max_length: int
+    words: AddedWords = field(default_factory=AddedWords)
+    """Looked for in a text before anything else."""
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "Tokenizer":
@@ -84,6 +91,16 @@ class Tokenizer:
                 )
         return cls(bpe, ids["bos_token"], ids["eos_token"], ids["pad_token"], max_length)
 
+    @classmethod
+    def clip(cls, max_length: int = 77, *, pad_token: str = CLIP_TOKENS["pad_token"]) -> "Tokenizer":
+        """CLIP's own tokenizer, which comes with the package. SD 2.x, and SDXL's second encoder, pad with "!"."""
+        vocab, merges = _clip_vocabulary()
+        roles = CLIP_TOKENS | {"pad_token": pad_token}
+        bpe = _byte_pair_encoder(
+            vocab, merges, roles["unk_token"], [{"content": token, "special": True} for token in roles.values()]
+        )
+        return cls(bpe, vocab[roles["bos_token"]], vocab[roles["eos_token"]], vocab[pad_token], max_length)
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of each prompt, begun, ended and padded: (B, L) int32.
 
@@ -95,22 +112,38 @@ class Tokenizer:
         ids = np.full((len(texts), self.max_length), self.pad_id, dtype=np.int32)
         limit = self.max_length - 2
         for row, text in zip(ids, texts, strict=True):
-            try:
-                encoding = self.bpe.encode(text, add_special_tokens=False)
-            except (TypeError, UnicodeEncodeError):  # half of a surrogate pair
-                raise InputError(f"text (={text!r}) is not valid Unicode; remove its surrogate characters") from None
-            tokens = encoding.ids[:limit]
-            row[: len(tokens) + 2] = [self.bos_id, *tokens, self.eos_id]
-            if len(encoding.ids) > limit:
-                dropped = text[encoding.offsets[limit][0] :]
+            tokens = self._encode(text)
+            kept = [token for token, _ in tokens[:limit]]
+            row[: len(kept) + 2] = [self.bos_id, *kept, self.eos_id]
+            if len(tokens) > limit:
+                _, begin = tokens[limit]
+                dropped = text[begin:]
                 shown = dropped if len(dropped) <= SHOWN_CHARACTERS else dropped[: SHOWN_CHARACTERS - 3] + "..."
                 warnings.warn(
-                    f"the prompt has {len(encoding.ids)} tokens and the model reads {limit}, so its end is dropped: "
+                    f"the prompt has {len(tokens)} tokens and the model reads {limit}, so its end is dropped: "
                     f"{shown!r}",
                     PromptTruncatedWarning,
                     stacklevel=2,
                 )
         return ids
+
+    def _encode(self, text: str) -> list[tuple[int, int]]:
+        """The ids of a text, without ends, and where in it each begins; InputError for what is not Unicode."""
+        tokens: list[tuple[int, int]] = []
+        for begin, piece, ids in self.words.split(text):
+            if ids:
+                tokens += [(token, begin) for token in ids]
+                continue
+            try:
+                encoding = self.bpe.encode(piece, add_special_tokens=False)
+            except (TypeError, UnicodeEncodeError):  # half of a surrogate pair
+                raise InputError(f"text (={text!r}) is not valid Unicode; remove its surrogate characters") from None
+            tokens += [(token, begin + at) for token, (at, _) in zip(encoding.ids, encoding.offsets, strict=True)]
+        return tokens
+
+    def is_token(self, word: str) -> bool:
+        """Whether a text, in its own case or in lower case, is a single token; `words` are not looked at."""
+        return any(len(self.bpe.encode(form, add_special_tokens=False).ids) == 1 for form in (word, word.lower()))
 
 
 def _byte_pair_encoder(
@@ -132,6 +165,17 @@ def _byte_pair_encoder(
     )
     bpe.add_tokens([AddedToken(**token) for token in added])
     return bpe
+
+
+def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Its tokens: each byte as a letter, each that ends a word, what merges make, the begin and the end."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = [_pair(line) for line in gzip.decompress(CLIP_MERGES.read_bytes()).decode("utf-8").split("\n")]
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges)]
+    tokens += [CLIP_TOKENS["bos_token"], CLIP_TOKENS["eos_token"]]
+    return {token: i for i, token in enumerate(tokens)}, merges
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -16,7 +17,13 @@ from shaderfusion.files import exists, load_json
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["Checkpoint", "StoredTensor", "TensorSource"]
+__all__ = ["VARIANTS", "Checkpoint", "MappedFile", "StoredTensor", "TensorSource", "find_weights", "read_index"]
+
+VARIANTS = ("", "fp16", "bf16")
+"""Of a component's weights, as diffusers names its files: the plain one is f32 where there are others."""
+
+_F8_E4M3 = [(8 + m) * 2.0 ** (e - 10) if e else m * 2.0**-9 for e in range(16) for m in range(8)]
+"""By the 7 lower bits, of which the last is NaN: Micikevicius et al. 2022, arXiv 2209.05433."""
 
 _STEMS = ("diffusion_pytorch_model", "model")
 
@@ -31,9 +38,25 @@ class StoredTensor(NamedTuple):
     def to_f32(self) -> np.ndarray:
         """Its values, flat, all of which f32 holds exactly."""
         data = np.ascontiguousarray(self.data)
-        if self.dtype == "BF16":  # the upper half of an f32
-            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
+        match self.dtype:
+            case "BF16":  # the upper half of an f32
+                return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            case "F8_E5M2":  # the upper half of an f16
+                return (data.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+            case "F8_E4M3":
+                magnitudes = np.array([*_F8_E4M3[:-1], np.nan], np.float32)
+                return np.concatenate([magnitudes, -magnitudes])[data]
+            case "F32" | "F16":
+                return data.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
+
+    def rows(self, num_rows: int, rows: np.ndarray) -> StoredTensor:
+        """A copy of those of its rows."""
+        return StoredTensor(self.dtype, self.data.reshape(num_rows, -1)[rows].reshape(-1))
+
+    def transposed(self, num_rows: int) -> StoredTensor:
+        """A copy of the matrix with so many rows, as its columns."""
+        values = self.data.reshape(num_rows, -1, STORED_SIZE_BYTES[self.dtype])
+        return StoredTensor(self.dtype, values.transpose(1, 0, 2).reshape(-1))
 
 
 class TensorSource(Protocol):
@@ -55,7 +78,7 @@ class TensorSource(Protocol):
 class _Entry(NamedTuple):
     """One tensor of a file's header."""
 
-    file: _MappedFile
+    file: MappedFile
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -63,13 +86,25 @@ class _Entry(NamedTuple):
 
 
 class Checkpoint:
-    """The tensors of one component's folder, or of one safetensors file, by name."""
+    """The tensors of one component's folder, or of one safetensors file, by name. Opening it reads headers alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metadata: dict[str, str] = {}
+        """What the files say of themselves."""
         self._entries: dict[str, _Entry] = {}
-        for file in [path] if path.is_file() else _find_files(path):
-            self._entries |= _MappedFile(file).entries()
+        for path_of_file in [path] if path.is_file() else _find_files(path):
+            file = MappedFile(path_of_file)
+            self.metadata |= file.metadata()
+            self._entries |= file.entries()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by name."""
+        return {name: entry.shape for name, entry in self._entries.items()}
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
         """The tensor's name in this checkpoint; WeightsError where it is missing or of another shape or dtype."""
@@ -80,12 +115,17 @@ class Checkpoint:
             # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
             if _without_ones(actual) != _without_ones(shape):
                 raise WeightsError(
-                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's config.json"
+                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's configuration; take the "
+                    "weights of that model"
                 )
             if dtype not in STORED_SIZE_BYTES:
-                raise WeightsError(f"{file.path}: {name} has dtype {dtype}, must be F32, F16 or BF16; convert the file")
+                known = ", ".join(STORED_SIZE_BYTES)
+                raise WeightsError(f"{file.path}: {name} has dtype {dtype}, must be one of {known}; convert the file")
             return name
-        raise WeightsError(f"{self.path}: the weights lack the tensor {path}, which the model's config.json asks for")
+        raise WeightsError(
+            f"{self.path}: the weights lack the tensor {path}, which the model's configuration asks for; take the "
+            "weights of that model"
+        )
 
     def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
         """The tensor, not copied; WeightsError also where the file was cut since it was opened."""
@@ -94,11 +134,10 @@ class Checkpoint:
 
     def read_rows(self, path: str, shape: tuple[int, ...], rows: np.ndarray) -> StoredTensor:
         """A copy of those rows: (*rows.shape, *shape[1:])."""
-        stored = self.read(path, shape)
-        return StoredTensor(stored.dtype, stored.data.reshape(shape[0], -1)[rows].reshape(-1))
+        return self.read(path, shape).rows(shape[0], rows)
 
 
-class _MappedFile:
+class MappedFile:
     """A safetensors file in memory, as far as it is read."""
 
     def __init__(self, path: Path) -> None:
@@ -121,6 +160,10 @@ class _MappedFile:
             if name != "__metadata__"
         }
 
+    def metadata(self) -> dict[str, str]:
+        """The file's own, texts by name."""
+        return self._header.get("__metadata__") or {}
+
     def read(self, begin: int, end: int) -> np.ndarray:
         """Those bytes of the data. WeightsError where the file is no longer as long: to touch them would end Python."""
         if self._map.size() < len(self._map):
@@ -132,36 +175,54 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
+def find_weights(names: Collection[str], variants: Sequence[str] = VARIANTS) -> str | None:
+    """Of a component's files the one to read: a safetensors file or an index of shards, of the first variant there is.
+
+    Of a variant there are `model.fp16.safetensors` and `model.safetensors.index.fp16.json`. None where there is no such
+    file and not one other safetensors file alone.
+    """
+    for variant in variants:
+        dotted = f".{variant}" if variant else ""
+        for stem in _STEMS:
+            for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
+                if name in names:
+                    return name
+    others = [name for name in names if name.endswith(".safetensors")]
+    return others[0] if len(others) == 1 else None
+
+
 def _find_files(folder: Path) -> list[Path]:
     """The component's safetensors files: one, or the shards of an index; f32 before other variants."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: the model has no such component folder; it must be a diffusers model folder")
-    for stem in _STEMS:
-        if (single := folder / f"{stem}.safetensors").is_file():
-            return [single]
-        if (index := folder / f"{stem}.safetensors.index.json").is_file():
-            return _read_index(index)
-    variants = sorted(folder.glob("*.safetensors"))
-    if len(variants) == 1:
-        return variants
-    if variants:
-        names = ", ".join(path.name for path in variants)
-        raise ModelError(f"{folder}: which weights to use is unclear ({names}); name one {_STEMS[0]}.safetensors")
-    pickles = sorted(path for suffix in PICKLE_SUFFIXES for path in folder.glob(f"*{suffix}"))
+    names = sorted(path.name for path in folder.glob("*") if path.is_file())
+    found = find_weights(names)
+    if found:
+        return _find_shards(folder / found) if found.endswith(".json") else [folder / found]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if weights:
+        raise ModelError(
+            f"{folder}: which weights to use is unclear ({', '.join(weights)}); name one {_STEMS[0]}.safetensors"
+        )
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
-        raise ModelError(f"{pickles[0]}: {CONVERT_PICKLE}")
+        raise ModelError(f"{folder / pickles[0]}: {CONVERT_PICKLE}")
     raise ModelError(f"{folder}: no .safetensors file here; download the model's weights in that format")
 
 
-def _read_index(index: Path) -> list[Path]:
-    try:
-        shards = {str(name) for name in load_json(index)["weight_map"].values()}
-    except ModelError as error:
-        raise WeightsError(str(error)) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error
-    files = [index.parent / name for name in sorted(shards)]
+def _find_shards(index: Path) -> list[Path]:
+    files = [index.parent / name for name in read_index(index)]
     for path in files:
         if not exists(path):
             raise WeightsError(f"{path}: this shard is missing; download it, {index.name} asks for it")
     return files
+
+
+def read_index(index: Path) -> list[str]:
+    """Names of the shards, sorted; WeightsError where the file is no index."""
+    try:
+        return sorted({str(name) for name in load_json(index)["weight_map"].values()})
+    except ModelError as error:
+        raise WeightsError(str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a safetensors index ({error}); download it again") from error

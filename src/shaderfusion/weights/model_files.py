@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shaderfusion.config import Config, SchedulerConfig
+from shaderfusion.config import Config, SchedulerConfig, VaeConfig
 from shaderfusion.files import load_json
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
@@ -32,6 +33,10 @@ class ModelFiles(ABC):
     def config(self, component: str, kind: type[C]) -> C:
         """A component's configuration; ModelError where there is none, or it has an option that is not implemented."""
 
+    def class_name(self, component: str) -> str | None:
+        """diffusers' class of a component, where there is more than one and the model says which; None is the usual."""
+        return None
+
     @abstractmethod
     def tensors(self, component: str) -> TensorSource:
         """A component's weights. ModelError or WeightsError where there are none."""
@@ -39,6 +44,11 @@ class ModelFiles(ABC):
     @abstractmethod
     def tokenizer(self, component: str) -> Tokenizer:
         """ModelError where it is missing or damaged."""
+
+    def vae_defaults(self) -> Mapping[str, Any]:
+        """What the tensors of a VAE do not say of it, in diffusers' words: those of a VAE for this model."""
+        own = self.config("vae", VaeConfig)
+        return {"scaling_factor": own.scaling_factor, "force_upcast": own.force_upcast}
 
     def scheduler_config(self) -> SchedulerConfig:
         """The model's own noise schedule."""
@@ -56,6 +66,11 @@ class ModelFolder(ModelFiles):
     def config(self, component: str, kind: type[C]) -> C:
         """From its JSON."""
         return kind.from_json(self.path / component)
+
+    def class_name(self, component: str) -> str | None:
+        """From its JSON."""
+        name = load_json(self.path / component / "config.json").get("_class_name")
+        return name if isinstance(name, str) else None
 
     def tensors(self, component: str) -> TensorSource:
         """From its safetensors files."""

@@ -17,3 +17,7 @@ def name_candidates(path: str) -> Iterator[str]:
     for new, old in _VAE_ATTENTION.items():
         if path.startswith("decoder.mid_block.attentions.") and f".{new}." in path:
             yield path.replace(f".{new}.", f".{old}.")
+    # TAESD's own files hold the decoder alone, whose first layer, the clamp, diffusers does not count.
+    if path.startswith("decoder.layers."):
+        index, rest = path.removeprefix("decoder.layers.").split(".", 1)
+        yield f"{int(index) + 1}.{rest}"

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from shaderfusion.errors import ShapeError, WeightsError
-from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download
+from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
 from shaderfusion.gpu.staging import Staging, Write
+from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.common.prepare_weight import (
     F16_OVERFLOW,
     NOT_FINITE,
@@ -30,6 +32,8 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 from shaderfusion.weights.footprint import batch_bytes, channels_at_once, filters_bytes, is_small
+from shaderfusion.weights.lora.kinds import Factors
+from shaderfusion.weights.lora.merge import NO_PATCHES, Patch, Patches
 
 __all__ = ["WeightLoader", "read_rows"]
 
@@ -41,8 +45,9 @@ class WeightLoader:
         self._device = device
         self._pipelines: set[Pipeline] = set()
 
-    def load(self, sources: Mapping[Weight, TensorSource]) -> Buffers:
-        """Buffers of weights, each from its source. All names and shapes are checked before the first is read.
+    def load(self, sources: Mapping[Weight, TensorSource], patches: Patches = NO_PATCHES) -> Buffers:
+        """Buffers of weights, each from its source and what adapters change in it. All names and shapes are checked
+        before the first is read.
 
         WeightsError names the first weight with NaN, or with values over the range of its dtype.
         """
@@ -53,31 +58,39 @@ class WeightLoader:
         try:
             for tensor in (weight.tensor for weight in sources):
                 buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
-            if sources:
-                self._fill(buffers, sources)
+            self.refill(buffers, sources, patches)
         except BaseException:
             for buffer in buffers.values():
                 buffer.destroy()
             raise
         return buffers
 
-    def _fill(self, buffers: Buffers, sources: Mapping[Weight, TensorSource]) -> None:
+    def refill(self, buffers: Buffers, sources: Mapping[Weight, TensorSource], patches: Patches) -> None:
+        """Writes weights to buffers that `load` has made; WeightsError as there, and then the buffers hold anything."""
+        if not sources:
+            return
         with _Batch(self._device, buffers, list(sources), self._pipelines) as batch:
             found_on_host: dict[int, int] = {}
             for index, (weight, source) in enumerate(sources.items()):
-                tensors = [source.read(path, weight.source_shape) for path in weight.paths]
+                tensors, factors = _read(weight, source, patches.get(source, {}))
                 if is_small(weight):
                     values, found_on_host[index] = _prepare_on_host(weight, tensors)
                     batch.write(values, buffers[weight.tensor])
                     continue
                 for part in _slices(weight, tensors, batch.max_bytes):
-                    words = batch.upload(part.data)
+                    words, stored = batch.upload(part.data), part.stored
+                    calls: list[KernelCall] = []
+                    if own := factors[part.tensor]:
+                        words, calls = batch.add_product(words, part, own, index)
+                        stored = "F32"
                     filters = batch.filters[weight.tensor.dtype]
-                    calls = _prepare_calls(words, weight, part, batch.flags, filters, index)
+                    calls += _prepare_calls(words, stored, weight, part, batch.flags, filters, index)
                     batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
-                _require_numbers(weight.tensor, is_finite=not found & NOT_FINITE, fits_f16=not found & OVER_F16)
+                is_adapted = any(path in patches.get(sources[weight], {}) for path in weight.paths)
+                flags = {"is_finite": not found & NOT_FINITE, "fits_f16": not found & OVER_F16}
+                _require_numbers(weight.tensor, **flags, is_adapted=is_adapted)
 
 
 def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarray:
@@ -92,16 +105,41 @@ def read_rows(source: TensorSource, table: Weight, rows: np.ndarray) -> np.ndarr
     return values.astype(NUMPY_DTYPES[table.tensor.dtype]).reshape(*rows.shape, *table.source_shape[1:])
 
 
-def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool) -> None:
+def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool, is_adapted: bool = False) -> None:
+    fits = fits_f16 or tensor.dtype != "f16"
+    if is_adapted and not (is_finite and fits):
+        raise WeightsError(
+            f"{tensor.name}: with its adapters has NaN or values over the range of {tensor.dtype}; use "
+            f"{'smaller strengths' if tensor.dtype == 'f32' else 'dtype f32 or smaller strengths'}"
+        )
     if not is_finite:
         raise WeightsError(f"{tensor.name}: has NaN or infinite values; the file is damaged, download it again")
-    if tensor.dtype == "f16" and not fits_f16:
+    if not fits:
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
+
+
+def _read(
+    weight: Weight, source: TensorSource, patches: Mapping[str, Patch]
+) -> tuple[list[StoredTensor], list[Factors | None]]:
+    """Its tensors, with what adapters change in them merged as far as the device does not, which has the factors."""
+    tensors: list[StoredTensor] = []
+    factors: list[Factors | None] = []
+    for path in weight.paths:
+        tensor, own = source.read(path, weight.source_shape), None
+        if path in patches:
+            tensor, own = patches[path].merge(tensor, keep_factors=weight.layout != "as_is")
+        tensors.append(tensor)
+        factors.append(own)
+    return tensors, factors
 
 
 class _Slice(NamedTuple):
     """Some of a weight's places of output channels, and the stored bytes of the channels that go there."""
 
+    tensor: int
+    """Which of those that are side by side."""
+    channels: range
+    """Of that tensor."""
     in_channels: Places
     out_channels: Places
     places: range
@@ -124,10 +162,11 @@ def _slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> 
         end_place = (index + 1) * num_places
         for first in range(index * num_places, end_place, most):
             places = range(first, min(first + most, end_place))
-            channels = (out_channels.channels_before(place) for place in (places.start, places.stop))
-            begin, end = (channel_bytes * (channel - index * num_channels) for channel in channels)
-            if begin < end:  # else they stay zeros, as new buffers are
-                yield _Slice(in_channels, out_channels, places, stored.dtype, stored.data[begin:end])
+            before = (out_channels.channels_before(place) for place in (places.start, places.stop))
+            channels = range(*(channel - index * num_channels for channel in before))
+            if channels:  # else they stay zeros, as new buffers are
+                data = stored.data[channel_bytes * channels.start : channel_bytes * channels.stop]
+                yield _Slice(index, channels, in_channels, out_channels, places, stored.dtype, data)
 
 
 def _places(channels: int, places: int, parts: int) -> Places:
@@ -157,9 +196,15 @@ def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[n
 
 
 def _prepare_calls(
-    words: TensorSpec, weight: Weight, part: _Slice, flags: TensorSpec, filters: TensorSpec, index: int
+    words: TensorSpec,
+    stored: StoredDType,
+    weight: Weight,
+    part: _Slice,
+    flags: TensorSpec,
+    filters: TensorSpec,
+    index: int,
 ) -> Iterator[KernelCall]:
-    """From the words of a slice to those places of the weight; `filters` has room for those of a slice."""
+    """From the words of a slice, of that dtype, to those places of the weight; `filters` has room for a slice."""
     tensor = weight.tensor
     _, _, m = weight.layout.partition("winograd_")
     taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
@@ -172,7 +217,7 @@ def _prepare_calls(
         words,
         out,
         flags,
-        stored=part.stored,
+        stored=stored,
         in_channels=part.in_channels,
         out_channels=part.out_channels,
         out_slice=part.places,
@@ -205,8 +250,13 @@ class _Batch:
         """By dtype, all in one buffer."""
         self._own |= dict.fromkeys(self.filters.values(), room)
         self._buffers = {**buffers, **self._own}
+        self._arena = Arena(device)
+        """Of products of adapters alone."""
+        self._factors: dict[TensorSpec, Any] = {}
+        """Buffers that only the calls of this batch read."""
+        self._kernels = Kernels("f32", device.capabilities)
         self._program: Program | None = None
-        """The last one, which may be running."""
+        """The last one, whose part of the arena the next one takes over."""
         self._staging = Staging(device, max_bytes)
 
     def __enter__(self) -> Self:
@@ -215,7 +265,9 @@ class _Batch:
     def __exit__(self, *_: object) -> None:
         if self._program:
             self._program.close()
+        self._arena.close()
         self._staging.close()
+        self._free_factors()
         for buffer in set(self._own.values()):
             buffer.destroy()
 
@@ -224,6 +276,27 @@ class _Batch:
         if not self._staging.fits(data.size):
             self._submit()
         return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
+
+    def add_product(
+        self, words: TensorSpec, part: _Slice, factors: Factors, index: int
+    ) -> tuple[TensorSpec, list[KernelCall]]:
+        """The words, in f32, of a slice with the rows of a product added; and the calls that make them."""
+        rows, N = len(part.channels), factors.down.shape[1]
+        up, down = self._place("up", factors.up[part.channels]), self._place("down", factors.down)
+        stored = TensorSpec("stored", (rows, N), "f32")
+        merged = TensorSpec("merged", (rows, N), "f32")
+        one, all_values = Places(1, 1), Places(rows * N, rows * N)
+        own = {"stored": part.stored, "in_channels": one, "out_channels": all_values, "weight": index}
+        calls = [prepare_weight(words, stored.reshape(1, 1, rows * N), self.flags, **own)]
+        calls += self._kernels.matmul(up, down, merged, Epilogue(residual=stored))
+        return replace(merged, shape=(rows * N,), dtype="u32", base=merged), calls
+
+    def _place(self, name: str, array: np.ndarray) -> TensorSpec:
+        """An array on the device, until the calls so far are done."""
+        tensor = TensorSpec(f"adapters.{name}", array.shape, "f32", "weight")
+        self._factors[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
+        upload(self._device, self._factors[tensor], tensor, array)
+        return tensor
 
     def write(self, data: np.ndarray, buffer: Any) -> None:
         """The bytes as they are to the start of a buffer."""
@@ -239,10 +312,16 @@ class _Batch:
     def _submit(self) -> None:
         graph = Graph("weights", Kernels("f32"))
         graph.calls = self.calls
-        program = Program(self._device, graph, self._buffers)
+        program = Program(self._device, graph, {**self._buffers, **self._factors}, self._arena)
         self._pipelines.update(program.pipelines)
         self._staging.copy_to(self._own[self._words], self._writes)
         program.submit()
         if self._program:
             self._program.close()
         self._program, self.calls, self._writes = program, [], []
+        self._free_factors()
+
+    def _free_factors(self) -> None:
+        for buffer in self._factors.values():
+            buffer.destroy()  # what is submitted still reads them
+        self._factors = {}

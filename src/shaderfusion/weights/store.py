@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,9 +11,18 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers
 from shaderfusion.weights.checkpoint import TensorSource
+from shaderfusion.weights.lora.merge import NO_PATCHES, Patch, Patches
 from shaderfusion.weights.prepare import WeightLoader, read_rows
 
 __all__ = ["WeightStore"]
+
+
+class _Loaded(NamedTuple):
+    """A buffer, and what it holds."""
+
+    buffer: Any
+    weight: Weight
+    source: TensorSource
 
 
 class WeightStore:
@@ -21,8 +30,9 @@ class WeightStore:
 
     def __init__(self, device: Device) -> None:
         self._loader = WeightLoader(device)
-        self._loaded: dict[tuple[Any, ...], Any] = {}
+        self._loaded: dict[tuple[Any, ...], _Loaded] = {}
         self._users: dict[Graph, set[tuple[Any, ...]]] = {}
+        self._patches = NO_PATCHES
 
     def check(self, sources: Mapping[Graph, TensorSource]) -> None:
         """WeightsError where a source lacks a weight or a table of its graph. Nothing is read."""
@@ -50,16 +60,36 @@ class WeightStore:
             for weight, key in own.items()
             if key not in self._loaded
         }
-        buffers = self._loader.load(dict(missing.values()))
-        self._loaded |= {key: buffers[weight.tensor] for key, (weight, _) in missing.items()}
-        return [{weight.tensor: self._loaded[key] for weight, key in own.items()} for own in keys.values()]
+        buffers = self._loader.load(dict(missing.values()), self._patches)
+        self._loaded |= {key: _Loaded(buffers[weight.tensor], weight, src) for key, (weight, src) in missing.items()}
+        return [{weight.tensor: self._loaded[key].buffer for weight, key in own.items()} for own in keys.values()]
+
+    def set_patches(self, patches: Patches) -> None:
+        """Changes by adapters, in place of those before: fills the buffers of all weights whose changes differ anew.
+
+        WeightsError where a weight is then over the range of its dtype; all is then as it was.
+        """
+        before = self._patches
+        changed = [
+            loaded
+            for loaded in self._loaded.values()
+            if any(_patch(patches, loaded, path) != _patch(before, loaded, path) for path in loaded.weight.paths)
+        ]
+        buffers = {loaded.weight.tensor: loaded.buffer for loaded in changed}
+        sources = {loaded.weight: loaded.source for loaded in changed}
+        try:
+            self._loader.refill(buffers, sources, patches)
+        except BaseException:
+            self._loader.refill(buffers, sources, before)
+            raise
+        self._patches = patches
 
     def release(self, graph: Graph) -> None:
         """Frees those of the graph's weights that no other graph needs."""
         unused = self._users.pop(graph).difference(*self._users.values())
         for key in unused:
             if key in self._loaded:
-                self._loaded.pop(key).destroy()
+                self._loaded.pop(key).buffer.destroy()
 
     def close(self) -> None:
         """Frees all buffers."""
@@ -72,6 +102,10 @@ class WeightStore:
         WeightsError where they hold NaN, or values over the range of the input's dtype.
         """
         return read_rows(source, graph.tables[path], rows)
+
+
+def _patch(patches: Patches, loaded: _Loaded, path: str) -> Patch | None:
+    return patches.get(loaded.source, {}).get(path)
 
 
 def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:

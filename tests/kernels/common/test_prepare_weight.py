@@ -18,7 +18,7 @@ from shaderfusion.kernels.common.prepare_weight import NOT_FINITE, OVER_F16, Pla
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 
-STORED: tuple[StoredDType, ...] = ("F32", "F16", "BF16")
+STORED: tuple[StoredDType, ...] = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 def to_words(data: bytes) -> np.ndarray:
@@ -107,6 +107,25 @@ def test_every_f16(any_device: Device, dtype: DType) -> None:
     view = f"u{actual.itemsize}"
     np.testing.assert_array_equal(actual.reshape(-1).view(view), expected.view(view))  # -0 is not 0
     assert flags == 0
+
+
+@pytest.mark.parametrize("stored", ["F8_E4M3", "F8_E5M2"])
+def test_every_f8(any_device: Device, stored: StoredDType) -> None:
+    # NaN has its own test: which of its bits a device keeps is not said.
+    bits = np.arange(256, dtype=np.uint8)
+    values, _ = reference.prepare_weight(
+        bits.view(np.uint32), stored=stored, shape=(256, 1, 1), in_places=1, out_places=256
+    )
+    finite = bits[np.isfinite(values.reshape(-1))]
+    assert finite.size == {"F8_E4M3": 254, "F8_E5M2": 248}[stored]
+    channels = Places(finite.size, finite.size)
+    actual, flags = prepare(any_device, to_words(finite.tobytes()), stored, "f32", 1, channels, Places(1, 1))
+    expected = values.reshape(-1)[finite].astype(np.float32)
+    np.testing.assert_array_equal(actual.reshape(-1).view(np.uint32), expected.view(np.uint32))  # -0 is not 0
+    assert flags == 0
+    for other in set(bits) - set(finite):
+        words = np.array([int(other) << 8, 0], np.uint32)
+        assert prepare(any_device, words, stored, "f32", 1, Places(4, 4), Places(1, 1))[1] == NOT_FINITE
 
 
 def test_every_normal_bf16(any_device: Device) -> None:

@@ -1,4 +1,4 @@
-"""out = f(x) for an activation f, out = a + b, or out = a b."""
+"""out = f(x) for an activation f, out = scale x + shift, out = a + b, or out = a b."""
 
 from typing import Literal
 
@@ -6,9 +6,9 @@ from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.call import KernelCall, ceil_div, read, spread_workgroups, write
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["Activation", "activate", "add", "multiply"]
+__all__ = ["Activation", "activate", "add", "affine", "multiply"]
 
-Activation = Literal["silu", "gelu", "quick_gelu"]
+Activation = Literal["silu", "gelu", "quick_gelu", "relu", "tanh"]
 
 _WORKGROUP_SIZE = 128
 
@@ -16,6 +16,11 @@ _WORKGROUP_SIZE = 128
 def activate(x: TensorSpec, out: TensorSpec, *, activation: Activation | None) -> KernelCall:
     """out = activation(x), or a copy of x where it is None; both of one shape, any shape."""
     return _call((x,), out, {"OP": "activate", "ACTIVATION": activation or "none"})
+
+
+def affine(x: TensorSpec, out: TensorSpec, *, scale: float, shift: float) -> KernelCall:
+    """out = scale x + shift; both of one shape, any shape. A shift reaches the padding of out too."""
+    return _call((x,), out, {"OP": "affine"}, {"scale": float(scale), "shift": float(shift)})
 
 
 def add(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> KernelCall:
@@ -28,7 +33,12 @@ def multiply(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> KernelCall:
     return _call((a, b), out, {"OP": "multiply", "BINARY": True})
 
 
-def _call(inputs: tuple[TensorSpec, ...], out: TensorSpec, constants: dict[str, int | str | bool]) -> KernelCall:
+def _call(
+    inputs: tuple[TensorSpec, ...],
+    out: TensorSpec,
+    constants: dict[str, int | str | bool],
+    params: dict[str, float] | None = None,
+) -> KernelCall:
     for tensor in inputs:
         if tensor.shape != out.shape or tensor.dtype != out.dtype:
             raise ShapeError(f"elementwise: {tensor} and {out} must have one shape and dtype")
@@ -39,6 +49,6 @@ def _call(inputs: tuple[TensorSpec, ...], out: TensorSpec, constants: dict[str, 
         dtype=out.dtype,
         bindings=read(*inputs) + write(out),
         constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, **constants},
-        params={"quads": quads},
+        params={"quads": quads, **(params or {})},
         workgroups=spread_workgroups(ceil_div(quads, _WORKGROUP_SIZE)),
     )

@@ -1,4 +1,4 @@
-// out = f(a), out = a + b or out = a b: four values per invocation (a tensor's memory is a multiple of 16 bytes, so the
+// out = f(a), out = scale a + shift, out = a + b or out = a b: four values per invocation (a tensor's memory is a multiple of 16 bytes, so the
 // last four may be part padding); reads 1 or 2 values and writes 1 per element.
 #import fragments/activation
 #import fragments/indexing
@@ -21,6 +21,8 @@ fn elementwise(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gri
     let y = x + vec4f(b[i]);
 #elif OP_MULTIPLY
     let y = x * vec4f(b[i]);
+#elif OP_AFFINE
+    let y = params.scale * x + params.shift;
 #elif OP_ACTIVATE
     let y = vec4f(activation(x.x), activation(x.y), activation(x.z), activation(x.w));
 #endif

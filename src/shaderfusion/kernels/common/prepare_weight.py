@@ -18,10 +18,10 @@ __all__ = [
     "prepare_weight",
 ]
 
-StoredDType = Literal["F32", "F16", "BF16"]
+StoredDType = Literal["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"]
 """A tensor's dtype, as safetensors names it."""
 
-STORED_SIZE_BYTES: dict[StoredDType, int] = {"F32": 4, "F16": 2, "BF16": 2}
+STORED_SIZE_BYTES: dict[StoredDType, int] = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 NOT_FINITE = 1
 """Flag of a weight that has a stored value that is NaN or infinite."""

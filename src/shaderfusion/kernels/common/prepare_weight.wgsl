@@ -17,8 +17,19 @@ fn decode(word: u32, shift: u32) -> u32 {
     return word;
 #elif STORED_BF16
     return (word >> shift) << 16;
-#elif STORED_F16
+#elif STORED_F8_E4M3
     let bits = word >> shift;
+    let sign = (bits & 0x80) << 24;
+    let magnitude = bits & 0x7f;
+    if (magnitude == 0x7f) { return sign | 0x7fc00000; } // NaN, and there is no infinity: Micikevicius et al. 2022
+    if (magnitude < 0x08) { return sign | bitcast<u32>(f32(magnitude) * 0x1p-9f); } // 0 and subnormal
+    return sign | ((magnitude << 20) + (120 << 23)); // of exponents: 127 - 7
+#else
+#ifdef STORED_F8_E5M2
+    let bits = (word >> shift) << 8; // the upper half of an f16
+#else
+    let bits = word >> shift;
+#endif
     let sign = (bits & 0x8000) << 16;
     let magnitude = bits & 0x7fff;
     if (magnitude < 0x0400) { return sign | bitcast<u32>(f32(magnitude) * 0x1p-24f); } // 0 and subnormal

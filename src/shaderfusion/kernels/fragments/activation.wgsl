@@ -20,6 +20,11 @@ fn gelu(x: f32) -> f32 {
     return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
 }
 
+// WGSL may compute tanh as sinh / cosh, which are infinite for large x. At 10 it is 1 in f32.
+fn safe_tanh(x: f32) -> f32 {
+    return tanh(clamp(x, -10.0, 10.0));
+}
+
 fn activation(x: f32) -> f32 {
 #ifdef ACTIVATION_SILU
     return silu(x);
@@ -27,6 +32,10 @@ fn activation(x: f32) -> f32 {
     return quick_gelu(x);
 #elif ACTIVATION_GELU
     return gelu(x);
+#elif ACTIVATION_RELU
+    return max(x, 0.0);
+#elif ACTIVATION_TANH
+    return safe_tanh(x);
 #else
     return x;
 #endif

@@ -1,0 +1,26 @@
+"""The autoencoder of a family that has latents of AutoencoderKL: that one, or a small one of the same latents."""
+
+from shaderfusion.config import TinyVaeConfig, VaeConfig
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
+from shaderfusion.models.vae import decoder_graph
+from shaderfusion.weights.model_files import ModelFiles
+
+__all__ = ["AnyVaeConfig", "any_decoder_graph", "read_vae_config"]
+
+AnyVaeConfig = VaeConfig | TinyVaeConfig
+
+
+def read_vae_config(files: ModelFiles) -> AnyVaeConfig:
+    """Of the class that the model names; ModelError where it is missing or has an option that is not implemented."""
+    is_tiny = files.class_name("vae") == "AutoencoderTiny"
+    return files.config("vae", TinyVaeConfig) if is_tiny else files.config("vae", VaeConfig)
+
+
+def any_decoder_graph(config: AnyVaeConfig, kernels: Kernels, *, batch: int, height: int, width: int) -> Graph:
+    """From latents (B, H, W, C) to image (B, f H, f W, 3), in -1..1; height and width are in latent cells."""
+    size = {"batch": batch, "height": height, "width": width}
+    if isinstance(config, TinyVaeConfig):
+        return tiny_decoder_graph(config, kernels, **size)
+    return decoder_graph(config, kernels, **size)

@@ -1,0 +1,33 @@
+"""lms: diffusers' trajectories, exactness for slopes that are cubic in sigma, and refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from trajectories import Case, check, golden_cases, trajectory
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.errors import ModelError
+from shaderfusion.schedulers import make_schedule
+
+
+@pytest.mark.parametrize("case", golden_cases("lms"), ids=str)
+def test_matches_diffusers(case: Case, tmp_path: Path) -> None:
+    check(case, tmp_path, tolerance=2e-5)  # diffusers integrates in float32; 1.2e-5 measured
+
+
+def test_integrates_a_cubic() -> None:
+    """From the fourth step on x moves by the exact integral of the slopes, which epsilon gives."""
+    schedule = make_schedule(SchedulerConfig(), 9, "lms")
+    sigmas = np.array([(1 / scale**2 - 1) ** 0.5 for scale in schedule.input_scales] + [0.0])
+    cubic = np.polynomial.Polynomial([0.3, -1.1, 0.02, 0.005])
+    x = trajectory(schedule, np.zeros(1), cubic(sigmas[:-1])[:, None])[:, 0]
+    np.testing.assert_allclose(np.diff(x)[2:], np.diff(cubic.integ()(sigmas[3:])), rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["use_beta_sigmas", "use_exponential_sigmas"])
+def test_refuses_other_sigmas(key: str) -> None:
+    options: dict[str, Any] = {key: True}
+    with pytest.raises(ModelError, match=rf"lms: {key} \(=True\) must be False or None"):
+        make_schedule(SchedulerConfig(**options), 4, "lms")

@@ -1,0 +1,52 @@
+"""Golden checkpoints in the layout of the original releases, written where a test wants them."""
+
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["golden", "stored_bytes", "write_header", "write_model"]
+
+FILE = Path(__file__).parents[1] / "golden" / "single_files.json.gz"
+SIZE_BYTES = {"F8_E4M3": 1, "F16": 2, "BF16": 2, "F32": 4, "I64": 8}
+
+
+@cache
+def golden() -> dict[str, Any]:
+    """What make_single_files.py stored, by model."""
+    return json.loads(gzip.decompress(FILE.read_bytes()))
+
+
+def stored_bytes(name: str, size_bytes: int) -> bytes:
+    """As make_single_files.data."""
+    return hashlib.shake_256(name.encode()).digest(size_bytes)
+
+
+def write_header(
+    path: Path, shapes: Mapping[str, Any], dtype: str = "F16", metadata: Mapping[str, str] | None = None
+) -> Path:
+    """A file of zeros, of which only the header takes space on the disk."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + SIZE_BYTES[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+def write_model(path: Path, shapes: Mapping[str, Any]) -> Path:
+    """A file of f16 with the golden bytes."""
+    write_header(path, shapes)
+    with path.open("r+b") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        for name, shape in shapes.items():
+            file.write(stored_bytes(name, 2 * math.prod(shape)))
+    return path
