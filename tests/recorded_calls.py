@@ -6,22 +6,26 @@ from functools import cache
 from golden.models import NAMES, model_folder
 
 from shaderfusion.bench.subject import SD14_FOLDER
-from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.config import TinyVaeConfig
+from shaderfusion.families import open_model
+from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 
 __all__ = ["models", "recorded_graphs"]
 
 
 @cache
-def models() -> tuple[StableDiffusion, ...]:
+def models() -> tuple[Family, ...]:
     """The golden ones and SD 1.4."""
-    return tuple(StableDiffusion.from_folder(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
+    return tuple(open_model(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
 
 
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
-    """The networks of each model, of its own size, by each variant."""
+    """The networks of each model, of its own size, and TAESD's decoder, by each variant."""
     for kernels in variants:
+        yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
         for model in models():
             for guided in guidance:
                 yield from model.record(kernels, model.run_size(guidance=guided)).values()

@@ -135,7 +135,7 @@ def test_only_what_changes_is_loaded_and_nothing_is_compiled(
 
 def test_a_size_that_is_made_later_has_the_adapters(pipe: StableDiffusionPipeline, open_pipe: Open) -> None:
     pipe.load_lora_weights(PEFT)
-    pipe(**RUN | {"width": 48})
+    pipe(**{**RUN, "width": 48})
     other = open_pipe(loras=[(PEFT, 1.0)])
     np.testing.assert_array_equal(picture(pipe), picture(other))
 

@@ -65,6 +65,8 @@ class StableDiffusionPipeline:
         cls,
         model: str | Path | Family,
         *,
+        vae: str | Path | None = None,
+        prediction_type: str | None = None,
         device: Device | int | str | None = None,
         runtime: str = "auto",
         dtype: DType | None = None,
@@ -76,8 +78,9 @@ class StableDiffusionPipeline:
         loras: Sequence[tuple[str | Path, Strength]] = (),
         memory: Memory = "normal",
     ) -> Self:
-        """Opens the embedded model "emoji", or a folder in diffusers' format, on a device (`shaderfusion devices`).
+        """Opens the embedded model "emoji", a folder in diffusers' format or a .safetensors file on a device.
 
+        vae and prediction_type are those of `families.open_model`; devices are those of `shaderfusion devices`.
         runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
@@ -99,7 +102,7 @@ class StableDiffusionPipeline:
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
-            found = model if isinstance(model, Family) else open_model(model)
+            found = _open(model, vae, prediction_type)
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
             for path in embeddings:
@@ -113,6 +116,11 @@ class StableDiffusionPipeline:
             pipeline._add_adapter(path, None, None, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, **options: Any) -> Self:
+        """`from_pretrained` of a .safetensors file with a whole model, by diffusers' name for it."""
+        return cls.from_pretrained(path, **options)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> PipelineOutput:
         """Images of a prompt, by all steps of `generate`, which has the options."""
@@ -242,6 +250,17 @@ class StableDiffusionPipeline:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _open(model: str | Path | Family, vae: str | Path | None, prediction_type: str | None) -> Family:
+    if not isinstance(model, Family):
+        return open_model(model, vae=vae, prediction_type=prediction_type)
+    if vae is not None or prediction_type is not None:
+        raise InputError(
+            f"vae (={shown(vae)}) and prediction_type (={prediction_type}) must be left out for a model that is open "
+            "already; give them to open_model"
+        )
+    return model
 
 
 def choose_dtype(device: Device, dtype: DType | None) -> DType:

@@ -126,6 +126,11 @@ class Run(Iterator[Progress]):
         x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
+    def _draw(self) -> np.ndarray:
+        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
+        B, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
+
     def _condition(self) -> list[Conditioning]:
         """What the denoiser is given of each of the request's prompts; all texts in one turn of the text networks."""
         prompts = self.request.prompts
@@ -134,11 +139,6 @@ class Run(Iterator[Progress]):
         ends = np.cumsum([len(rows) for rows in texts])[:-1]
         parts = zip(*(np.split(array, ends) for array in read.values()), strict=True)
         return [rows if isinstance(rows, dict) else dict(zip(read, next(parts), strict=True)) for rows in prompts]
-
-    def _draw(self) -> np.ndarray:
-        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
-        B, H, W, C = self._engine.model.latents_shape(self.request.size)
-        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def close(self) -> None:
         """Ends the run after the current step."""

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig
 from shaderfusion.errors import InputError
+from shaderfusion.families import open_model
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
@@ -155,19 +156,37 @@ def test_tiny_decoder_f16(device: Device) -> None:
     assert decode_tiny(device, Kernels("f16", device.capabilities), TINY_VAE) < 5e-3
 
 
-def test_tiny_decoder_in_the_original_spelling(device: Device, tmp_path: Path) -> None:
-    """A file of the decoder alone: 1.weight, 3.conv.0.weight and so on, as TAESD was published."""
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A file of the decoder alone, as TAESD was published: 1.weight, 3.conv.0.weight and so on."""
     (file,) = TINY_VAE.glob("*.safetensors")
-    original = {}
+    tensors = {}
     for name, array in load_file(file).items():
         if name.startswith("decoder."):
             _, _, index, *rest = name.split(".")
-            original[".".join([str(int(index) + 1), *rest])] = array
-    assert {"1.weight", "1.bias", "3.conv.0.weight"} < set(original)
-    save_file(original, tmp_path / "taesd_decoder.safetensors")
+            tensors[".".join([str(int(index) + 1), *rest])] = array
+    assert {"1.weight", "1.bias", "3.conv.0.weight"} < set(tensors)
+    save_file(tensors, tmp_path / "taesd_decoder.safetensors")
+    return tmp_path / "taesd_decoder.safetensors"
+
+
+def test_tiny_decoder_in_the_original_spelling(device: Device, published: Path) -> None:
     kernels = Kernels("f32", device.capabilities)
-    for path in (tmp_path, tmp_path / "taesd_decoder.safetensors"):
+    for path in (published.parent, published):
         assert decode_tiny(device, kernels, path) < BOUND
+
+
+def test_a_tiny_decoder_in_place_of_a_models_own(device: Device, published: Path) -> None:
+    """From a folder, or a file of either spelling, which has a scaling factor of 1."""
+    (in_diffusers,) = TINY_VAE.glob("*.safetensors")
+    arrays = np.load(FOLDER / "autoencoders.npz")
+    latents, expected = (arrays[name].transpose(0, 2, 3, 1) for name in ("latents", "image"))
+    for vae, factor in ((TINY_VAE, 1.0), (published, 0.8), (in_diffusers, 0.8)):
+        family = open_model(model_folder("thirds"), vae=vae)
+        with StableDiffusionPipeline(device, family, Kernels("f32", device.capabilities)) as pipe:
+            _, height, width, _ = expected.shape
+            decoded = pipe._engine.decode(latents / factor, pipe.model.run_size(height=height, width=width))
+        assert relative_error(decoded, expected) < BOUND
 
 
 def test_a_model_with_a_tiny_decoder(device: Device, tmp_path: Path) -> None:

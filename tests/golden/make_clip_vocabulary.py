@@ -33,27 +33,28 @@ PROMPTS = [
 READ_ALIKE = [0, 1, 2, 3, 4, 6, 10]
 
 
-def main() -> None:
-    own = open_clip.tokenizer.SimpleTokenizer(context_length=77)
+def read_tokenizer(pad_token: str) -> transformers.CLIPTokenizer:
+    """transformers' tokenizer with CLIP's own vocabulary."""
+    own = open_clip.tokenizer.SimpleTokenizer()
     tokens = [*list(own.encoder)[:-2], BOS, EOS]
-    merges = [" ".join(merge) for merge in own.bpe_ranks]
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in own.bpe_ranks)]
+    roles = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": pad_token}
+    with tempfile.TemporaryDirectory() as folder:
+        vocab = {token: i for i, token in enumerate(tokens)}
+        (Path(folder) / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+        (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        config = json.dumps(roles | {"model_max_length": 77})
+        (Path(folder) / "tokenizer_config.json").write_text(config, encoding="utf-8")
+        return transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+def main() -> None:
     texts = [*PROMPTS, *TEXTS]
-    ids = {}
-    for pad_token in (EOS, "!"):
-        with tempfile.TemporaryDirectory() as folder:
-            vocab = {token: i for i, token in enumerate(tokens)}
-            (Path(folder) / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-            (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-            config = {
-                "bos_token": BOS,
-                "eos_token": EOS,
-                "unk_token": EOS,
-                "pad_token": pad_token,
-                "model_max_length": 77,
-            }
-            (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
-            ids[pad_token] = tokenizer(texts, padding="max_length", truncation=True)["input_ids"]
+    ids = {
+        pad_token: read_tokenizer(pad_token)(texts, padding="max_length", truncation=True)["input_ids"]
+        for pad_token in (EOS, "!")
+    }
+    own = open_clip.tokenizer.SimpleTokenizer(context_length=77)
     for index in READ_ALIKE:
         assert own(texts[index])[0].tolist() == ids["!"][index], texts[index]
     FILE.write_text(json.dumps({"texts": texts, "ids": ids}) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
 """Write embeddings/ and embeddings.npz: textual inversions, and what diffusers makes of them. Needs the `golden` extra.
 
-embeddings/<case> has the files of one case, in every form that people have. embeddings.npz holds for each case
-`<case>_<component>_ids`, (prompts, L), and in float32 `<case>_<component>_states`, (prompts, L, C), the text encoder's
-last hidden state, and `<case>_<component>_pooled`, (prompts, C); and `facts`: JSON with each case's models by
-component (of models/), files in the order in which they are loaded, with their words, and prompts.
+embeddings/<model> has files for one of the models, in every form that people have. embeddings.npz holds for each model
+
+* `<model>_ids`: of its prompts, (prompts, L), or (prompts, 2, L) of two text encoders;
+* `<model>_embedding`, (prompts, L, C) float32, and for SDXL `<model>_pooled`, (prompts, P);
+* `facts`: JSON with each model's files in the order in which they are loaded, with their words, and the prompts.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -18,17 +19,17 @@ import numpy as np
 import safetensors.torch
 import torch
 import transformers
-from diffusers.loaders import TextualInversionLoaderMixin
 
 FOLDER = Path(__file__).parent
 EMBEDDINGS = FOLDER / "embeddings"
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+PARTS = {"clip_l": "", "clip_g": "_2"}
+"""Of an SDXL file, with the end of the name of its text encoder and tokenizer."""
 
 # Of each file: its word, and the dtype and the shape, less the width, of each of its tensors. diffusers finds only the
 # first vector of a word of several where a letter is not in lower case, so that all are here.
-F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 CASES: dict[str, dict[str, Any]] = {
     "sd1": {
-        "models": {"text_encoder": "sd1"},
         "files": {
             "learned_embeds": ("<cat-toy>", {"<cat-toy>": (F32, ())}),
             "my_style": ("my_style", {"emb_params": (F16, (3,))}),
@@ -46,7 +47,6 @@ CASES: dict[str, dict[str, Any]] = {
         ],
     },
     "sd2": {
-        "models": {"text_encoder": "sd2"},
         "files": {
             "learned_embeds": ("<twelve>", {"<twelve>": (F32, (12,))}),  # <twelve>_1 begins <twelve>_10
             "Ulzzang-6500": ("Ulzzang-6500", {"emb_params": (F32, (1,))}),
@@ -62,57 +62,62 @@ CASES: dict[str, dict[str, Any]] = {
         ],
     },
     "sdxl": {
-        "models": {"text_encoder": "sd1", "text_encoder_2": "sd2"},
-        "files": {"web_y2k": ("web_y2k", {"clip_l": (F16, (2,)), "clip_g": (F16, (2,))})},
-        "prompts": ["a web_y2k fox", "web_y2k", "a fox, web_y2k web_y2k"],
+        "files": {
+            "web_y2k": ("web_y2k", {"clip_l": (F16, (2,)), "clip_g": (F16, (2,))}),
+            "one_vector": ("one_vector", {"clip_l": (F32, (1,)), "clip_g": (F32, (1,))}),
+        },
+        "prompts": [
+            "a web_y2k fox",
+            "one_vector",
+            "a fox, web_y2k one_vector web_y2k",
+            "a fox",
+            "<|endoftext|> one_vector",
+        ],
     },
 }
-PARTS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
-class Encoder(TextualInversionLoaderMixin):
-    """What diffusers' pipelines have of textual inversion, around one model's tokenizer and text encoder."""
-
-    hf_device_map = None
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.text_encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=F32)
-        self.components = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder}
-
-
-def write_files(folder: Path, files: dict[str, Any], encoders: dict[str, Any], seed: int) -> None:
-    """Random vectors, about as large as those of the vocabulary."""
-    torch.manual_seed(seed)
+def load_files(pipe: Any, folder: Path, files: dict[str, Any]) -> None:
+    """Writes random vectors, about as large as those of the vocabulary, and has diffusers load them."""
     folder.mkdir(parents=True)
-    for stem, (_, tensors) in files.items():
+    for stem, (word, tensors) in files.items():
         arrays = {}
         for name, (dtype, rows) in tensors.items():
-            component = next((key for key, part in PARTS.items() if part == name), "text_encoder")
-            table = encoders[component].get_input_embeddings().weight
+            table = getattr(pipe, f"text_encoder{PARTS.get(name, '')}").get_input_embeddings().weight
             arrays[name] = (torch.randn(*rows, table.shape[1]) * table.std()).detach().to(dtype)
-        safetensors.torch.save_file(arrays, folder / f"{stem}.safetensors")
+        file = folder / f"{stem}.safetensors"
+        safetensors.torch.save_file(arrays, file)
+        if len(tensors) == 1:
+            pipe.load_textual_inversion(str(file), token=word)
+            continue
+        for name, end in PARTS.items():
+            own = {"text_encoder": getattr(pipe, f"text_encoder{end}"), "tokenizer": getattr(pipe, f"tokenizer{end}")}
+            pipe.load_textual_inversion({name: arrays[name]}, token=word, **own)
 
 
 def main() -> None:
     shutil.rmtree(EMBEDDINGS, ignore_errors=True)
     arrays: dict[str, np.ndarray] = {}
-    for seed, (case, facts) in enumerate(CASES.items()):
-        folder = EMBEDDINGS / case
-        pipes = {component: Encoder(FOLDER / "models" / model) for component, model in facts["models"].items()}
-        write_files(folder, facts["files"], {key: pipe.text_encoder for key, pipe in pipes.items()}, seed)
-        for component, pipe in pipes.items():
-            for stem, (word, tensors) in facts["files"].items():
-                vectors = safetensors.torch.load_file(folder / f"{stem}.safetensors")
-                vectors = {PARTS[component]: vectors[PARTS[component]]} if len(tensors) > 1 else vectors
-                pipe.load_textual_inversion(vectors, token=word)
-            prompts = pipe.maybe_convert_prompt(facts["prompts"], pipe.tokenizer)
-            ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            with torch.no_grad():
-                outputs = pipe.text_encoder(ids)
-            arrays[f"{case}_{component}_ids"] = ids.numpy().astype(np.int32)
-            arrays[f"{case}_{component}_states"] = outputs.last_hidden_state.numpy()
-            arrays[f"{case}_{component}_pooled"] = outputs.pooler_output.numpy()
+    for seed, (name, facts) in enumerate(CASES.items()):
+        torch.manual_seed(seed)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(FOLDER / "models" / name, torch_dtype=F32)
+        load_files(pipe, EMBEDDINGS / name, facts["files"])
+        prompts, call = facts["prompts"], {"device": "cpu", "num_images_per_prompt": 1}
+        tokenizers = [pipe.tokenizer]
+        if name == "sdxl":
+            # Its configuration is as published, where an id of 2 means the largest: no longer the end of text.
+            pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
+            tokenizers.append(pipe.tokenizer_2)
+        with torch.no_grad():
+            outputs = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **call)
+        arrays[f"{name}_embedding"] = outputs[0].numpy()
+        if name == "sdxl":
+            arrays[f"{name}_pooled"] = outputs[2].numpy()
+        ids = [
+            tokenizer(pipe.maybe_convert_prompt(prompts, tokenizer), padding="max_length", truncation=True)["input_ids"]
+            for tokenizer in tokenizers
+        ]
+        arrays[f"{name}_ids"] = np.array(ids[0] if len(ids) == 1 else list(zip(*ids, strict=True)), np.int32)
         facts["files"] = {stem: word for stem, (word, _) in facts["files"].items()}
     np.savez_compressed(FOLDER / "embeddings.npz", facts=np.array(json.dumps(CASES)), **arrays)  # type: ignore[arg-type]
     files = sorted(EMBEDDINGS.rglob("*.safetensors"))

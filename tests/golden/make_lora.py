@@ -1,9 +1,10 @@
-"""Makes adapters of the golden model sd1 in lora/, and in lora.npz what diffusers and PEFT make of them.
+"""Makes adapters of the golden models sd1 and sdxl in lora/, and in lora.npz what diffusers and PEFT make of them.
 
 Each adapter is a small file in one spelling and of one kind. For each case in CASES, some of these adapters with their
 strengths, the arrays are:
 
-* `<case>_embedding`: (L, C) of PROMPT_IDS, `<case>_output`: (C, H, W) of the UNet, which reads it;
+* `<case>_embedding`: (L, C) of PROMPT_IDS, `<case>_pooled`: (P,) in SDXL, `<case>_output`: (C, H, W) of the UNet, which
+  reads them;
 * `<case>/<component>/<path>`: the merged tensor W (M, N) times the vector `probe(N)`: (M,).
 
 PEFT merges (`merge_adapter`) LoRA, DoRA, LoHa and LoKr; diffusers reads the files in the spellings that it knows, and
@@ -12,6 +13,8 @@ channels and differences, is computed in float64 from its definition.
 
 Run: python tests/golden/make_lora.py
 """
+
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 
 from __future__ import annotations
 
@@ -31,9 +34,10 @@ from safetensors.torch import save_file
 
 FOLDER = Path(__file__).parent
 FILES = FOLDER / "lora"
-MODEL = FOLDER / "models" / "sd1"
 PROMPT_IDS = [712, 5, 300, 44, 101, *[713] * 11]
+XL_PROMPT_IDS = PROMPT_IDS[:12]
 TIMESTEP = 381
+LATENT_SIDE = 8
 
 UNET_LAYERS = [
     "down_blocks.0.attentions.0.proj_in",
@@ -55,6 +59,25 @@ CONVOLUTIONS = [
 ]
 TEXT_LAYERS = [f"encoder.layers.0.{name}" for name in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1")]
 
+XL_UNET_LAYERS = [
+    "add_embedding.linear_1",
+    "time_embedding.linear_2",
+    "conv_out",
+    "down_blocks.0.downsamplers.0.conv",
+    "down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k",
+    "down_blocks.2.attentions.0.proj_in",
+    "down_blocks.2.resnets.0.conv1",
+    "mid_block.attentions.0.transformer_blocks.2.ff.net.0.proj",
+    "mid_block.resnets.1.conv2",
+    "up_blocks.0.upsamplers.0.conv",
+    "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_out.0",
+    "up_blocks.2.resnets.1.conv_shortcut",
+]
+XL_TEXT_LAYERS = [
+    f"encoder.layers.{i}.{name}" for i in range(3) for name in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc2")
+]
+XL_TEXT_LAYERS_2 = [f"text_model.{name}" for name in XL_TEXT_LAYERS[:6]] + ["text_projection"]
+
 LDM = {  # of sd1, whose blocks have one layer each
     "down_blocks.0.resnets.0": "input_blocks.1.0",
     "down_blocks.0.attentions.0": "input_blocks.1.1",
@@ -68,6 +91,24 @@ LDM = {  # of sd1, whose blocks have one layer each
     "conv_in": "input_blocks.0.0",
 }
 
+XL_LDM = {
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
+    "down_blocks.2.attentions.0": "input_blocks.5.1",
+    "down_blocks.2.resnets.0": "input_blocks.5.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.upsamplers.0": "output_blocks.1.2",
+    "up_blocks.1.attentions.1": "output_blocks.3.1",
+    "up_blocks.2.resnets.1": "output_blocks.5.0",
+    ".conv1": ".in_layers.2",
+    ".conv2": ".out_layers.3",
+    ".conv_shortcut": ".skip_connection",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_out": "out.2",
+}
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -77,25 +118,38 @@ def probe(N: int) -> np.ndarray:
 
 
 class Model:
-    """The text encoder and the UNet, to be adapted."""
+    """The text encoders and the UNet of a golden model, to be adapted."""
 
-    def __init__(self) -> None:
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(MODEL)
-        self.pipe, self.unet, self.text_encoder = pipe, pipe.unet, pipe.text_encoder
+    def __init__(self, name: str = "sd1") -> None:
+        self.is_xl = name == "sdxl"
+        kind = diffusers.StableDiffusionXLPipeline if self.is_xl else diffusers.StableDiffusionPipeline
+        self.pipe = kind.from_pretrained(FOLDER / "models" / name, dtype=torch.float32)
+        self.unet, self.text_encoder = self.pipe.unet, self.pipe.text_encoder
 
     @property
     def components(self) -> dict[str, torch.nn.Module]:
         """By name."""
-        return {"unet": self.unet, "text_encoder": self.text_encoder}
+        names = ("unet", "text_encoder", "text_encoder_2") if self.is_xl else ("unet", "text_encoder")
+        return {name: getattr(self.pipe, name) for name in names}
 
     @torch.no_grad()
     def run(self, embedding: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """`embedding`, unless it is given, and `output`."""
-        ids = torch.tensor([PROMPT_IDS])
-        embedding = self.text_encoder(ids)[0] if embedding is None else torch.tensor(embedding[None])
-        latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-        output = self.unet(latents, TIMESTEP, embedding).sample
-        return {"embedding": embedding[0].numpy(), "output": output[0].numpy()}
+        """`embedding`, unless it is given, and `pooled` in SDXL; `output`."""
+        added, made = None, {}
+        ids = torch.tensor([XL_PROMPT_IDS if self.is_xl else PROMPT_IDS])
+        if self.is_xl:
+            states = [
+                encoder(ids, output_hidden_states=True) for encoder in (self.text_encoder, self.pipe.text_encoder_2)
+            ]
+            text = torch.cat([state.hidden_states[-2] for state in states], dim=-1)
+            pooled = states[1].text_embeds
+            added = {"text_embeds": pooled, "time_ids": torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]])}
+            made["pooled"] = pooled[0].numpy()
+        else:
+            text = self.text_encoder(ids)[0] if embedding is None else torch.tensor(embedding[None])
+        latents = torch.randn((1, 4, LATENT_SIDE, LATENT_SIDE), generator=torch.Generator().manual_seed(1))
+        output = self.unet(latents, TIMESTEP, text, added_cond_kwargs=added).sample
+        return made | {"embedding": text[0].numpy(), "output": output[0].numpy()}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Of both, by component and path, without what PEFT adds to paths."""
@@ -107,15 +161,12 @@ class Model:
         }
 
 
-def adapt(model: Model, unet: Any, text_encoder: Any, seed: int) -> tuple[Tensors, dict[str, np.ndarray]]:
-    """Random adapters by PEFT, of these configurations: its tensors, by component and name, and what the model makes of
-    them merged."""
+def adapt(model: Model, *configs: Any, seed: int) -> tuple[Tensors, dict[str, np.ndarray]]:
+    """Random adapters by PEFT, of a configuration for each component: its tensors, by component and name, and what the
+    model makes of them merged."""
     tensors: Tensors = {}
     torch.manual_seed(seed)
-    for component, config in (("unet", unet), ("text_encoder", text_encoder)):
-        module = model.components[component]
-        if config is None:
-            continue
+    for (component, module), config in zip(model.components.items(), configs, strict=False):
         peft.inject_adapter_in_model(config, module)
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and (".default" in name):
@@ -143,9 +194,10 @@ class Goldens:
     def __init__(self) -> None:
         shutil.rmtree(FILES, ignore_errors=True)
         FILES.mkdir()
-        self.base = Model().weights()
-        self.plain = Model().run()
-        self.arrays: dict[str, np.ndarray] = {f"none_{key}": value for key, value in self.plain.items()}
+        models = {name: Model(name) for name in ("sd1", "sdxl")}
+        self.base = {model.is_xl: model.weights() for model in models.values()}
+        self.plain = {model.is_xl: model.run() for model in models.values()}
+        self.arrays: dict[str, np.ndarray] = {f"none_{key}": value for key, value in self.plain[False].items()}
         self.cases: dict[str, dict[str, Any]] = {}
 
     def write(self, name: str, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
@@ -158,21 +210,23 @@ class Goldens:
         made = model.run()
         for key, value in made.items():
             assert np.abs(value).max() < 30, (name, key)
-        change = np.linalg.norm(made["output"] - self.plain["output"]) / np.linalg.norm(self.plain["output"])
+        plain = self.plain[model.is_xl]["output"]
+        change = np.linalg.norm(made["output"] - plain) / np.linalg.norm(plain)
         print(f"{name}: the output changes by {change:.2f}")
         assert change > 0.1
         self.cases[name] = strengths
         self.arrays |= {f"{name}_{key}": value for key, value in made.items()}
         for key, weight in model.weights().items() if merged else ():
-            if not torch.equal(weight, self.base[key]):
+            if not torch.equal(weight, self.base[model.is_xl][key]):
                 rows = weight.double().reshape(len(weight), -1).numpy()
                 self.arrays[f"{name}/{key}"] = (rows @ probe(rows.shape[1])).astype(np.float32)
 
 
-def kohya(tensors: Tensors, alpha: float | None, text: str = "lora_te", ldm: bool = False) -> Tensors:
-    """PEFT's names as kohya's scripts and LyCORIS write them; alpha for each layer."""
+def kohya(tensors: Tensors, alpha: float | None, text: str = "lora_te", ldm: dict[str, str] | None = None) -> Tensors:
+    """PEFT's names as kohya's scripts and LyCORIS write them, the UNet's in LDM's words; alpha for each layer."""
     endings = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
     endings["lora_magnitude_vector"] = "dora_scale"
+    prefixes = {"unet": "lora_unet", "text_encoder": f"{text}_text_model", "text_encoder_2": "lora_te2"}
     found: Tensors = {}
     for key, value in tensors.items():
         component, _, path = key.partition(".")
@@ -180,11 +234,9 @@ def kohya(tensors: Tensors, alpha: float | None, text: str = "lora_te", ldm: boo
             path = path.replace(old, new)
         parameter = ".".join(path.split(".")[-2:]) if path.endswith(".weight") else path.split(".")[-1]
         layer = path.removesuffix(f".{parameter}")
-        if ldm and component == "unet":
-            for ours, theirs in LDM.items():
-                layer = layer.replace(ours, theirs)
-        prefix = "lora_unet" if component == "unet" else f"{text}_text_model"
-        name = f"{prefix}_{layer.replace('.', '_')}"
+        for ours, theirs in (ldm or {}).items() if component == "unet" else ():
+            layer = layer.replace(ours, theirs)
+        name = f"{prefixes[component]}_{layer.replace('.', '_')}"
         found[f"{name}.{parameter}"] = value
         if alpha is not None:
             found[f"{name}.alpha"] = torch.tensor(float(alpha))
@@ -219,7 +271,7 @@ def write_lora(goldens: Goldens) -> None:
     """LoRA on linear layers and convolutions, in every spelling; and DoRA."""
     options = {"r": 3, "lora_alpha": 2}
     model = Model()
-    tensors, merged = adapt(model, lora(UNET_LAYERS + CONVOLUTIONS, **options), lora(TEXT_LAYERS, **options), 1)
+    tensors, merged = adapt(model, lora(UNET_LAYERS + CONVOLUTIONS, **options), lora(TEXT_LAYERS, **options), seed=1)
     spellings = {"kohya": kohya(tensors, 2.0), "kohya_te1": kohya(tensors, 2.0, text="lora_te1")}
     for name, spelled in spellings.items():
         goldens.write(name, spelled)
@@ -231,8 +283,8 @@ def write_lora(goldens: Goldens) -> None:
     # diffusers takes the upsampler of a block without attention, which SDXL has not, for an attention.
     model = Model()
     layers = [layer for layer in UNET_LAYERS + CONVOLUTIONS if "upsampler" not in layer]
-    tensors, merged = adapt(model, lora(layers, **options), lora(TEXT_LAYERS, **options), 6)
-    goldens.write("ldm", kohya(tensors, 2.0, text="lora_te1", ldm=True))
+    tensors, merged = adapt(model, lora(layers, **options), lora(TEXT_LAYERS, **options), seed=6)
+    goldens.write("ldm", kohya(tensors, 2.0, text="lora_te1", ldm=LDM))
     goldens.case("ldm", {"ldm": 1.0}, model)
     read, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
         FILES / "ldm.safetensors", unet_config=Model().unet.config
@@ -245,11 +297,13 @@ def write_lora(goldens: Goldens) -> None:
     model = Model()
     patterns = {"rank_pattern": {"conv_in": 5}, "alpha_pattern": {"attn1.to_q": 7}, "use_rslora": True}
     unet, text = lora(UNET_LAYERS + CONVOLUTIONS, r=4, lora_alpha=3, **patterns), lora(TEXT_LAYERS, r=2, lora_alpha=1)
-    tensors, merged = adapt(model, unet, text, 2)
+    tensors, merged = adapt(model, unet, text, seed=2)
     split = {
         c: {k.removeprefix(f"{c}."): v for k, v in tensors.items() if k.startswith(f"{c}.")} for c in model.components
     }
     configs = {component: module.peft_config["default"].to_dict() for component, module in model.components.items()}
+    for config in configs.values():
+        config["target_modules"] = sorted(config["target_modules"])  # else in any order
     model.pipe.save_lora_weights(
         FILES,
         unet_lora_layers=split["unet"],
@@ -273,7 +327,7 @@ def write_lora(goldens: Goldens) -> None:
 
     model = Model()
     attention = [layer for layer in UNET_LAYERS if ".attn" in layer]
-    tensors, merged = adapt(model, lora(attention, r=2, lora_alpha=2), lora(TEXT_LAYERS[:2], r=2, lora_alpha=2), 3)
+    tensors, merged = adapt(model, lora(attention, r=2, lora_alpha=2), lora(TEXT_LAYERS[:2], r=2, lora_alpha=2), seed=3)
     goldens.write("old", old_diffusers(tensors))
     goldens.case("old", {"old": 1.0}, model)
     back = Model()
@@ -283,7 +337,7 @@ def write_lora(goldens: Goldens) -> None:
     for name, layers in {"dora": UNET_LAYERS + CONVOLUTIONS[:2], "dora_linear": attention}.items():
         model = Model()
         options = {"r": 4, "lora_alpha": 4, "use_dora": True}
-        tensors, merged = adapt(model, lora(layers, **options), lora(TEXT_LAYERS, **options), 4)
+        tensors, merged = adapt(model, lora(layers, **options), lora(TEXT_LAYERS, **options), seed=4)
         goldens.write(name, tensors if name == "dora" else kohya(tensors, 4.0))
         goldens.case(name, {name: 1.0}, model)
         if name == "dora":
@@ -294,7 +348,7 @@ def write_lora(goldens: Goldens) -> None:
             )  # it leaves magnitudes of the text encoder out
 
     model = Model()
-    tensors, _ = adapt(model, lora(["time_embedding.linear_1", "conv_in"], r=4, lora_alpha=6, lora_bias=True), None, 5)
+    tensors, _ = adapt(model, lora(["time_embedding.linear_1", "conv_in"], r=4, lora_alpha=6, lora_bias=True), seed=5)
     goldens.write("bias", tensors | alphas_of(tensors, 6.0))
     goldens.case("bias", {"bias": 1.0}, model)
 
@@ -302,6 +356,18 @@ def write_lora(goldens: Goldens) -> None:
 def alphas_of(tensors: Tensors, alpha: float) -> Tensors:
     """For each layer of diffusers' names."""
     return {f"{key.split('.lora_')[0]}.alpha": torch.tensor(alpha, dtype=torch.float16) for key in tensors}
+
+
+def write_xl(goldens: Goldens) -> None:
+    """LoRA on SDXL, in LDM's words. The first text encoder's last layer is not read, and yet adapted."""
+    model = Model("sdxl")
+    layers = (XL_UNET_LAYERS, XL_TEXT_LAYERS, XL_TEXT_LAYERS_2)
+    tensors, merged = adapt(model, *(lora(names, r=3, lora_alpha=2) for names in layers), seed=7)
+    goldens.write("xl", kohya(tensors, 2.0, text="lora_te1", ldm=XL_LDM))
+    goldens.case("xl", {"xl": 1.0}, model)
+    back = Model("sdxl")
+    back.pipe.load_lora_weights(FILES / "xl.safetensors")
+    require_reads_back(back, merged, "xl")
 
 
 def write_lycoris(goldens: Goldens) -> None:
@@ -327,7 +393,7 @@ def write_lycoris(goldens: Goldens) -> None:
     }
     for seed, (name, config) in enumerate(configs.items()):
         model = Model()
-        tensors, _ = adapt(model, config(layers), config(TEXT_LAYERS), 10 + seed)
+        tensors, _ = adapt(model, config(layers), config(TEXT_LAYERS), seed=10 + seed)
         made = config(layers)
         spelled = kohya(tensors, made.alpha)
         goldens.write(
@@ -397,9 +463,10 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     goldens = Goldens()
     write_lora(goldens)
+    write_xl(goldens)
     write_lycoris(goldens)
     write_others(goldens)
-    facts = {"prompt_ids": PROMPT_IDS, "timestep": TIMESTEP, "cases": goldens.cases}
+    facts = {"prompt_ids": PROMPT_IDS, "xl_prompt_ids": XL_PROMPT_IDS, "timestep": TIMESTEP, "cases": goldens.cases}
     path = FOLDER / "lora.npz"
     np.savez_compressed(path, allow_pickle=False, facts=np.array(json.dumps(facts)), **goldens.arrays)
     sizes = [file.stat().st_size for file in FILES.iterdir()]

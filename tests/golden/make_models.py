@@ -470,7 +470,7 @@ def write_golden(name: str, folder: Path, prompts: list[str], cases: list[dict],
     for each in (pipe, exact_pipe):
         each.set_progress_bar_config(disable=True)
     for module in (sys.modules[type(pipe).__module__], scheduling_euler_ancestral_discrete, scheduling_lcm):
-        module.randn_tensor = draw_in_float32
+        vars(module)["randn_tensor"] = draw_in_float32
     arrays = encode(pipe, prompts)
     noise_shape = (2, pipe.unet.config.out_channels, *latent_shape)
     latents = torch.randn(noise_shape, generator=torch.Generator("cpu").manual_seed(UNET_SEED))

@@ -6,7 +6,10 @@ single files, which must give exactly the tensors of diffusers' networks. For ea
 
 * `file`: the shape of each tensor of the file, by name;
 * `components`: for each of diffusers' components its configuration, and the shape of each tensor by diffusers' path;
-* `digests`, of little models alone, by component and path: of the converted tensor where the file holds `data`.
+* `digests`, of little models alone, by component and path: of the converted tensor where the file holds `stored_bytes`.
+
+and single_files.npz: for each little model a picture (16, 16, 3) uint8 by diffusers' whole pipeline, of networks with
+what `weight` makes, and the vocabulary of CLIP as clip_vocabulary.json has its ids.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -14,23 +17,33 @@ single files, which must give exactly the tensors of diffusers' networks. For ea
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers.loaders import single_file_utils
+from make_clip_vocabulary import EOS, read_tokenizer
+from single_file_weights import stored_bytes, weight
 
 FILE = Path(__file__).with_name("single_files.json.gz")
+PICTURES = Path(__file__).with_name("single_files.npz")
+CALL = {
+    "prompt": "a red fox, watercolor!",
+    "negative_prompt": "blurry",
+    "num_inference_steps": 4,
+    "guidance_scale": 5.0,
+    "height": 16,
+    "width": 16,
+}
+SEED = 3
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 VOCAB_SIZE, LENGTH, GROUPS = 49408, 77, 32
-
-
-def data(name: str, size_bytes: int) -> bytes:
-    """What a tiny file's tensor of that name holds: bits of f16, any of them."""
-    return hashlib.shake_256(name.encode()).digest(size_bytes)
 
 
 # ---- the original modules
@@ -207,7 +220,7 @@ def open_clip(*, width: int, layers: int, vocab_size: int = VOCAB_SIZE) -> Shape
 
 # ---- the models
 
-VAE_WIDTHS, TINY_VAE = (128, 256, 512, 512), (32, 64)
+VAE_WIDTHS, LITTLE_VAE = (128, 256, 512, 512), (32, 64)
 DOWN, CROSS_DOWN, UP, CROSS_UP = "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"
 
 
@@ -289,7 +302,7 @@ UNETS = {
     | {"depths_out": [[2, 2], [0, 0]], "middle": 2, "adm": 128 + 6 * 256},
 }
 LITTLE = {"width": 64, "layers": 2, "vocab_size": 99}
-LITTLE_SECOND = {"width": 128, "layers": 1, "vocab_size": 99}
+LITTLE_SECOND = {"width": 128, "layers": 2, "vocab_size": 99}
 
 
 def text_encoders(name: str) -> dict[str, tuple[str, str, dict[str, int]]]:
@@ -323,80 +336,155 @@ def text_config(kind: str, sizes: dict[str, int], layers: int) -> dict[str, Any]
     }
 
 
-def write(name: str) -> dict[str, Any]:
-    """One model's golden values."""
+def file_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Of all tensors of the file."""
+    little = name.startswith("little")
+    widths = LITTLE_VAE if little else VAE_WIDTHS
+    file = {f"model.diffusion_model.{key}": shape for key, shape in unet(**UNETS[name])}
+    file |= {f"first_stage_model.{key}": shape for key, shape in vae(widths=widths, num_res_blocks=2 - little)}
+    for kind, prefix, sizes in text_encoders(name).values():
+        file |= {prefix + key: shape for key, shape in {"clip": clip, "open_clip": open_clip}[kind](**sizes)}
+    return file
+
+
+def configurations(name: str) -> dict[str, dict[str, Any]]:
+    """diffusers', by component."""
     original, little = UNETS[name], name.startswith("little")
     is_sdxl, is_sd1 = "adm" in original, not original.get("linear")
-    widths = TINY_VAE if little else VAE_WIDTHS
-    file = {f"model.diffusion_model.{key}": shape for key, shape in unet(**original)}
-    file |= {f"first_stage_model.{key}": shape for key, shape in vae(widths=widths, num_res_blocks=2 - little)}
-    encoders = text_encoders(name)
-    for kind, prefix, sizes in encoders.values():
-        file |= {prefix + key: shape for key, shape in {"clip": clip, "open_clip": open_clip}[kind](**sizes)}
-    if little:
-        tensors = {
-            key: torch.frombuffer(bytearray(data(key, 2 * max(1, torch.Size(shape).numel()))), dtype=torch.int16)
-            .view(torch.float16)
-            .reshape(shape)
-            for key, shape in file.items()
-        }
-    else:
-        tensors = {key: torch.empty(shape, dtype=torch.float16, device="meta") for key, shape in file.items()}
-
+    widths = LITTLE_VAE if little else VAE_WIDTHS
     heads = 8 if is_sd1 else [mult * original["channels"] // 64 for mult in original["mults"]]
-    configs: dict[str, dict[str, Any]] = {
-        "unet": unet_config(original, attention_head_dim=heads),
-        "vae": {
-            "block_out_channels": widths,
-            "layers_per_block": 2 - little,
-            "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-            "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-            "norm_num_groups": GROUPS,
-            "scaling_factor": 0.13025 if is_sdxl else 0.18215,
-            "force_upcast": is_sdxl,
-        },
+    vae_config = {
+        "block_out_channels": widths,
+        "layers_per_block": 2 - little,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "norm_num_groups": GROUPS,
+        "scaling_factor": 0.13025 if is_sdxl else 0.18215,
+        "force_upcast": is_sdxl,
     }
-    networks: dict[str, Any] = {}
-    converted: dict[str, dict[str, torch.Tensor]] = {}
+    configs = {"unet": unet_config(original, attention_head_dim=heads), "vae": vae_config}
+    for component, (kind, _, sizes) in text_encoders(name).items():
+        layers = 23 if kind == "open_clip" and not is_sdxl else sizes["layers"]
+        configs[component] = text_config(kind, sizes, layers)
+    return configs
+
+
+def convert(
+    name: str, configs: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, torch.Tensor]]]:
+    """diffusers' networks, and their tensors by transformers' older paths, converted from the file's."""
+    models = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "text_encoder": lambda **config: transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)),
+        "text_encoder_2": lambda **config: transformers.CLIPTextModelWithProjection(
+            transformers.CLIPTextConfig(**config)
+        ),
+    }
     with torch.device("meta"):
-        networks["unet"] = diffusers.UNet2DConditionModel(**configs["unet"])
-        networks["vae"] = diffusers.AutoencoderKL(**configs["vae"])
-        for component, (kind, _, sizes) in encoders.items():
-            layers = 23 if kind == "open_clip" and not is_sdxl else sizes["layers"]
-            configs[component] = text_config(kind, sizes, layers)
-            is_projected = component == "text_encoder_2"
-            model = transformers.CLIPTextModelWithProjection if is_projected else transformers.CLIPTextModel
-            networks[component] = model(transformers.CLIPTextConfig(**configs[component]))
-    converted["unet"] = single_file_utils.convert_ldm_unet_checkpoint(dict(tensors), dict(networks["unet"].config))
-    converted["vae"] = single_file_utils.convert_ldm_vae_checkpoint(dict(tensors), networks["vae"].config)
-    for component, (kind, prefix, _) in encoders.items():
+        networks = {component: models[component](**config) for component, config in configs.items()}
+    converted = {
+        "unet": single_file_utils.convert_ldm_unet_checkpoint(dict(tensors), dict(networks["unet"].config)),
+        "vae": single_file_utils.convert_ldm_vae_checkpoint(dict(tensors), networks["vae"].config),
+    }
+    for component, (kind, prefix, _) in text_encoders(name).items():
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if kind == "clip":
             converted[component] = single_file_utils.convert_ldm_clip_checkpoint(own)
         else:
             converted[component] = single_file_utils.convert_open_clip_checkpoint(networks[component], own, prefix)
-    golden: dict[str, Any] = {"file": file, "components": {}}
-    digests: dict[str, Any] = {}
     for component, network in networks.items():
-        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if component.startswith("text_encoder"):  # whose outer module is named or not, by release of transformers
-            expected = {key if key.startswith("text_") else f"text_model.{key}": s for key, s in expected.items()}
+        expected = {outer_path(component, key): tuple(value.shape) for key, value in network.state_dict().items()}
         found = {key: value for key, value in converted[component].items() if key in expected}
         buffers = {"text_model.embeddings.position_ids", "text_projection.weight"}
         assert set(converted[component]) - set(found) <= buffers, (name, component)
         assert {key: tuple(value.shape) for key, value in found.items()} == expected, (name, component)
-        golden["components"][component] = {"config": configs[component], "tensors": expected}
-        digests[component] = {
-            key: hashlib.sha256(value.contiguous().view(torch.int16).numpy().tobytes()).hexdigest()[:16]
-            for key, value in found.items()
-            if little
+        converted[component] = found
+    return networks, converted
+
+
+def outer_path(component: str, path: str) -> str:
+    """A tensor's path with the outer module of text encoders, which releases of transformers name or not."""
+    return f"text_model.{path}" if component.startswith("text") and not path.startswith("text_") else path
+
+
+def write(name: str) -> dict[str, Any]:
+    """One model's golden values."""
+    file, configs, little = file_shapes(name), configurations(name), name.startswith("little")
+    if little:
+        stored = {key: stored_bytes(key, 2 * math.prod(shape)) for key, shape in file.items()}
+        tensors = {
+            key: torch.frombuffer(bytearray(stored[key]), dtype=torch.int16).view(torch.float16).reshape(shape)
+            for key, shape in file.items()
         }
-    return golden | ({"digests": digests} if little else {})
+    else:
+        tensors = {key: torch.empty(shape, dtype=torch.float16, device="meta") for key, shape in file.items()}
+    _, converted = convert(name, configs, tensors)
+    golden: dict[str, Any] = {"file": file, "components": {}}
+    for component, own in converted.items():
+        shapes = {path: tuple(value.shape) for path, value in own.items()}
+        golden["components"][component] = {"config": configs[component], "tensors": shapes}
+    if little:
+        golden["digests"] = {
+            component: {
+                path: hashlib.sha256(value.contiguous().view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+                for path, value in own.items()
+            }
+            for component, own in converted.items()
+        }
+    return golden
+
+
+def picture(name: str) -> np.ndarray:
+    """A little model's, with CLIP's whole vocabulary: (16, 16, 3) uint8."""
+    file, configs = file_shapes(name), configurations(name)
+    for component, (kind, prefix, sizes) in text_encoders(name).items():
+        inner = "text_model.embeddings.token_embedding" if kind == "clip" else "token_embedding"
+        file[f"{prefix}{inner}.weight"] = (VOCAB_SIZE, sizes["width"])
+        configs[component]["vocab_size"] = VOCAB_SIZE
+    tensors = {key: torch.from_numpy(weight(key, shape)) for key, shape in file.items()}
+    networks, converted = convert(name, configs, tensors)
+    for component, network in networks.items():
+        network.to_empty(device="cpu")
+        paths = {outer_path(component, path): path for path in network.state_dict()}
+        network.load_state_dict({paths[path]: value.float() for path, value in converted[component].items()})
+        for module in network.modules():
+            if hasattr(module, "position_ids"):
+                module.position_ids = torch.arange(LENGTH)[None]
+        network.eval()
+    parts: dict[str, Any] = {**networks}
+    if "text_encoder_2" in networks:
+        parts |= {"tokenizer": read_tokenizer(EOS), "tokenizer_2": read_tokenizer("!")}
+        scheduler = diffusers.EulerDiscreteScheduler(**NOISE, timestep_spacing="leading")
+        pipeline = diffusers.StableDiffusionXLPipeline(**parts, scheduler=scheduler, add_watermarker=False)
+    else:
+        is_sd1 = name == "little_sd1"
+        options = {**NOISE, "set_alpha_to_one": False}
+        scheduler = (
+            diffusers.PNDMScheduler(**options, skip_prk_steps=True)
+            if is_sd1
+            else diffusers.DDIMScheduler(**options, clip_sample=False, prediction_type="v_prediction")
+        )
+        nothing = dict.fromkeys(("safety_checker", "feature_extractor"))
+        parts["tokenizer"] = read_tokenizer(EOS if is_sd1 else "!")
+        pipeline = diffusers.StableDiffusionPipeline(
+            **parts, **nothing, scheduler=scheduler, requires_safety_checker=False
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(SEED)
+        images = pipeline(**CALL, generator=generator, output_type="np").images
+    return np.round(images[0] * 255).astype(np.uint8)
 
 
 def main() -> None:
     golden = {name: write(name) for name in UNETS}
     FILE.write_bytes(gzip.compress(json.dumps(golden, separators=(",", ":")).encode(), mtime=0))
+    pictures = {name: picture(name) for name in UNETS if name.startswith("little")}
+    arrays: dict[str, Any] = {**pictures, "call": json.dumps(CALL | {"seed": SEED})}
+    np.savez_compressed(PICTURES, **arrays)
+    for name, pixels in pictures.items():
+        print(name, "mean", pixels.mean().round(), "deviation", pixels.std().round())
     print(f"diffusers {diffusers.__version__}: {len(golden)} models, {FILE.stat().st_size} bytes")
 
 

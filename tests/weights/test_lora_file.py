@@ -1,6 +1,7 @@
 """Files of adapters that cannot be used: each is named, with what is wrong and what to do."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return np.ones(shape, dtype)
 
 
-def lora(name: str, M: int, N: int, rank: int = 2, **more: np.ndarray) -> dict[str, np.ndarray]:
+def lora(name: str, M: int, N: int, rank: int = 2, **more: Any) -> dict[str, np.ndarray]:
     """Tensors of a layer's LoRA, and others."""
     tensors = {"lora_up.weight": ones(M, rank), "lora_down.weight": ones(rank, N)} | more
     return {f"{name}.{key}": value for key, value in tensors.items()}
@@ -74,7 +75,7 @@ FAMILY = "; take .*family"
         (lora(Q, 16, 16, dora_scale=ones(1, 8)), r"its magnitude has shape \(1, 8\)"),
         (lora(Q, 16, 16, 5000), r"rank \(=5000\) must be from 1 to 4096"),
         (lora(Q, 16, 16, alpha=ones(3)), r"alpha has shape \(3,\), must be one number"),
-        (lora(Q, 16, 16, alpha=np.float32(np.inf)), r"alpha \(=inf\) must be finite"),
+        (lora(Q, 16, 16, alpha=np.float32(np.inf)), r"alpha \(=inf\) must be a number"),
         ({**GOOD, f"{Q}.lora_mid.weight": ones(2, 2, 3, 3)}, r"size \(16, 144\)"),
         (GOOD | {f"{Q}.lora_up.weight": np.full((16, 2), np.nan, np.float32)}, f"{Q}.lora_up.weight: has NaN or"),
         ({key: value.astype(np.int32) for key, value in GOOD.items()}, "has dtype I32, must be one of F32, F16, BF16"),
@@ -116,7 +117,11 @@ def test_factors_of_any_dtype(targets: Targets, tmp_path: Path, dtype: str) -> N
         ("[]" * 3, "Extra data"),
         ('{"unet.alpha_pattern": {"no_such": 2}}', "alpha_pattern 'no_such' is the end of no layer's path"),
         ('{"unet.alpha_pattern": 3}', "not iterable"),
-        ('{"unet.lora_alpha": "many"}', "could not convert"),
+        ('{"unet.alpha_pattern": ["attn1.to_q"]}', "dictionary update sequence"),
+        ('{"unet.lora_alpha": "many"}', r"alpha \(='many'\) must be a number"),
+        ('{"unet.lora_alpha": [1]}', r"alpha \(=\[1\]\) must be a number"),
+        ('{"unet.lora_alpha": 1' + 400 * "0" + "}", "alpha .* must be a number"),
+        ('{"unet.lora_alpha": NaN}', "alpha .* must be a number"),
         ("[" * 100_000, "recursion"),
     ],
 )
@@ -161,6 +166,11 @@ def test_which_file(tmp_path: Path) -> None:
         find_file(tmp_path / "a.safetensors", "b.safetensors")
     with pytest.raises(InputError, match="there is no such file"):
         find_file(tmp_path / "none")
+    with pytest.raises(InputError, match="there is no such file"):
+        find_file("x" * 5000)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(InputError, match="there is no such file"):
+        find_file(tmp_path / "pipe.safetensors")
     (tmp_path / "lora.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"lora.bin: .*safetensors"):
         find_file(tmp_path / "lora.bin")

@@ -43,25 +43,42 @@ def adapt(pipe: StableDiffusionPipeline, strengths: dict[str, Any]) -> None:
     pipe.set_adapters(list(strengths), list(strengths.values()))
 
 
-def run(pipe: StableDiffusionPipeline) -> tuple[np.ndarray, np.ndarray]:
-    """The embedding of the golden prompt, and the UNet's output."""
-    size = pipe.model.run_size(width=64 // 8 * pipe.model.scale_factor, height=8 * pipe.model.scale_factor)
-    ids = np.array([FACTS["prompt_ids"]])
-    embedding = pipe._engine.condition(ids, size)["embedding"]
+def model_of(case: str) -> str:
+    """The golden model that a case's adapters are for."""
+    return "sdxl" if case == "xl" else "sd1"
+
+
+def run(pipe: StableDiffusionPipeline) -> dict[str, np.ndarray]:
+    """What the golden prompt becomes, and the UNet's `output`."""
+    side = 8 * pipe.model.scale_factor
+    size = pipe.model.run_size(width=side, height=side)
+    is_xl = pipe.model.tokens_shape[0] == 2
+    ids = np.array([[FACTS["xl_prompt_ids"]] * 2] if is_xl else [FACTS["prompt_ids"]])
+    made = pipe._engine.condition(ids, size)
     latents = randn((1, 4, 8, 8), 1).transpose(0, 2, 3, 1)
-    inputs = {
-        "latents": np.concatenate([latents, latents]),
-        "timestep": np.array([FACTS["timestep"]]),
-        "embedding": np.concatenate([embedding, embedding]),
-    }
+    inputs = {name: np.concatenate([array, array]) for name, array in {**made, "latents": latents}.items()}
+    if is_xl:
+        inputs["time_ids"] = np.tile(np.array([16, 16, 0, 0, 16, 16], np.float32), (2, 1))
+    inputs["timestep"] = np.array([FACTS["timestep"]])
     output = pipe._engine.run("unet", size, inputs, ["model_output"])["model_output"]
-    return embedding[0], output[0].transpose(2, 0, 1)
+    return {name: array[0] for name, array in made.items()} | {"output": output[0].transpose(2, 0, 1)}
 
 
 @pytest.fixture(scope="module")
-def pipe(device: Device) -> StableDiffusionPipeline:
-    """The golden model, whose adapters tests change."""
-    return StableDiffusionPipeline.from_pretrained(model_folder("sd1"), device=device, dtype="f32", tuning="off")
+def pipes(device: Device) -> dict[str, StableDiffusionPipeline]:
+    """The golden models, whose adapters tests change."""
+    options = {"device": device, "dtype": "f32", "tuning": "off"}
+    return {
+        name: StableDiffusionPipeline.from_pretrained(model_folder(name), **options)  # type: ignore[arg-type]
+        for name in ("sd1", "sdxl")
+    }
+
+
+def require_golden(pipe: StableDiffusionPipeline, case: str) -> None:
+    """What is stored for the case."""
+    made = run(pipe)
+    for name, array in made.items():
+        assert relative_error(array, stored()[f"{case}_{name}"]) < BOUND, name
 
 
 def test_every_adapter_has_a_case() -> None:
@@ -69,21 +86,21 @@ def test_every_adapter_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_networks(pipe: StableDiffusionPipeline, case: str) -> None:
+def test_networks(pipes: dict[str, StableDiffusionPipeline], case: str) -> None:
+    pipe = pipes[model_of(case)]
     adapt(pipe, CASES[case])
-    embedding, output = run(pipe)
-    assert relative_error(embedding, stored()[f"{case}_embedding"]) < BOUND
-    assert relative_error(output, stored()[f"{case}_output"]) < BOUND
+    require_golden(pipe, case)
 
 
 @pytest.mark.parametrize("case", [case for case, strengths in CASES.items() if len(strengths) == 1])
 def test_merged_tensors(device: Device, case: str) -> None:
     """All of them on the host: each tensor that PEFT changes, and no other."""
-    engine = load(device, "sd1", "f32")._engine
+    engine = load(device, model_of(case), "f32")._engine
     changes = read_adapter(FOLDER / "lora" / f"{case}.safetensors", engine.adapter_targets)
     patches = Adapters({}, {}).add(case, changes, 1.0, keeps=False).patches()
     expected = {tuple(key.split("/")[1:]): value for key, value in stored().items() if key.startswith(f"{case}/")}
-    full = {(c, path if c == "unet" else f"text_model.{path}"): value for (c, path), value in expected.items()}
+    prefix = {"unet": "", "text_encoder": "text_model.", "text_encoder_2": ""}  # PEFT has transformers' paths
+    full = {(c, prefix[c] + path): value for (c, path), value in expected.items()}
     assert {(c, path) for c, own in patches.items() for path in own} == set(full)
     for (component, path), vector in full.items():
         shape = engine.adapter_targets.shapes[component, path]
@@ -94,8 +111,6 @@ def test_merged_tensors(device: Device, case: str) -> None:
         np.testing.assert_allclose(rows @ probe(rows.shape[1]), vector, atol=2e-5, rtol=2e-5, err_msg=path)
 
 
-def test_without_adapters(pipe: StableDiffusionPipeline) -> None:
-    pipe.unload_lora_weights()
-    embedding, output = run(pipe)
-    assert relative_error(embedding, stored()["none_embedding"]) < BOUND
-    assert relative_error(output, stored()["none_output"]) < BOUND
+def test_without_adapters(pipes: dict[str, StableDiffusionPipeline]) -> None:
+    pipes["sd1"].unload_lora_weights()
+    require_golden(pipes["sd1"], "none")

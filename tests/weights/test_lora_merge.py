@@ -12,16 +12,18 @@ from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph, WeightLayout
 from shaderfusion.kernels import reference
+from shaderfusion.kernels.common.prepare_weight import StoredDType
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType
 from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.lora.kinds import AdapterTensor, Change, Decomposed, Hadamard, LowRank, Scaled, Whole
-from shaderfusion.weights.lora.merge import Patch
+from shaderfusion.weights.lora.merge import Patch, Patches
 from shaderfusion.weights.prepare import WeightLoader
 from shaderfusion.weights.store import WeightStore
 
 RNG = np.random.default_rng(0)
+STORED: dict[str, StoredDType] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
 class Source(ArraySource):
@@ -34,7 +36,7 @@ class Source(ArraySource):
     def read(self, path: str, shape: tuple[int, ...]) -> StoredTensor:
         self.read_paths.append(self.find(path, shape))
         data = np.frombuffer(to_bytes(self.arrays[path], self.dtype), np.uint8)
-        return StoredTensor({"f32": "F32", "f16": "F16", "bf16": "BF16"}[self.dtype], data)
+        return StoredTensor(STORED[self.dtype], data)
 
 
 def stored(*shape: int) -> AdapterTensor:
@@ -141,7 +143,7 @@ def test_several_tensors_side_by_side(device: Device, batch_bytes: int, monkeypa
     changes = {name: [(lora(36, 64, rank), 1.0)] for name, rank in (("q", 5), ("v", 8))}
     g = Graph("unet", Kernels("f32"))
     tensor = g.weight(tuple("qkv"), 36, 64, layout="linear", padded_to=48, out_parts=3)
-    patches = {source: {name: Patch(tuple(own)) for name, own in changes.items()}}
+    patches: Patches = {source: {name: Patch(tuple(own)) for name, own in changes.items()}}
     buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), patches)
     actual = download(device, buffers[tensor], tensor).reshape(64, 3, 3, 16)
     for index, name in enumerate("qkv"):

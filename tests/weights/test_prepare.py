@@ -210,7 +210,7 @@ def tensors(graph: Graph) -> dict[str, np.ndarray]:
     return {path: rng.integers(-8, 9, weight.source_shape) / 4 for path, weight in graph.weights.items()}
 
 
-@pytest.mark.parametrize("stored", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("stored", ["f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"])
 def test_load_weights(
     device: Device, tmp_path: Path, graph: Graph, tensors: dict[str, np.ndarray], stored: str
 ) -> None:

@@ -59,7 +59,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """One for each network."""
     found = []
     for network in dict.fromkeys(row["network"] for row in rows):
-        title = _RUNS.get(network, network.replace("_", " "))
+        title = str(_RUNS.get(network, network.replace("_", " ")))
         own = [row for row in rows if row["network"] == network]
         cells = [
             (row["name"], str(row["dispatches"]), f"{row['p50_ms']:,.3f}", f"{100 * row['share']:.1f}") for row in own

@@ -20,7 +20,7 @@ __all__ = ["dpmpp_2m"]
 FEW_STEPS = 15
 """lower_order_final is for fewer steps."""
 
-# Other schedulers' names for what diffusers then does as dpmsolver++ and midpoint stand with them.
+# Files of other schedulers say deis, logrho, bh1 or bh2, for which diffusers takes dpmsolver++ and midpoint.
 IMPLEMENTED = {
     "algorithm_type": ("dpmsolver++", "deis"),
     "lambda_min_clipped": (-math.inf,),

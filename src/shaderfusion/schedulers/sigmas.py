@@ -73,9 +73,9 @@ def slope(sigma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> 
 
 def with_sigmas(config: SchedulerConfig, timesteps: np.ndarray, sigmas: list[float], updates: list[Update]) -> Schedule:
     """The schedule of steps that begin at these timesteps and sigmas."""
-    largest, starts_below_last = max(sigmas), config.timestep_spacing == "leading"
+    largest, spacing_is_leading = max(sigmas), config.timestep_spacing == "leading"
     return Schedule(
-        init_noise_sigma=(largest**2 + 1) ** 0.5 if starts_below_last else largest,
+        init_noise_sigma=(largest**2 + 1) ** 0.5 if spacing_is_leading else largest,
         timesteps=tuple(timesteps.tolist()),
         input_scales=tuple(1 / (sigma**2 + 1) ** 0.5 for sigma in sigmas),
         updates=tuple(updates),

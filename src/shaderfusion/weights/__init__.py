@@ -1,1 +1,1 @@
-"""Checkpoints in diffusers' folder format: open, check, convert, upload."""
+"""Checkpoints, in diffusers' folder format or in one file: open, check, convert, upload."""

@@ -15,12 +15,12 @@ _OTHER_MODEL = "choose a model of Stable Diffusion 1.x, 2.x or XL"
 
 _OTHER_KINDS = (
     (
-        r"^lora_|lora_[AB]\.|\.lora_(up|down)\.|\.lora\.(up|down)\.|\.(hada_w1|lokr_w1|oft_blocks)",
-        "is a LoRA, not a model; give the model that it changes as the model",
+        r"(^|[._])(lora|lycoris)[._]|\.(hada|lokr|oft)_",
+        "is a LoRA, not a model; give the model that it changes, and this file as a LoRA",
     ),
     (r"^(control_model|controlnet_\w+)\.|^input_hint_block\.", f"is a ControlNet, not a model; {_OTHER_MODEL}"),
     (r"^(image_proj|ip_adapter)\.", f"is an IP-Adapter, not a model; {_OTHER_MODEL}"),
-    (r"^(emb_params|clip_[lg])$", "is an embedding of textual inversion, not a model; give the model as the model"),
+    (r"^(emb_params|clip_[lg])$", "is an embedding of textual inversion, not a model; give a model beside it"),
     (r"motion_modules\.|\.time_stack\.", f"is of a video model; {_OTHER_MODEL}"),
     (r"(^|\.)joint_blocks\.", f"is of Stable Diffusion 3; {_OTHER_MODEL}"),
     (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", f"is of Flux, or a model like it; {_OTHER_MODEL}"),
@@ -52,24 +52,6 @@ _WITHOUT_A_UNET = (
 _RESNET = r"(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv)"
 _TRANSFORMER_LAYER = r"transformer_blocks\.\d+\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2))"
 _TRANSFORMER = rf"(norm|proj_in|proj_out|{_TRANSFORMER_LAYER})"
-_UNET = (
-    (r"^(first_stage_model\.)?decoder\.conv_in\.", "is a VAE alone; give it as vae, beside a model"),
-    (
-        r"^down_blocks\.",
-        "is a UNet alone in diffusers' layout; put it into the folder of a model, as "
-        "unet/diffusion_pytorch_model.safetensors",
-    ),
-    (r"^input_blocks\.", "is a UNet alone, without a text encoder; take the file of the whole model"),
-    (
-        r"^(text_model|transformer\.resblocks|cond_stage_model|conditioner)\.",
-        "is a text encoder alone; take the file of the whole model",
-    ),
-)
-
-_RESNET = r"(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv)"
-_TRANSFORMER = (
-    r"(norm|proj_in|proj_out|transformer_blocks\.\d+\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)))"
-)
 _UNET = (
     rf"model\.diffusion_model\.(time_embed\.[02]|label_emb\.0\.[02]|time_embedding\.cond_proj|out\.[02]"
     rf"|input_blocks\.0\.0|((input|output)_blocks\.\d+|middle_block)\.\d+\.({_RESNET}|{_TRANSFORMER})"

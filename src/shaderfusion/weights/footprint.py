@@ -22,8 +22,8 @@ a dispatch takes longer."""
 _ALIGNMENT_BYTES = 16
 """Of a buffer's size, and so the smallest."""
 
-_SMALLEST_STORED_BYTES = 2
-"""Of a value that a file stores: f16 or bf16."""
+_SMALLEST_STORED_BYTES = 1
+"""Of a value that a file stores: an 8-bit float."""
 
 
 def is_small(weight: Weight) -> bool:

@@ -14,6 +14,7 @@ __all__ = ["Shapes", "read_clip", "read_open_clip", "read_unet", "read_vae"]
 _NUM_GROUPS = 32  # of all norms of all releases
 _TEXT_HEAD_DIM = 64  # of OpenAI's and OpenCLIP's text encoders
 _TIME_ID_CHANNELS = 256  # of each of SDXL's
+_LONGEST_NAME = 256  # of a tensor, far longer than any: finding numbers takes the square of it
 _NUM_HEADS = 8  # at every level of SD 1.x
 _OPEN_CLIP_H_LAYERS = 23  # SD 2.x reads what the last but one of its 24 makes; diffusers' folders leave the last out
 
@@ -27,7 +28,7 @@ class Shapes:
         self._shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         self._children: dict[str, set[int]] = {}
         for name in self._shapes:
-            parts = name.split(".")
+            parts = name[:_LONGEST_NAME].split(".")
             for i, part in enumerate(parts):
                 if part.isdecimal() and len(part) <= 3:  # no network has more layers
                     self._children.setdefault(".".join(parts[:i]), set()).add(int(part))

@@ -33,8 +33,8 @@ class ModelFiles(ABC):
     def config(self, component: str, kind: type[C]) -> C:
         """A component's configuration; ModelError where there is none, or it has an option that is not implemented."""
 
-    def class_name(self, component: str) -> str | None:
-        """diffusers' class of a component, where there is more than one and the model says which; None is the usual."""
+    def class_name(self, component: str) -> object:
+        """diffusers' class of a component, as the model says it, unchecked; None is the usual one."""
         return None
 
     @abstractmethod
@@ -67,10 +67,9 @@ class ModelFolder(ModelFiles):
         """From its JSON."""
         return kind.from_json(self.path / component)
 
-    def class_name(self, component: str) -> str | None:
+    def class_name(self, component: str) -> object:
         """From its JSON."""
-        name = load_json(self.path / component / "config.json").get("_class_name")
-        return name if isinstance(name, str) else None
+        return load_json(self.path / component / "config.json").get("_class_name")
 
     def tensors(self, component: str) -> TensorSource:
         """From its safetensors files."""

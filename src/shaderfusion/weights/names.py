@@ -15,7 +15,7 @@ def name_candidates(path: str) -> Iterator[str]:
         yield path.removeprefix("text_model.")
     # diffusers before 0.17 named the autoencoder's attention layers by what they make.
     for new, old in _VAE_ATTENTION.items():
-        if path.startswith("decoder.mid_block.attentions.") and f".{new}." in path:
+        if path.startswith(("decoder.mid_block.attentions.", "encoder.mid_block.attentions.")) and f".{new}." in path:
             yield path.replace(f".{new}.", f".{old}.")
     # TAESD's own files hold the decoder alone, whose first layer, the clamp, diffusers does not count.
     if path.startswith("decoder.layers."):

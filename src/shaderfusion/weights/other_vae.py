@@ -13,8 +13,9 @@ from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.ldm_config import Shapes, read_vae
 from shaderfusion.weights.ldm_names import VAE_PREFIX, StoredAs, vae_name
-from shaderfusion.weights.model_files import ModelFiles
+from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 from shaderfusion.weights.renamed import RenamedTensors
+from shaderfusion.weights.tiny_vae import tiny_vae_options
 
 __all__ = ["WithOtherVae"]
 
@@ -32,11 +33,12 @@ class WithOtherVae(ModelFiles):
         super().__init__(model.path)
         self._model = model
         if is_folder(vae):
-            self._folder = vae / "vae" if is_folder(vae / "vae") else vae
-            self._options: Mapping[str, Any] | None = None
+            folder = vae / "vae" if is_folder(vae / "vae") else vae
+            self._vae: ModelFolder | _VaeFile = ModelFolder(folder.parent)
+            self._component = folder.name
         else:
-            self._folder = vae
-            self._options, self._source = _open_file(vae)
+            self._vae = _VaeFile(vae, model)
+            self._component = "vae"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -45,11 +47,11 @@ class WithOtherVae(ModelFiles):
 
     def config(self, component: str, kind: type[C]) -> C:
         """The model's, or the VAE's."""
-        if component != "vae":
-            return self._model.config(component, kind)
-        if self._options is None:
-            return kind.from_json(self._folder)
-        return kind.from_options({**self._options, **self._model.vae_defaults()}, str(self._folder))
+        return self._vae.config(self._component, kind) if component == "vae" else self._model.config(component, kind)
+
+    def class_name(self, component: str) -> object:
+        """The model's, or the VAE's."""
+        return self._vae.class_name(self._component) if component == "vae" else self._model.class_name(component)
 
     def vae_defaults(self) -> Mapping[str, Any]:
         """The model's."""
@@ -57,29 +59,51 @@ class WithOtherVae(ModelFiles):
 
     def tensors(self, component: str) -> TensorSource:
         """The model's, or the VAE's."""
-        if component != "vae":
-            return self._model.tensors(component)
-        return Checkpoint(self._folder) if self._options is None else self._source
+        return self._vae.tensors(self._component) if component == "vae" else self._model.tensors(component)
 
     def tokenizer(self, component: str) -> Tokenizer:
         """The model's."""
         return self._model.tokenizer(component)
 
 
-def _open_file(path: Path) -> tuple[dict[str, Any], TensorSource]:
-    """A VAE's options, and its tensors: in LDM's layout, alone or in a whole model, or in diffusers'."""
-    if path.suffix in PICKLE_SUFFIXES and exists(path):
-        raise ModelError(f"{path}: {CONVERT_PICKLE}")
-    if not exists(path):
-        raise ModelError(f"vae (={str(path)!r}) must be a .safetensors file or a folder in diffusers' format")
-    checkpoint = Checkpoint(path)
-    shapes = checkpoint.shapes
-    if "decoder.mid_block.resnets.0.conv1.weight" in shapes:
-        num_blocks = len(Shapes(path, shapes).children("decoder.up_blocks"))
-        return read_vae(Shapes(path, {vae_name(name, num_blocks): shape for name, shape in shapes.items()})), checkpoint
-    prefix = VAE_PREFIX if f"{VAE_PREFIX}decoder.conv_in.weight" in shapes else ""
-    if f"{prefix}decoder.mid.block_1.conv1.weight" not in shapes:
-        raise ModelError(f"{path}: holds no AutoencoderKL, the VAE of Stable Diffusion; give another file as vae")
-    options = read_vae(Shapes(path, shapes, prefix))
-    num_blocks = len(options["block_out_channels"])
-    return options, RenamedTensors(checkpoint, lambda name: [StoredAs(prefix + vae_name(name, num_blocks))])
+class _VaeFile:
+    """The VAE of a file: in LDM's layout, alone or in a whole model, in diffusers', or a TAESD in either."""
+
+    def __init__(self, path: Path, model: ModelFiles) -> None:
+        if path.suffix in PICKLE_SUFFIXES and exists(path):
+            raise ModelError(f"{path}: {CONVERT_PICKLE}")
+        if not exists(path):
+            raise ModelError(f"vae (={str(path)!r}) must be a .safetensors file or a folder in diffusers' format")
+        self._path = path
+        self._model = model
+        checkpoint = Checkpoint(path)
+        shapes = checkpoint.shapes
+        self._source: TensorSource = checkpoint
+        self._is_tiny = False
+        if tiny_options := tiny_vae_options(shapes):
+            self._options = tiny_options
+            self._is_tiny = True
+        elif "decoder.mid_block.resnets.0.conv1.weight" in shapes:
+            num_blocks = len(Shapes(path, shapes).children("decoder.up_blocks"))
+            renamed = {vae_name(name, num_blocks): shape for name, shape in shapes.items()}
+            self._options = read_vae(Shapes(path, renamed))
+        else:
+            prefix = VAE_PREFIX if f"{VAE_PREFIX}decoder.conv_in.weight" in shapes else ""
+            if f"{prefix}decoder.mid.block_1.conv1.weight" not in shapes:
+                raise ModelError(f"{path}: holds neither an AutoencoderKL nor a TAESD; give another file as vae")
+            self._options = read_vae(Shapes(path, shapes, prefix))
+            num_blocks = len(self._options["block_out_channels"])
+            self._source = RenamedTensors(checkpoint, lambda name: [StoredAs(prefix + vae_name(name, num_blocks))])
+
+    def config(self, _: str, kind: type[C]) -> C:
+        """From names and shapes. TAESD scales no latents."""
+        defaults = {} if self._is_tiny else self._model.vae_defaults()
+        return kind.from_options({**self._options, **defaults}, str(self._path))
+
+    def class_name(self, _: str) -> str:
+        """AutoencoderKL or AutoencoderTiny."""
+        return self._options["_class_name"]
+
+    def tensors(self, _: str) -> TensorSource:
+        """By diffusers' paths."""
+        return self._source

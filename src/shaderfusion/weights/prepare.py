@@ -204,7 +204,7 @@ def _prepare_calls(
     filters: TensorSpec,
     index: int,
 ) -> Iterator[KernelCall]:
-    """From the words of a slice, of that dtype, to those places of the weight; `filters` has room for a slice."""
+    """From the words of a slice, of that dtype, to those places of the weight; `filters` has room for a slice's."""
     tensor = weight.tensor
     _, _, m = weight.layout.partition("winograd_")
     taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
@@ -251,12 +251,11 @@ class _Batch:
         self._own |= dict.fromkeys(self.filters.values(), room)
         self._buffers = {**buffers, **self._own}
         self._arena = Arena(device)
-        """Of products of adapters alone."""
         self._factors: dict[TensorSpec, Any] = {}
         """Buffers that only the calls of this batch read."""
         self._kernels = Kernels("f32", device.capabilities)
         self._program: Program | None = None
-        """The last one, whose part of the arena the next one takes over."""
+        """The last one, which may be running."""
         self._staging = Staging(device, max_bytes)
 
     def __enter__(self) -> Self:
@@ -265,8 +264,8 @@ class _Batch:
     def __exit__(self, *_: object) -> None:
         if self._program:
             self._program.close()
-        self._arena.close()
         self._staging.close()
+        self._arena.close()
         self._free_factors()
         for buffer in set(self._own.values()):
             buffer.destroy()

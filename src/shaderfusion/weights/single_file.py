@@ -121,12 +121,13 @@ class SingleFile(ModelFiles):
         self._shapes = shapes
         self._release = _release(shapes)
         self._unet_options, self._blocks = read_unet(self._part(UNET_PREFIX, "UNet"), self._release.head_dim)
+        self._is_lcm = "time_cond_proj_dim" in self._unet_options
         self._prediction_type = prediction_type or self._own_prediction_type()
 
     @property
     def options(self) -> dict[str, Any]:
         """diffusers' pipeline for such models."""
-        if "time_cond_proj_dim" in self._unet_options:
+        if self._is_lcm and self._release is not _SDXL:  # whose own pipeline takes LCM's UNets too
             return {"_class_name": "LatentConsistencyModelPipeline"}
         pipelines = self._release.pipelines
         return {"_class_name": pipelines.get(self._unet_options["in_channels"], pipelines[4])}
@@ -157,7 +158,7 @@ class SingleFile(ModelFiles):
         if component == "vae":
             return {**read_vae(self._part(VAE_PREFIX, "VAE", "give one as vae")), **self._release.vae}
         if component == "scheduler":
-            options = _LCM_SCHEDULER if "time_cond_proj_dim" in self._unet_options else self._release.scheduler
+            options = _LCM_SCHEDULER if self._is_lcm else self._release.scheduler
             is_rescaled = {"rescale_betas_zero_snr": True} if "ztsnr" in self._shapes else {}
             return {**options, **is_rescaled, "prediction_type": self._prediction_type}
         prefix = self._encoder_prefix(component)

@@ -103,6 +103,7 @@ def prepare_weight(
     per_word = 4 // STORED_SIZE_BYTES[stored]
     packed = in_channels.part_channels % per_word == in_channels.part_places % per_word == 0
     channels = per_word if packed else 1
+    out_lanes, in_lanes = (_OUT_LANES * _IN_LANES, 1) if I_places == 1 else (_OUT_LANES, _IN_LANES)
     params = {
         "in_places": I_places,
         "in_channels": in_channels.channels,
@@ -124,12 +125,12 @@ def prepare_weight(
         dtype=out.dtype,
         bindings=(*read(words), *write(out), Binding(flags, "read_write")),
         constants={
-            "OUT_LANES": _OUT_LANES,
-            "IN_LANES": _IN_LANES,
+            "OUT_LANES": out_lanes,
+            "IN_LANES": in_lanes,
             "STORED": stored,
             "PER_WORD": per_word,
             "CHANNELS": channels,
         },
         params=params,
-        workgroups=(ceil_div(len(places), 4 * _OUT_LANES), ceil_div(I_places, channels * _IN_LANES), 1),
+        workgroups=(ceil_div(len(places), 4 * out_lanes), ceil_div(I_places, channels * in_lanes), 1),
     )

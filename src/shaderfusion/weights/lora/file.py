@@ -36,6 +36,7 @@ Changes = Mapping[tuple[str, str], Change]
 
 _DEFAULT_NAME = "pytorch_lora_weights.safetensors"
 _LARGEST_RANK = 4096
+_LARGEST_ALPHA = 1_000_000
 _SCALAR_DTYPES = {"BF16": "", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of alpha; NumPy has no bf16."""
 _NUM_SHOWN = 3
@@ -59,9 +60,17 @@ def find_file(path: str | Path, weight_name: str | None = None) -> Path:
         raise InputError(
             f"{file}: pickle files can run code when opened, so shaderfusion never does; take the LoRA as .safetensors"
         )
-    if not file.is_file():
+    if not _is_file(file):
         raise InputError(f"{file}: there is no such file; give the path of a LoRA's .safetensors file")
     return file
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there: to open a pipe would wait."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_adapter(file: Path, targets: Targets) -> Changes:
@@ -135,7 +144,7 @@ class _Scales:
             self._options = dict(json.loads(mapped.metadata().get("lora_adapter_metadata", "{}")))
             for component in {layer.component for layer in layers.values()}:
                 paths = [layer.path for layer in layers.values() if layer.component == component]
-                for pattern in self._option(component, "alpha_pattern", {}):
+                for pattern in dict(self._option(component, "alpha_pattern", {})):
                     if not any(_matches(pattern, path) for path in paths):
                         raise ValueError(f"alpha_pattern {shown(pattern)} is the end of no layer's path")
         except (ValueError, TypeError, RecursionError) as error:
@@ -154,13 +163,12 @@ class _Scales:
         is_rank_stabilized = alpha is None and self._option(layer.component, "use_rslora", False)
         if alpha is None:
             alpha = self._option(layer.component, "lora_alpha", rank)
-            for pattern, value in self._option(layer.component, "alpha_pattern", {}).items():
+            for pattern, value in dict(self._option(layer.component, "alpha_pattern", {})).items():
                 if _matches(pattern, layer.path):
                     alpha = value
-        scale = float(cast(float, alpha)) / (math.sqrt(rank) if is_rank_stabilized else rank)
-        if not math.isfinite(scale):
-            raise ValueError(f"alpha (={alpha}) must be finite")
-        return scale
+        if not isinstance(alpha, (int, float)) or not -_LARGEST_ALPHA <= alpha <= _LARGEST_ALPHA:  # NaN is not
+            raise ValueError(f"alpha (={shown(alpha)}) must be a number from -{_LARGEST_ALPHA:,} to {_LARGEST_ALPHA:,}")
+        return alpha / (math.sqrt(rank) if is_rank_stabilized else rank)
 
 
 def _matches(pattern: str, path: str) -> bool:

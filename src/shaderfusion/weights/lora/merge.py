@@ -45,10 +45,11 @@ class Patch(NamedTuple):
 
 def _side_by_side(products: list[Factors]) -> Factors:
     """Their sum as one product, whose rank is rounded up to a multiple of 4 by zeros."""
-    ups, downs = [factors.up for factors in products], [factors.down for factors in products]
-    padding = -sum(up.shape[1] for up in ups) % 4
-    up = np.pad(np.concatenate(ups, axis=1), ((0, 0), (0, padding)))
-    return Factors(up, np.pad(np.concatenate(downs), ((0, padding), (0, 0))))
+    up, down = products[0]
+    padding = -sum(factors.up.shape[1] for factors in products) % 4
+    zeros = Factors(np.zeros((len(up), padding), np.float32), np.zeros((padding, down.shape[1]), np.float32))
+    ups, downs = zip(*products, zeros, strict=True)
+    return Factors(np.concatenate(ups, axis=1), np.concatenate(downs))
 
 
 Patches = Mapping[TensorSource, Mapping[str, Patch]]

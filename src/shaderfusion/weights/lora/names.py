@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from shaderfusion.errors import WeightsError
+from shaderfusion.errors import ModelError
 from shaderfusion.graph.graph import Graph
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.ldm_names import UNetBlocks, unet_name
@@ -153,6 +153,6 @@ def _unread(shapes: Mapping[str, tuple[int, ...]], source: TensorSource) -> Iter
         try:
             for path, shape in others.items():
                 source.find(path, shape)
-        except WeightsError:
+        except ModelError:
             return
         yield from others.items()
