@@ -248,6 +248,7 @@ class Engine:
         with self.device.turn:
             self._require_open()
             self._held.clear()  # what their programs keep of the prompt was made by the weights before
+            self._prompts.clear()
             self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
     def dtype_of(self, name: str) -> DType:

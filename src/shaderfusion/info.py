@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig
+from shaderfusion.config_rules import Config
 from shaderfusion.errors import ModelError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize, read_after
@@ -244,6 +245,8 @@ def _summary(config: Config) -> str:
             widths = ", ".join(map(str, config.block_out_channels))
             factor = config.scale_factor
             return f"autoencoder of {widths} channels, {factor}x{factor} px to {config.latent_channels} values"
+        case TinyVaeConfig():
+            return "tiny autoencoder (TAESD)"
         case _:
             return type(config).__name__
 

@@ -164,6 +164,11 @@ class Family(ABC):
         """C of the latents (B, H, W, C)."""
 
     @property
+    def input_channels(self) -> int:
+        """Of the denoiser's `latents`: the latents', and those of BESIDE_LATENTS."""
+        return self.latent_channels
+
+    @property
     @abstractmethod
     def default_size_px(self) -> Mapping[str, int]:
         """`height` and `width` of the pictures that the model was trained on."""
@@ -310,7 +315,8 @@ class Family(ABC):
         """Guidance and the scheduler's update alone, of a denoiser's `model_output`."""
         g = Graph(UPDATE, kernels)
         _, H, W, C = self.latents_shape(size)
-        model_output, latents = (g.input(name, size.rows, H, W, channels=C) for name in ("model_output", "latents"))
+        model_output = g.input("model_output", size.rows, H, W, channels=C)
+        latents = g.input("latents", size.rows, H, W, channels=self.input_channels)
         self._add_update(g, size, model_output, latents)
         return g
 

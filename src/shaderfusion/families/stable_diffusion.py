@@ -143,6 +143,11 @@ class StableDiffusion(Family):
         return self.config.vae.latent_channels
 
     @property
+    def input_channels(self) -> int:
+        """Of the UNet."""
+        return self.config.unet.in_channels
+
+    @property
     def default_size_px(self) -> Mapping[str, int]:
         """Of the pictures that the model was trained on."""
         height, width = self.config.unet.sample_sides
