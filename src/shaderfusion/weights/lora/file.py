@@ -86,7 +86,7 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
     found = {name: layer for name in layers if (layer := targets.find(name))}
     unknown += [f"{name} ({', '.join(layers[name])})" for name in layers if name not in found]
     if unknown or not layers:
-        named = ", ".join(unknown[:_NUM_SHOWN]) + (", ..." if len(unknown) > _NUM_SHOWN else "")
+        named = ", ".join(map(shown, unknown[:_NUM_SHOWN])) + (", ..." if len(unknown) > _NUM_SHOWN else "")
         what = f"{len(unknown)} names in it are not ({named})" if unknown else "it has none"
         raise WeightsError(
             f"{file}: every tensor must be of a supported kind ({_KINDS}) and for a layer of the model, and {what}; "
@@ -182,11 +182,12 @@ def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:
         is_scalar = key.endswith(".alpha")
         if math.prod(entry.shape) != 1 if is_scalar else not (1 <= len(entry.shape) <= 4 and min(entry.shape) >= 1):
             what = "one number" if is_scalar else "1 to 4 dimensions of at least 1"
-            raise WeightsError(f"{mapped.path}: {key} has shape {entry.shape}, must be {what}; take a whole file")
+            shape = shown(entry.shape)
+            raise WeightsError(f"{mapped.path}: {shown(key)} has shape {shape}, must be {what}; take a whole file")
         known = ", ".join(_SCALAR_DTYPES if is_scalar else STORED_SIZE_BYTES)
         if entry.dtype not in known.split(", "):
             raise WeightsError(
-                f"{mapped.path}: {key} has dtype {entry.dtype}, must be one of {known}; convert the file"
+                f"{mapped.path}: {shown(key)} has dtype {entry.dtype}, must be one of {known}; convert the file"
             )
         stored = StoredTensor(cast(StoredDType, entry.dtype), mapped.read(entry.begin, entry.end))
         tensors[key] = AdapterTensor(entry.shape, stored)
@@ -255,7 +256,8 @@ def _make_changes(
 def _decompose(change: Change, magnitude: AdapterTensor, shape: tuple[int, ...] | None) -> Change:
     """With DoRA's magnitude of all output channels, or (1, I, ...) of the input channels of a weight of that shape."""
     channels = math.prod(magnitude.shape)
-    by_input = len(magnitude.shape) > 1 and magnitude.shape[0] == 1 and shape is not None and channels == shape[1]
+    is_row = len(magnitude.shape) > 1 and magnitude.shape[0] == 1
+    by_input = is_row and shape is not None and shape[1:2] == (channels,)
     if not by_input and channels != change.size[0]:
         raise ValueError(f"its magnitude has shape {magnitude.shape}, and its weight is of size {change.size}")
     return Decomposed(change, magnitude, by_input)
