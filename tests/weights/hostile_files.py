@@ -15,6 +15,7 @@ __all__ = [
     "HostileFile",
     "Tensor",
     "encode_header",
+    "file_of",
     "lying_files",
     "mutated_files",
     "read_tensors",
@@ -94,6 +95,12 @@ def read_tensors(path: Path) -> list[Tensor]:
     return [Tensor(name, each["dtype"], each["shape"]) for name, each in header.items() if name != "__metadata__"]
 
 
+def file_of(tensors: Sequence[Tensor]) -> HostileFile:
+    """A file that is as it says, of zeros."""
+    text, size = _header(tensors)
+    return HostileFile(encode_header(text), b"", size)
+
+
 def require_refused_or_used(use: Callable[[], object]) -> None:
     """It works, or raises what people can read: one line, not long."""
     message = ""
@@ -144,7 +151,7 @@ def mutated_files(draw: st.DrawFn, tensors: Sequence[Tensor], data: bytes = b"",
     tensors = list(tensors)
     for _ in range(draw(st.integers(0, most_changes))):
         tensors = draw(_changed(tensors))
-    damage = draw(st.sampled_from([""] * 12 + ["bytes", "length", "cut", "offsets", "metadata"]))
+    damage = draw(st.sampled_from([""] * 20 + ["bytes", "length", "cut", "offsets", "metadata"]))
     lies = draw(_offsets(tensors)) if damage == "offsets" else {}
     metadata = draw(st.recursive(NUMBERS, st.lists) if damage == "metadata" else _metadata())
     text, size = _header(tensors, metadata, lies)

@@ -3,10 +3,13 @@
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from timeit import timeit
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from weights.hostile_files import (
     HostileFile,
     Tensor,
+    encode_header,
+    file_of,
     lying_files,
     mutated_files,
     read_tensors,
@@ -34,6 +39,8 @@ from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.single_file import UnknownTensorsWarning
+
+resource = pytest.importorskip("resource", reason="memory is limited as POSIX has it")
 
 VAE = "first_stage_model."
 hostile = partial(settings, deadline=timedelta(seconds=2), derandomize=True, database=None)
@@ -226,3 +233,41 @@ def test_adapters_of_one_layer(scratch: Path, file: HostileFile) -> None:
 @given(st.one_of(lying_files(), whole_files()))
 def test_files_of_anything_as_an_adapter(scratch: Path, file: HostileFile) -> None:
     require_refused_or_used(lambda: use_adapter(file.write(scratch), targets("sd1")))
+
+
+# ---- the largest that are read at all
+
+
+def use_all(models: Sequence[Path], adapters: Sequence[Path]) -> list[float]:
+    """Seconds that each takes, in a process that may have 1 GB of memory."""
+    resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))
+    uses = [partial(use_model, path) for path in models]
+    uses += [partial(use_adapter, path, targets("sd1")) for path in adapters]
+    return [timeit(partial(require_refused_or_used, use), number=1) for use in uses]
+
+
+def test_large_claims_take_neither_memory_nor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = "model.diffusion_model.output_blocks." + "0." * 100
+    layer = "lora_unet_conv_in"
+    core = [("lora_up.weight", [16, 4096]), ("lora_down.weight", [2**22, 4]), ("lora_mid.weight", [4096, 2**22, 3, 3])]
+    model = in_f16(golden()["little_sd1"]["file"])
+    models = [
+        [Tensor(f"{i}", "F16", [0]) for i in range(220_000)],
+        [*model, *(Tensor(f"{numbers}{i}", "F16", [0]) for i in range(19_000))],
+        [Tensor(model[0].name, "F16", [2**20, 2**20]), *model[1:]],
+        [Tensor(model[0].name, "F16", [1] * 3_000_000), *model[1:]],
+    ]
+    adapters = [
+        [Tensor(f"lora_unet_x{i}.alpha", "F16", []) for i in range(19_000)],
+        [Tensor(f"{layer}.diff", "F16", [16, 2**36])],
+        [Tensor(f"{layer}.{ending}", "F16", shape) for ending, shape in core],
+    ]
+    paths = []
+    for i, tensors in enumerate([*models, *adapters]):
+        paths.append(file_of(tensors).write(tmp_path / f"{i}.safetensors"))
+    text = b'{"__metadata__":{' + b'"":"",' * 15_000_000 + b'"":""}}'
+    paths.append(HostileFile(encode_header(text)).write(tmp_path / "metadata.safetensors"))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # each of its threads has a stack
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        seconds = process.submit(use_all, paths[: len(models)], paths[len(models) :]).result()
+    assert max(seconds) < 10

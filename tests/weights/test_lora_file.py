@@ -144,11 +144,11 @@ def test_a_damaged_file(targets: Targets, tmp_path: Path) -> None:
 
 def test_a_large_core_is_refused_before_it_is_multiplied(targets: Targets, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
-    tensors = lora(CONV, 16, 16, 20_000)
-    tensors = {f"{CONV}.lora_up.weight": ones(16, 20_000), f"{CONV}.lora_down.weight": ones(1, 16)}
-    save_file(tensors | {f"{CONV}.lora_mid.weight": ones(20_000, 1, 3, 3)}, file)
-    with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
-        read_adapter(file, targets)
+    for R, S in ((20_000, 1), (1, 20_000)):
+        tensors = {f"{CONV}.lora_up.weight": ones(16, R), f"{CONV}.lora_down.weight": ones(S, 16)}
+        save_file(tensors | {f"{CONV}.lora_mid.weight": ones(R, S, 3, 3)}, file)
+        with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
+            read_adapter(file, targets)
 
 
 def test_a_magnitude_for_a_norm(targets: Targets, tmp_path: Path) -> None:

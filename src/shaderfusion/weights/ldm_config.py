@@ -37,7 +37,7 @@ class Shapes:
         """The numbers n of tensors `stem.n.*`, in order."""
         start = f"{stem}."
         parts = {name.removeprefix(start).partition(".")[0] for name in self._shapes if name.startswith(start)}
-        return sorted({int(part) for part in parts if part.isdecimal() and len(part) <= 3})  # no network has more
+        return sorted({int(part) for part in parts if part.isdecimal() and len(part) <= 2})  # no network has more
 
     def size(self, name: str, axis: int) -> int:
         """Of a dimension; ModelError where there is no such tensor, or it has fewer."""

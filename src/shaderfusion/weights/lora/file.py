@@ -35,7 +35,6 @@ Changes = Mapping[tuple[str, str], Change]
 """By component and path of the model's tensor."""
 
 _DEFAULT_NAME = "pytorch_lora_weights.safetensors"
-_LARGEST_RANK = 4096
 _LARGEST_ALPHA = 1_000_000
 _SCALAR_DTYPES = {"BF16": "", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of alpha; NumPy has no bf16."""
@@ -158,8 +157,6 @@ class _Scales:
 
     def of(self, layer: Layer, rank: int, alpha: float | None) -> float:
         """Of a layer, whose alpha the file may have; ValueError for what is no number."""
-        if not 1 <= rank <= _LARGEST_RANK:
-            raise ValueError(f"rank (={rank}) must be from 1 to {_LARGEST_RANK}")
         is_rank_stabilized = alpha is None and self._option(layer.component, "use_rslora", False)
         if alpha is None:
             alpha = self._option(layer.component, "lora_alpha", rank)
@@ -235,12 +232,11 @@ def _make_changes(
         )
         if first.size != second.size:
             raise ValueError(f"its products are of sizes {first.size} and {second.size}")
-        scale_of(second.rank, alpha)
         made["weight"] = Hadamard(first, second, scale_of(first.rank, alpha))
     elif any(name.startswith("lokr_") for name in left):
         one, other = left.matrix("lokr_w1"), left.matrix("lokr_w2")
-        scales = [scale_of(matrix.rank, alpha) for matrix in (other, one) if isinstance(matrix, LowRank)]
-        made["weight"] = Kronecker(one, other, scales[0] if scales else 1.0)
+        ranks = [matrix.rank for matrix in (other, one) if isinstance(matrix, LowRank)]
+        made["weight"] = Kronecker(one, other, scale_of(ranks[0], alpha) if ranks else 1.0)
     for kind, names in {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.items():
         for name in names:
             if kind not in made and name in left:
