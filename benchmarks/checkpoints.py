@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.checkpoints [--model sd14|sdxl] [--json rows.json]
 
 The model is one file in the original layout with random f16 weights, and the LoRA one of rank 16 for all linear layers
-of the UNet's transformers. Files are in the page cache. Memory is what `nvidia-smi` counts while a picture of 4 steps is
-made, less what it counts before, where there is an NVIDIA GPU; beside it stands what `shaderfusion info` says.
+of the UNet's transformers. Files are in the page cache. Memory is what `nvidia-smi` counts while a picture of 4 steps
+is made, less what it counts before, where there is an NVIDIA GPU; beside it stands what `shaderfusion info` says.
 """
 
 from __future__ import annotations
