@@ -315,7 +315,8 @@ def make_inputs(model: str, workload: Workload) -> dict[str, np.ndarray]:
                 time_ids = NUM_TIME_IDS * unet["addition_time_embed_dim"]
                 pooled_dim = unet["projection_class_embeddings_input_dim"] - time_ids
                 inputs["pooled"] = normal("pooled", (2 * batch, pooled_dim))
-                inputs["time_ids"] = normal("time_ids", (2 * batch, NUM_TIME_IDS))
+                px = float(8 * side)
+                inputs["time_ids"] = np.tile(np.array([px, px, 0, 0, px, px], np.float32), (2 * batch, 1))
             return inputs
         case "vae":
             return {"latents": normal("latents", latents_shape)}
