@@ -303,7 +303,7 @@ class Engine:
         """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
         with self.device.turn:
             rows = [self.run(self.model.decoder, size, {"latents": row[None]}, ["image"]) for row in latents]
-        return np.concatenate([row["image"] for row in rows]).astype(np.float32)
+        return np.concatenate([row["image"] for row in rows], dtype=np.float32)
 
     def run(
         self, name: str, size: RunSize, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
