@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 MARKER = "<!-- From here on made by benchmarks.make_docs; edit what is above. -->"
 
-WORKLOADS = ("unet", "unet, 8 pictures", "unet, 1024x1024", "vae", "vae, 1024x1024", "text_encoder")
+WORKLOADS = ("unet", "unet, 8 pictures", "unet, 1024x1024", "vae", "vae, 1024x1024", "text_encoder", "text_encoder_2")
 """Networks beside diffusers', in the order of the page."""
 
 TITLES = {
@@ -34,7 +34,10 @@ TITLES = {
     "profile": "Where the time goes",
     "kernels": "Kernels",
     "vs_diffusers": "Beside diffusers",
+    "vs_diffusers_sd21": "Beside diffusers: SD 2.1",
+    "vs_diffusers_sdxl": "Beside diffusers: SDXL",
     "startup": "From the command to the picture",
+    "checkpoints": "A checkpoint of one's own",
 }
 
 
@@ -93,8 +96,12 @@ def _describe(name: str, row: dict[str, Any]) -> str:
     if name == "startup":  # its table names the commits
         return f"`.venv/bin/python -m benchmarks.startup --model {row['model']}`; {row['driver']}, {row['date']}."
     command = f"`shaderfusion bench {name} --model {row.get('model')}`"
-    if name == "vs_diffusers":
-        command = "`.venv/bin/python -m benchmarks.vs_diffusers`, `sd14` at 512x512 where no size is named"
+    if name == "checkpoints":
+        command = "`.venv/bin/python -m benchmarks.checkpoints`, with each `--model`"
+    elif name.startswith("vs_diffusers"):
+        model = row.get("model", "sd14")
+        size = "512x512 where no size is named" if model == "sd14" else "its own size"
+        command = f"`.venv/bin/python -m benchmarks.vs_diffusers --model {model}`, `{model}` at {size}"
     else:
         command += f" at {row['width']}x{row['height']}, batch {row['batch']}, in {row['dtype']}"
     return f"{command}; {row['driver']}, {row['backend']}, commit {row['commit']}, {row['date']}."
@@ -110,10 +117,12 @@ def vs_diffusers_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     for row in rows:
         if "error" in row:
             networks.append((row["engine"], row["network"], row["error"], "", ""))
-        elif "seconds" in row:
-            parts = (f"{row['seconds'][part]:.3f}" for part in ("text_encoder", "denoising", "decoder"))
+        elif row["network"] == "picture":
+            seconds = row.get("seconds", {})
+            parts = (f"{seconds[part]:.3f}" if seconds else "" for part in ("text_encoder", "denoising", "decoder"))
+            in_all = f"{sum(seconds.values()):.3f}" if seconds else ""
             peak = f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else ""
-            pictures.append((row["engine"], *parts, f"{sum(row['seconds'].values()):.3f}", peak))
+            pictures.append((row["engine"], *parts, in_all, peak))
         else:
             spread = f"{row['p20_ms']:.2f} to {row['p80_ms']:.2f}"
             times = (f"{row['p50_ms']:.2f}", spread)
@@ -136,7 +145,24 @@ def startup_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     return [Table(("commit", "what", "least, s", "runs, s"), cells, "<<><", "A process each, files in the page cache")]
 
 
-TABLES = {"vs_diffusers": vs_diffusers_tables, "startup": startup_tables}
+def checkpoints_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Seconds and memory of each model's file."""
+    cells = [
+        (row["model"], row["name"], *(f"{row[unit]:,.{digits}f}" if unit in row else "" for unit, digits in UNITS))
+        for row in rows
+    ]
+    return [Table(("model", "what", "s", "MB"), cells, "<<>>", "One .safetensors file with random weights in f16")]
+
+
+UNITS = (("seconds", 2), ("mb", 0))
+
+TABLES = {
+    "vs_diffusers": vs_diffusers_tables,
+    "vs_diffusers_sd21": vs_diffusers_tables,
+    "vs_diffusers_sdxl": vs_diffusers_tables,
+    "startup": startup_tables,
+    "checkpoints": checkpoints_tables,
+}
 
 
 if __name__ == "__main__":

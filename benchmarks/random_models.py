@@ -27,6 +27,11 @@ def configs(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _last(component: tuple[str, Any]) -> bool:
+    """Text encoders come last: weights depend on the order in which they are drawn."""
+    return component[0].startswith("text")
+
+
 def save_random_model(name: str, folder: Path, *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
     """Writes all components, f16, with diffusers' own initialization, and returns them as f32 torch modules."""
     import torch
@@ -46,7 +51,8 @@ def save_random_model(name: str, folder: Path, *, device: str = "cpu", seed: int
 
     torch.manual_seed(seed)
     with torch.device(device):
-        modules = {component: make(component, options) for component, options in configs(name).items()}
+        ordered = sorted(configs(name).items(), key=_last)
+        modules = {component: make(component, options) for component, options in ordered}
     for component, module in modules.items():
         module.eval().requires_grad_(False).half().save_pretrained(folder / component)
         module.float()  # of the rounded weights, so that both engines start from the same numbers

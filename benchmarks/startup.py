@@ -29,6 +29,7 @@ from shaderfusion.families import family_of
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.clip import text_encoder_graph
 from shaderfusion.weights.ldm_names import (
     UNET_PREFIX,
     VAE_PREFIX,
@@ -85,7 +86,11 @@ def save_file_of(name: str, path: Path) -> None:
         up_attention=tuple(block.transformers[0] is not None for block in unet.up_blocks),
     )
     tensors: dict[str, np.ndarray] = {}
-    for network, graph in model.record(Kernels("f16"), model.run_size()).items():
+    graphs = model.record(Kernels("f16"), model.run_size())
+    for component, config in model.text_encoders.items():  # with layers that are in files and are not read
+        pooled = "projection" if component == "text_encoder_2" else "state"
+        graphs[component] = text_encoder_graph(config, Kernels("f16"), pooled=pooled)
+    for network, graph in graphs.items():
         source = model.sources[network]
         for weight in [*graph.weights.values(), *graph.tables.values()]:
             for own in weight.paths:

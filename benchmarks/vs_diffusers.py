@@ -176,8 +176,8 @@ def measure_ours(
         for workload in own_size:
             rows.attempt(name, workload, partial(measure_workload, workload))
         free_after, _ = torch.cuda.mem_get_info()
-        rows.add(name, "picture", seconds=seconds, total_s=sum(seconds.values()), peak_bytes=free_before - free_after)
-        for workload in workloads.keys() - own_size:
+        add_picture(rows, name, seconds, free_before - free_after)
+        for workload in (name for name in workloads if name not in own_size):
             rows.attempt(name, workload, partial(measure_workload, workload))
     free_closed, _ = torch.cuda.mem_get_info()
     print(f"after close {(free_before - free_closed) / 1e6:.0f} MB are taken", flush=True)
@@ -225,19 +225,15 @@ def measure_diffusers(
 
     worked = [rows.attempt(engine, name, partial(measure_network, name)) for name in ("unet", "vae")]
     if accelerate is eager:
-        for name in modules.keys() - {"unet", "vae"}:
+        for name in (name for name in modules if name not in ("unet", "vae")):
             rows.attempt(engine, name, partial(measure_network, name))
 
-    def measure_picture() -> dict[str, Any]:
+    if all(worked):
         seconds: dict[str, float] = {}
         if has_picture(workloads):
             make_diffusers_image(networks, inputs)
             seconds = make_diffusers_image(networks, inputs)
-        peak_bytes = torch.cuda.max_memory_reserved()
-        return {"seconds": seconds, "total_s": sum(seconds.values()), "peak_bytes": peak_bytes}
-
-    if all(worked):
-        rows.attempt(engine, "picture", measure_picture)
+        add_picture(rows, engine, seconds, torch.cuda.max_memory_reserved())
     if accelerate is not compiled:
         for name, (network, *_) in workloads.items():
             if name != network:
@@ -315,12 +311,19 @@ def make_inputs(model: str, workload: Workload) -> dict[str, np.ndarray]:
                 time_ids = NUM_TIME_IDS * unet["addition_time_embed_dim"]
                 pooled_dim = unet["projection_class_embeddings_input_dim"] - time_ids
                 inputs["pooled"] = normal("pooled", (2 * batch, pooled_dim))
-                inputs["time_ids"] = normal("time_ids", (2 * batch, NUM_TIME_IDS))
+                px = float(8 * side)
+                inputs["time_ids"] = np.tile(np.array([px, px, 0, 0, px, px], np.float32), (2 * batch, 1))
             return inputs
         case "vae":
             return {"latents": normal("latents", latents_shape)}
         case _:
             return {"token_ids": TOKEN_IDS[:1]}
+
+
+def add_picture(rows: Rows, engine: str, seconds: dict[str, float], peak_bytes: int) -> None:
+    """Seconds of each part where a whole picture was made, and the most memory."""
+    timed = {"seconds": seconds, "total_s": sum(seconds.values())} if seconds else {}
+    rows.add(engine, "picture", **timed, peak_bytes=peak_bytes)
 
 
 def has_picture(workloads: dict[str, Workload]) -> bool:

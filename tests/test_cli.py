@@ -151,10 +151,10 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         assert one["parameters"] == two["parameters"]
         assert (one["tensors_bytes"] < two["tensors_bytes"]) == (one["name"] == "unet")
     assert main(["info", "emoji"]) == 0
-    _, _, *lines = capsys.readouterr().out.splitlines()
-    for line, component in zip(lines, small["components"], strict=True):
-        name, parameters, *_, dispatches = line.split()
-        assert (name, parameters) == (component["name"], f"{component['parameters']:,}")
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    for component in small["components"]:
+        _, parameters, *_, dispatches = rows[component["name"]]
+        assert parameters == f"{component['parameters']:,}"
         assert dispatches == str(component["dispatches"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden.models import NAMES, Run, golden, model_folder
+from golden.models import FOLDER, Run, golden, model_folder
 
 from shaderfusion.errors import DeviceError, GpuMemoryError, InputError
 from shaderfusion.families import open_model
@@ -29,6 +29,8 @@ CALLS: list[dict[str, Any]] = [
 ]
 UNIFORM = 0x40
 """WebGPU's flag of buffers for parameters."""
+MODELS = ("sd1", "odd", "thirds", "sdxl", "inpaint", "emoji")
+"""Odd sizes, padding, two text encoders, and channels beside the latents among them."""
 ROUNDING = {"emoji": 2e-3}
 """Of latents, relative to the largest: there kernels of one row differ from those of two. In the others none does."""
 
@@ -104,7 +106,7 @@ def resident(pipe: StableDiffusionPipeline) -> set[str]:
     return {name for name, programs in pipe._engine._programs.items() if programs}
 
 
-@pytest.mark.parametrize(("name", "run"), [(name, run) for name in NAMES for run in golden(name).runs[:1]], ids=str)
+@pytest.mark.parametrize(("name", "run"), [(name, run) for name in MODELS for run in golden(name).runs[:1]], ids=str)
 def test_pictures_are_those_of_normal_memory(device: Device, name: str, run: Run) -> None:
     _, height, width, _ = run.images.shape
     latents: dict[Memory, np.ndarray] = {}
@@ -224,6 +226,20 @@ def test_a_run_goes_on_after_a_failure(
 def raise_out_of_memory(*_: Any, **__: Any) -> None:
     """As a device would."""
     raise GpuMemoryError("the device is out of memory")
+
+
+def test_adapters(device: Device) -> None:
+    """Prompts are read anew by the weights that an adapter changed, and all networks are loaded with it."""
+    found: list[list[list[bytes]]] = []
+    for memory in MEMORIES:
+        with open_pipeline(device, memory, "sd1") as pipe:
+            plain = images_of(pipe, CALLS[0])
+            pipe.load_lora_weights(FOLDER / "lora" / "kohya.safetensors")
+            adapted = images_of(pipe, CALLS[0])
+            pipe.unload_lora_weights()
+            assert images_of(pipe, CALLS[0]) == plain != adapted
+        found.append([plain, adapted])
+    assert found[0] == found[1]
 
 
 def test_f16(device: Device) -> None:

@@ -41,6 +41,8 @@ from shaderfusion.weights.store import WeightStore
 
 __all__ = ["DenoisingState", "Engine", "PrecisionWarning", "Step"]
 
+_F16_EXPONENT = 0x7C00
+
 _MAX_SIZES = 2
 """Programs of so many sizes are kept for each network, so that two runs may take turns; in low memory pipelines."""
 
@@ -301,7 +303,7 @@ class Engine:
         """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
         with self.device.turn:
             rows = [self.run(self.model.decoder, size, {"latents": row[None]}, ["image"]) for row in latents]
-        return np.concatenate([row["image"] for row in rows]).astype(np.float32)
+        return np.concatenate([row["image"] for row in rows], dtype=np.float32)
 
     def run(
         self, name: str, size: RunSize, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
@@ -356,7 +358,7 @@ class Engine:
         with self.device.turn:
             left = self._until_finite(name, attempt, ["model_output"])
             del left["model_output"]
-            if not np.isfinite(left["x_t"]).all():
+            if not _is_finite(left["x_t"]):
                 raise NotFiniteError(
                     f"guidance_scale (={step.guidance_scale:g}) takes the latents out of the range of f32; use a "
                     "smaller one"
@@ -404,7 +406,7 @@ class Engine:
         """What `attempt` returns, from a network in f32 if it has to be."""
 
         def is_finite(arrays: Mapping[str, np.ndarray]) -> bool:
-            return all(np.isfinite(arrays[key]).all() for key in checked)
+            return all(_is_finite(arrays[key]) for key in checked)
 
         arrays = attempt()
         if is_finite(arrays):
@@ -439,3 +441,10 @@ class Engine:
                 self._drop(changed, key)
             self._kernels[changed] = kernels
         self._pipelines.clear()
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether all values are; of f16, which NumPy is slow with, by their exponents."""
+    if array.dtype == np.float16:
+        return bool(((array.view(np.uint16) & _F16_EXPONENT) != _F16_EXPONENT).all())
+    return bool(np.isfinite(array).all())

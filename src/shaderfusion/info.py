@@ -154,6 +154,9 @@ class ModelInfo:
 def describe(
     model: str | Path,
     *,
+    vae: str | Path | None = None,
+    prediction_type: str | None = None,
+    revision: str | None = None,
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
@@ -163,10 +166,10 @@ def describe(
 ) -> ModelInfo:
     """A model, and its costs on such a device for `batch` images of that size in pixels.
 
-    f16 on a GPU, and all optimizations, by default. ModelError where it cannot be used; weights that are not there are
-    said, and not asked for.
+    The model is named as in `families.open_model`. f16 on a GPU, and all optimizations, by default. ModelError where it
+    cannot be used; weights that are not there are said, and not asked for.
     """
-    opened = open_model(model)
+    opened = open_model(model, vae=vae, prediction_type=prediction_type, revision=revision)
     size = opened.run_size(batch=batch, width=width, height=height)
     kernels = Kernels(dtype or "f16", capabilities, optimizations or Optimizations())
     opened.require_fits(size, kernels.capabilities, kernels.dtype)

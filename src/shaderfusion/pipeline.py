@@ -67,6 +67,7 @@ class StableDiffusionPipeline:
         *,
         vae: str | Path | None = None,
         prediction_type: str | None = None,
+        revision: str | None = None,
         device: Device | int | str | None = None,
         runtime: str = "auto",
         dtype: DType | None = None,
@@ -78,9 +79,9 @@ class StableDiffusionPipeline:
         loras: Sequence[tuple[str | Path, Strength]] = (),
         memory: Memory = "normal",
     ) -> Self:
-        """Opens the embedded model "emoji", a folder in diffusers' format or a .safetensors file on a device.
+        """Opens the embedded model "emoji", a folder in diffusers' format, a .safetensors file or a model of the hub.
 
-        vae and prediction_type are those of `families.open_model`; devices are those of `shaderfusion devices`.
+        vae, prediction_type and revision are those of `families.open_model`; devices those of `shaderfusion devices`.
         runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
         optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
@@ -102,7 +103,7 @@ class StableDiffusionPipeline:
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
-            found = _open(model, vae, prediction_type)
+            found = _open(model, vae=vae, prediction_type=prediction_type, revision=revision)
             make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
             found.tokenize([""])
             for path in embeddings:
@@ -252,14 +253,15 @@ class StableDiffusionPipeline:
         self.close()
 
 
-def _open(model: str | Path | Family, vae: str | Path | None, prediction_type: str | None) -> Family:
+def _open(model: str | Path | Family, **options: Any) -> Family:
+    """With options of `open_model`; InputError where one is given for a model that is open."""
     if not isinstance(model, Family):
-        return open_model(model, vae=vae, prediction_type=prediction_type)
-    if vae is not None or prediction_type is not None:
-        raise InputError(
-            f"vae (={shown(vae)}) and prediction_type (={prediction_type}) must be left out for a model that is open "
-            "already; give them to open_model"
-        )
+        return open_model(model, **options)
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"{name} (={shown(value)}) must be left out for a model that is open already; give it to open_model"
+            )
     return model
 
 

@@ -172,7 +172,8 @@ def test_sd_14_fits(small_device: Device, kind: Capabilities, dtype: DType, opti
         assert all(len(call.bindings) <= 8 and max(call.workgroups) <= 65535 for call in graph.calls)
         assert max(map(workgroup_bytes, graph.calls)) <= 16384
         assert small_device.pipelines.get_all(graph.calls)
-    assert is_cut(graphs["vae"]) is (dtype == "f32")
+    largest = max(tensor.storage.size_bytes for tensor in bindings_of(graphs["vae"].calls))
+    assert (largest > 128 << 20) is (dtype == "f32")  # which is bound in parts then
 
 
 def test_what_takes_more_is_found(small_device: Device) -> None:

@@ -20,6 +20,7 @@ from shaderfusion.cli.options import (
     add_device,
     add_dtype,
     add_json,
+    add_memory,
     add_model,
     add_model_options,
     add_optimizations,
@@ -72,6 +73,7 @@ def add_parser(commands: Any) -> None:
     add_dtype(generate, DTYPE_OF_DEVICE)
     add_optimizations(generate)
     add_tuning(generate, "auto")
+    add_memory(generate)
     add_json(generate)
 
 
@@ -120,6 +122,7 @@ def _run(args: argparse.Namespace) -> None:
         size=request.size,
         tuning=args.tuning,
         loras=args.lora,
+        memory=args.memory,
     )
     loaded = time.perf_counter()
     images: list[Image] = []

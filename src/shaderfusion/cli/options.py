@@ -17,6 +17,7 @@ __all__ = [
     "add_device",
     "add_dtype",
     "add_json",
+    "add_memory",
     "add_model",
     "add_model_options",
     "add_optimizations",
@@ -69,6 +70,11 @@ def add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    meaning = "normal (the default) or low: networks take turns on the device, and pictures go through them one by one"
+    parser.add_argument("--memory", choices=Names(_memories), default="normal", metavar="NAME", help=meaning)
+
+
 def add_optimizations(parser: argparse.ArgumentParser) -> None:
     meaning = "all (the default), none, or some of gn,geglu,pfs,flash,winograd, with commas between"
     parser.add_argument("--optimizations", default="all", metavar="NAMES", help=meaning)
@@ -97,6 +103,12 @@ def schedulers() -> Iterable[str]:
     from shaderfusion.schedulers import SCHEDULERS
 
     return SCHEDULERS
+
+
+def _memories() -> Iterable[str]:
+    from shaderfusion.families.family import MEMORIES
+
+    return MEMORIES
 
 
 def _runtimes() -> Iterable[str]:

@@ -4,6 +4,7 @@ Pipelines take seconds to compile on software Vulkan, so that most cases share o
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_residual_in_place(any_device: Device, small: Tile | LaneTile, num_split
     a, b = np.random.default_rng(0).standard_normal((2, 2, 9, 44)), np.random.default_rng(1).standard_normal((44, 20))
     c = np.random.default_rng(2).standard_normal((2, 2, 9, 20))
     ta, tb, tc, out = tensor_in("a", a), tensor_in("b", b), tensor_in("c", c), tensor_out("out", *c.shape)
-    options = {"tile": small} if isinstance(small, LaneTile) else {"tile": small, "num_splits": num_splits}
+    options: dict[str, Any] = {"tile": small} | ({} if isinstance(small, LaneTile) else {"num_splits": num_splits})
     apart = run_calls(any_device, matmul(ta, tb, out, Epilogue(residual=tc), **options), {ta: a, tb: b, tc: c}, out)
     calls = matmul(ta, tb, out, Epilogue(residual=out), **options)
     np.testing.assert_array_equal(run_calls(any_device, calls, {ta: a, tb: b, out: c}, out), apart)
@@ -120,7 +121,7 @@ def test_residual_in_place(any_device: Device, small: Tile | LaneTile, num_split
 
 def test_residual_of_another_part() -> None:
     whole = tensor_out("whole", 128, 8)
-    with pytest.raises(ShapeError, match="must be the same part of whole"):
+    with pytest.raises(ShapeError, match=r"must be the same part of whole"):
         matmul(
             tensor_out("a", 64, 12), tensor_out("b", 12, 8), whole.rows(0, 64), Epilogue(residual=whole.rows(64, 64))
         )

@@ -268,14 +268,14 @@ def with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> Kern
 
     Where the residual is out, of which each value is read where it is written, out is bound alone.
     """
-    residual = epilogue.residual
-    in_place = residual is not None and residual.storage is out.storage
-    if in_place and residual.offset_bytes != out.offset_bytes:
-        raise ShapeError(f"{call.name}: residual {residual} and {out} must be the same part of {out.storage}, or apart")
-    bound = (Binding(out, "read_write"),) if in_place else write(out)
-    call = _extend(call, bound, {"OUT_BINDING": len(call.bindings) + 1})
-    if in_place:
-        call, residual = _extend(call, (), {"RESIDUAL": True, "IN_PLACE": True}), None
+    residual, place = epilogue.residual, {"OUT_BINDING": len(call.bindings) + 1}
+    if residual and residual.storage is out.storage:
+        if residual.offset_bytes != out.offset_bytes:
+            raise ShapeError(f"{call.name}: residual {residual} must be the same part of {out.storage} as {out}")
+        call = _extend(call, (Binding(out, "read_write"),), {**place, "RESIDUAL": True, "IN_PLACE": True})
+        residual = None
+    else:
+        call = _extend(call, write(out), place)
     added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": residual}
     for flag, tensor in added.items():
         if tensor:
