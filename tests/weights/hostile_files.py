@@ -54,7 +54,7 @@ NAMES = [
     "v_pred",
     "0." * 3000,
     "a.mid_block.attentions.0." * 2000 + "-",
-    "x" * 100_000,
+    "x" * 10_000,
     "two\nlines\x1b[31m",
     "__metadata__",
 ]
@@ -192,7 +192,10 @@ def _changed(draw: st.DrawFn, tensors: Sequence[Tensor]) -> list[Tensor]:
             if way == "drop all":
                 return [tensor for tensor in tensors if not tensor.name.startswith(stem)]
             new = draw(st.one_of(_renamed(stem), _names(NAMES)))
-            return [tensor._replace(name=tensor.name.replace(stem, new)) for tensor in tensors]
+            return [
+                tensor._replace(name=new + tensor.name.removeprefix(stem)) if tensor.name.startswith(stem) else tensor
+                for tensor in tensors
+            ]
 
 
 @st.composite

@@ -57,7 +57,7 @@ def record(family: Family) -> Mapping[str, Graph]:
 
 
 def use_model(path: str | Path, vae: Path | None = None) -> None:
-    """All that precedes the reading of weights."""
+    """Opens it, records its graphs and reads every tensor that they ask for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownTensorsWarning)
         family = open_model(path, vae=vae)
@@ -66,7 +66,8 @@ def use_model(path: str | Path, vae: Path | None = None) -> None:
         source = family.sources[family.networks[name].source]
         for weight in (*graph.weights.values(), *graph.tables.values()):
             for tensor in weight.paths:
-                source.find(tensor, weight.source_shape)
+                stored = source.read(tensor, weight.source_shape)
+                assert stored.to_f32().size == math.prod(weight.source_shape)
     assert family.tokenize(["a fox"]).shape[-1] == family.embedding_shape[0]
 
 
@@ -78,7 +79,6 @@ def in_f16(shapes: Mapping[str, list[int]]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["little_sd1", "little_sd2", "little_sdxl"])
-@pytest.mark.filterwarnings("ignore::shaderfusion.weights.single_file.UnknownTensorsWarning")
 def test_single_files(scratch: Path, name: str) -> None:
     tensors = in_f16(golden()[name]["file"])
 
@@ -87,6 +87,7 @@ def test_single_files(scratch: Path, name: str) -> None:
     def check(file: HostileFile) -> None:
         require_refused_or_used(lambda: use_model(file.write(scratch)))
 
+    use_model(file_of(tensors).write(scratch))
     check()
 
 
@@ -117,12 +118,14 @@ def vae_files() -> dict[str, list[Tensor]]:
 @pytest.mark.parametrize("layout", ["ldm", "diffusers", "tiny", "tiny_published"])
 def test_vaes(scratch: Path, layout: str) -> None:
     model = model_folder("thirds" if "tiny" in layout else "sd1")  # of as many latent channels
+    tensors = vae_files()[layout]
 
     @hostile(max_examples=40)
-    @given(mutated_files(vae_files()[layout]))
+    @given(mutated_files(tensors))
     def check(file: HostileFile) -> None:
         require_refused_or_used(lambda: use_model(model, file.write(scratch)))
 
+    use_model(model, file_of(tensors).write(scratch))
     check()
 
 
@@ -139,6 +142,11 @@ def test_files_of_anything_as_a_vae(scratch: Path, file: HostileFile) -> None:
 def targets(name: str) -> Targets:
     family = open_model(model_folder(name))
     return Targets({name: [graph] for name, graph in record(family).items()}, family.sources)
+
+
+@pytest.fixture(scope="module")
+def sd1() -> Targets:
+    return targets("sd1")
 
 
 def use_adapter(path: Path, targets: Targets) -> None:
@@ -224,14 +232,14 @@ def adapters(draw: st.DrawFn) -> HostileFile:
 
 @hostile(max_examples=150)
 @given(adapters())
-def test_adapters_of_one_layer(scratch: Path, file: HostileFile) -> None:
-    require_refused_or_used(lambda: use_adapter(file.write(scratch), targets("sd1")))
+def test_adapters_of_one_layer(scratch: Path, sd1: Targets, file: HostileFile) -> None:
+    require_refused_or_used(lambda: use_adapter(file.write(scratch), sd1))
 
 
 @hostile(max_examples=50)
 @given(st.one_of(lying_files(), whole_files()))
-def test_files_of_anything_as_an_adapter(scratch: Path, file: HostileFile) -> None:
-    require_refused_or_used(lambda: use_adapter(file.write(scratch), targets("sd1")))
+def test_files_of_anything_as_an_adapter(scratch: Path, sd1: Targets, file: HostileFile) -> None:
+    require_refused_or_used(lambda: use_adapter(file.write(scratch), sd1))
 
 
 # ---- the largest that are read at all

@@ -308,6 +308,7 @@ def test_tensors_that_no_part_has_are_named(tmp_path: Path, name: str) -> None:
         (("scaled_fp8", "model.diffusion_model.input_blocks.0.0.weight"), "has weights with scales of their own"),
         (("first_stage_model.decoder.conv_in.weight",), "is a VAE alone; give it as vae"),
         (("decoder.conv_in.weight", "encoder.conv_in.weight"), "is a VAE alone; give it as vae"),
+        (("decoder.layers.0.weight",), "is a VAE alone; give it as vae"),
         (("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"), "is a UNet alone in diffusers' layout"),
         (("input_blocks.0.0.weight",), "is a UNet alone, without a text encoder"),
         (("text_model.final_layer_norm.bias",), "is a text encoder alone"),
