@@ -55,6 +55,7 @@ CONVERT_PICKLE = (
     "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
 )
 
+_MOST_LAYERS = 1000  # of a UNet's transformers: with more it would be recorded for minutes
 
 T = TypeVar("T")
 
@@ -198,6 +199,9 @@ class UNetConfig(Config):
         rule = "have an entry for each residual block where it has a list for a block"
         self._require(all(len(block.transformers) == count for block, count in down), key, rule)
         self._require(all(len(block.transformers) == count + 1 for block, count in up), reverse_key, rule)
+        blocks = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        num_layers = sum(depth or 0 for block in blocks for depth in block.transformers)
+        self._require(num_layers <= _MOST_LAYERS, key, f"come to at most {_MOST_LAYERS} layers in all blocks")
 
     def _check_time_ids(self) -> None:
         for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):

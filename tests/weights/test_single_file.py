@@ -212,6 +212,14 @@ def test_tokenizers(tmp_path: Path) -> None:
     assert pads == {"sd15": [49407], "sd21": [0], "sdxl": [49407, 0]}
 
 
+@pytest.mark.parametrize("length", [2, 4097])
+def test_prompts_of_no_tokenizer(tmp_path: Path, length: int) -> None:
+    name = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
+    file = SingleFile(write_header(tmp_path / "model.safetensors", golden()["sd15"]["file"] | {name: [length, 768]}))
+    with pytest.raises(ModelError, match=rf"prompts of its text_encoder have {length} tokens, must have from 3 to"):
+        file.tokenizer("tokenizer")
+
+
 # ---- forms of files
 
 
