@@ -10,7 +10,7 @@ import pytest
 from golden.models import golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import DenoisingState, Step
+from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.gpu.device import Device
 from shaderfusion.pipeline import StableDiffusionPipeline

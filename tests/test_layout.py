@@ -45,6 +45,7 @@ ORDER = [
     "weights.lora.file",
     "weights.lora.adapters",
     "families",
+    "denoising",
     "info",
     "gpu",
     "graph.arena",

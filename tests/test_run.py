@@ -14,7 +14,8 @@ import pytest
 from golden.models import FAMILIES, golden, load, model_folder
 from safetensors.numpy import load_file, save_file
 
-from shaderfusion.engine import DenoisingState, PrecisionWarning, Step
+from shaderfusion.denoising import DenoisingState, Step
+from shaderfusion.engine import PrecisionWarning
 from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
 from shaderfusion.families.family import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion

@@ -6,40 +6,30 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
 
+from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import (
-    BESIDE_LATENTS,
-    CARRIED,
-    UPDATE,
-    Conditioning,
-    Family,
-    Memory,
-    RunSize,
-    read_after,
-)
+from shaderfusion.families.family import CARRIED, UPDATE, Conditioning, Family, Memory, RunSize, read_after
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
 from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
-from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.schedulers import Update
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.store import WeightStore
 
-__all__ = ["DenoisingState", "Engine", "PrecisionWarning", "Step"]
+__all__ = ["Engine", "PrecisionWarning"]
 
 _F16_EXPONENT = 0x7C00
 
@@ -52,58 +42,6 @@ _MAX_PROMPTS = 32
 
 class PrecisionWarning(UserWarning):
     """A network's values are over the range of f16, as found in a run or as its configuration says; it runs in f32."""
-
-
-@dataclass(eq=False)
-class DenoisingState:
-    """Where a run stands between two steps, on the host: the device may serve another run meanwhile."""
-
-    size: RunSize
-    conditioning: Conditioning = field(repr=False)
-    """Those of prompts have a row for each of the denoiser's batch."""
-    x_t: np.ndarray = field(repr=False)
-    """(B, H, W, C) f32"""
-    input_scale: float
-    """Of the next step's input, which is input_scale x_t."""
-    carried: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    """The other tensors that the last step left; empty before the first."""
-
-    def inputs(self, dtype: DType) -> dict[str, np.ndarray]:
-        """Everything that a denoiser in that dtype, and the update after it, have to hold before the next step."""
-        inputs = {**self.conditioning, **self.carried, "x_t": self.x_t}
-        beside = inputs.pop(BESIDE_LATENTS, None)
-        if "latents" not in inputs or inputs["latents"].dtype != NUMPY_DTYPES[dtype]:
-            copies = self.size.rows // self.size.batch
-            latents = np.tile(np.float32(self.input_scale) * self.x_t, (copies, 1, 1, 1))
-            if beside is not None:  # a step's update leaves these channels as they are
-                beside = np.broadcast_to(beside, (*latents.shape[:3], beside.shape[3]))
-                latents = np.concatenate([latents, beside], axis=3)
-            inputs["latents"] = latents
-        return inputs
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What one denoising step is given beside the state."""
-
-    timestep: float
-    update: Update
-    guidance_scale: float
-    next_input_scale: float
-    noise: np.ndarray | None = field(default=None, repr=False)
-    """(B, H, W, C), where the update has c_noise."""
-
-    @property
-    def inputs(self) -> dict[str, np.ndarray]:
-        """By name, those of the denoiser and of the update after it."""
-        values = {
-            **vars(self.update),
-            "guidance_scale": self.guidance_scale,
-            "next_input_scale": self.next_input_scale,
-        }
-        inputs = {"coefficients": np.array([values[key] for key in COEFFICIENTS])}
-        inputs["timestep"] = np.array([self.timestep])
-        return inputs if self.noise is None else {**inputs, "noise": self.noise}
 
 
 class _Held(NamedTuple):
@@ -343,7 +281,7 @@ class Engine:
             program = self.program(name, state.size)
             held = self._pop_held(program, state, step)
             if held is None:
-                program.write_all(state.inputs(program.graph.dtype) | step.inputs)
+                program.write_all(state.inputs(NUMPY_DTYPES[program.graph.dtype]) | step.inputs)
                 program.run()
             elif held.under_way is None:
                 program.write_all(step.inputs)
@@ -385,7 +323,7 @@ class Engine:
         denoiser = self.program(self.model.denoiser, state.size)
         update = self.program(UPDATE, state.size)
         is_there = self._pop_held(denoiser, state) is not None and state.size.rows == 1
-        given = {**state.inputs(denoiser.graph.dtype), **inputs}
+        given = {**state.inputs(NUMPY_DTYPES[denoiser.graph.dtype]), **inputs}
         outputs: list[np.ndarray] = []
         for row in range(state.size.rows):
             for key in denoiser.graph.inputs:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale
-from shaderfusion.engine import DenoisingState, Engine, Step
+from shaderfusion.denoising import DenoisingState, Step
+from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown

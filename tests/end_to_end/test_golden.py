@@ -9,7 +9,7 @@ import pytest
 from golden.models import NAMES, PADDED, TINY, Run, golden, load, model_folder
 from kernel_runner import own_capabilities, relative_error
 
-from shaderfusion.engine import DenoisingState, Step
+from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.families import open_model
 from shaderfusion.families.family import RunSize
 from shaderfusion.gpu.device import Device

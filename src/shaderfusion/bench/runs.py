@@ -10,7 +10,8 @@ import numpy as np
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import normal
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.engine import DenoisingState, Engine, Step
+from shaderfusion.denoising import DenoisingState, Step
+from shaderfusion.engine import Engine
 from shaderfusion.schedulers import Update, make_schedule
 
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
