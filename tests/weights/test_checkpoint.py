@@ -238,11 +238,13 @@ def test_more_names_than_any_model_has_and_longer_ones(tmp_path: Path, names: It
         Checkpoint(tmp_path)
 
 
-def test_a_pipe_in_place_of_a_shard(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.safetensors")
+def test_a_pipe_in_place_of_a_file_or_shard(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "pipe.safetensors"}}))
-    with pytest.raises(WeightsError, match=r"pipe.safetensors: not .*it is no regular file.*; download it again"):
-        Checkpoint(tmp_path)
+    for path in (pipe, tmp_path):
+        with pytest.raises(WeightsError, match=r"pipe.safetensors: not .*it is no regular file.*; download it again"):
+            Checkpoint(path)
 
 
 def test_missing_tensor(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
-from shaderfusion.files import exists, load_json, shown
+from shaderfusion.files import exists, is_folder, load_json, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
@@ -98,7 +98,7 @@ class Checkpoint:
         self.metadata: dict[str, str] = {}
         """What the files say of themselves."""
         self._entries: dict[str, _Entry] = {}
-        for path_of_file in [path] if path.is_file() else _find_files(path):
+        for path_of_file in [path] if exists(path) and not is_folder(path) else _find_files(path):
             file = MappedFile(path_of_file)
             self.metadata |= file.metadata()
             self._entries |= file.entries()
