@@ -340,13 +340,15 @@ class SchedulerConfig(Config):
     trained_betas: Fractions | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing", "ays", "ays_xl"] | None = None  # the last two are ours
     steps_offset: Offset = 0
     set_alpha_to_one: bool | None = None
     clip_sample: bool | None = None
     clip_sample_range: Positive = 1.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     use_karras_sigmas: bool | None = None
+    use_exponential_sigmas: bool | None = None
+    use_beta_sigmas: bool | None = None
     original_inference_steps: Count = 50  # of which LCM takes some
     timestep_scaling: Positive = 10.0  # of LCM's boundary condition
     solver_order: Count = 2  # of DPM-Solver, as the next two
@@ -355,8 +357,9 @@ class SchedulerConfig(Config):
     # ---- read only to be refused
     skip_prk_steps: bool = False
     thresholding: bool = False
-    use_exponential_sigmas: bool | None = None
-    use_beta_sigmas: bool | None = None
+    predict_x0: bool = True
+    disable_corrector: tuple[Count, ...] | None = None
+    solver_p: str | None = None
     use_lu_lambdas: bool | None = None
     use_flow_sigmas: bool | None = None
     use_dynamic_shifting: bool = False

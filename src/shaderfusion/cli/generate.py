@@ -27,6 +27,7 @@ from shaderfusion.cli.options import (
     add_size,
     add_tuning,
     guidance_scale,
+    scheduler,
     schedulers,
     text,
     whole_number,
@@ -58,8 +59,10 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("--steps", type=whole_number(1, 20), default=20, metavar="N", help="default: 20")
     generate.add_argument("--guidance-scale", type=guidance_scale, default=7.5, metavar="X", help="default: 7.5")
     generate.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
-    meaning = "one of %(choices)s; default: the model's own"
-    generate.add_argument("--scheduler", choices=Names(schedulers), metavar="NAME", help=meaning)
+    meaning = "one of %(choices)s; most take a spacing, such as dpmpp_2m_karras; names of diffusers and of the web UIs"
+    meaning += ' do too, such as "DPM++ 2M Karras"; default: the model\'s own'
+    names = Names(schedulers, has_other_names=True)
+    generate.add_argument("--scheduler", type=scheduler, choices=names, metavar="NAME", help=meaning)
     add_size(generate)
     generate.add_argument(
         "--num-images", type=whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"

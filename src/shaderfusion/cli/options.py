@@ -25,6 +25,7 @@ __all__ = [
     "add_tuning",
     "guidance_scale",
     "not_empty",
+    "scheduler",
     "schedulers",
     "text",
     "whole_number",
@@ -90,10 +91,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 class Names:
-    """The choices of an option, looked up where they are needed: their modules import others, which takes time."""
+    """The choices of an option, looked up where they are needed: their modules import others, which takes time.
 
-    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+    Where the option's type refuses what is not one, `has_other_names` leaves that to it.
+    """
+
+    def __init__(self, load: Callable[[], Iterable[str]], *, has_other_names: bool = False) -> None:
         self._load = load
+        self._has_other_names = has_other_names
+
+    def __contains__(self, name: object) -> bool:
+        return self._has_other_names or name in self._load()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._load())
@@ -103,6 +111,17 @@ def schedulers() -> Iterable[str]:
     from shaderfusion.schedulers import SCHEDULERS
 
     return SCHEDULERS
+
+
+def scheduler(text: str) -> str:
+    """The short name of a scheduler."""
+    from shaderfusion.errors import InputError
+    from shaderfusion.schedulers import find_scheduler
+
+    try:
+        return str(find_scheduler(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _memories() -> Iterable[str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.schedulers.schedule import Schedule, Update, require_option
+from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
 
 __all__ = ["lms"]
@@ -26,12 +26,10 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER // 2)
 def lms(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     """The updates of diffusers' LMSDiscreteScheduler; linspace timesteps are fractions, as there.
 
-    Raises InputError (number of steps) and ModelError (an option that is not implemented).
+    Raises InputError (number of steps) and ModelError (two spacings of sigmas at once).
     """
-    for key in ("use_exponential_sigmas", "use_beta_sigmas"):
-        require_option(config, key, False, None)
     trained = trained_sigmas(config, zero_terminal_snr=False)
-    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained, karras=bool(config.use_karras_sigmas))
+    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained)
 
     updates = []
     for i, (sigma, sigma_prev) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
