@@ -11,7 +11,13 @@ import numpy as np
 
 from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
-from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
+from shaderfusion.families.autoencoder import (
+    AnyVaeConfig,
+    any_decoder_graph,
+    any_encoder_graph,
+    draw_latents,
+    read_vae_config,
+)
 from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
@@ -104,6 +110,15 @@ class StableDiffusion(Family):
             "unet": Network("unet", self.denoising_step, lambda size: size),
             "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
         }
+
+    @property
+    def optional_networks(self) -> Mapping[str, Network]:
+        """The encoder, for runs that begin with a picture."""
+        return {self.encoder: Network("vae", self._encoder, lambda size: (size.height_px, size.width_px))}
+
+    def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """By the autoencoder's scaling."""
+        return draw_latents(self.config.vae, moments, noise)
 
     @property
     def _text_networks(self) -> Mapping[str, Network]:
@@ -227,6 +242,10 @@ class StableDiffusion(Family):
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
         return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+
+    def _encoder(self, kernels: Kernels, size: RunSize) -> Graph:
+        _, H, W, _ = self.latents_shape(size)
+        return any_encoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
 def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
