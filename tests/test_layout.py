@@ -17,6 +17,7 @@ ORDER = [
     "files",
     "output",
     "tensor",
+    "images",
     "config_rules",
     "config",
     "random",

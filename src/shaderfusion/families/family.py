@@ -282,7 +282,7 @@ class Family(ABC):
                 )
 
     def kernels(self, kernels: Kernels) -> dict[str, Kernels]:
-        """Those of each network, in f32 where its configuration asks for it, as that of the encoder is the decoder's."""
+        """Those of each network, in f32 where its configuration asks for it; both halves of an autoencoder have one."""
         networks = {**self.networks, **self.optional_networks}
         wide = {self.networks[name].source for name in self.wide_networks}
         return {

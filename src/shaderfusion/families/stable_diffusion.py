@@ -204,9 +204,9 @@ class StableDiffusion(Family):
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
         """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
 
-        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
-        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
-        had there were the latents of a grey one.
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C) without a picture: the mask, of ones, as all of it is
+        to be painted, and zeros for the latents of the picture behind it, which need no encoder. What training had
+        there were the latents of a grey one.
         """
         inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim

@@ -127,7 +127,8 @@ def conv2d_direct(
 ) -> Array:
     """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
 
-    `end_padding` is that after the last row and column, by default P. u[b, y, x] = x[b, y // upsample, x // upsample], of that `size` (H, W), or as large as x gives.
+    `end_padding` is that after the last row and column, by default P. u[b, y, x] = x[b, y // upsample, x // upsample],
+    of that `size` (H, W), or as large as x gives.
     """
     x = _upsample(x, upsample, size)
     kernel_size = weight.shape[0]

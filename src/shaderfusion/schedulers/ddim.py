@@ -32,6 +32,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(alphas[timesteps.astype(int)].tolist()),
     )
 
 

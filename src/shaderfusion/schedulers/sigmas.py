@@ -79,4 +79,5 @@ def with_sigmas(config: SchedulerConfig, timesteps: np.ndarray, sigmas: list[flo
         timesteps=tuple(timesteps.tolist()),
         input_scales=tuple(1 / (sigma**2 + 1) ** 0.5 for sigma in sigmas),
         updates=tuple(updates),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas),
     )
