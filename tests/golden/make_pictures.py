@@ -38,7 +38,7 @@ ENCODERS = ("sd1", "sd2", "odd", "thirds", "sdxl", "inpaint")
 
 def case(model: str, scheduler: str, strength: float, *, mask: bool = False, seed: int, **options: Any) -> dict:
     """A run of img2img, or with a mask of inpainting."""
-    call = {"strength": strength, "num_inference_steps": 5, "seed": seed, **options}
+    call = {"strength": strength, "num_inference_steps": 5, "guidance_scale": 7.5, "seed": seed, **options}
     return {"model": model, "scheduler": scheduler, "mask": mask, "call": call}
 
 
