@@ -55,6 +55,7 @@ ORDER = [
     "weights.store",
     "engine",
     "run",
+    "hires",
     "tuning_file",
     "pipeline",
     "bench",

@@ -2,11 +2,20 @@
 
 from shaderfusion.errors import InputError
 
-__all__ = ["LARGEST_COUNT", "LARGEST_F32", "LARGEST_SEED", "require_guidance_scale", "require_strength"]
+__all__ = [
+    "LARGEST_COUNT",
+    "LARGEST_F32",
+    "LARGEST_SCALE",
+    "LARGEST_SEED",
+    "require_guidance_scale",
+    "require_strength",
+]
 
 LARGEST_COUNT = 2**31 - 1
 """Of pixels on a side, and of pictures."""
 LARGEST_F32 = (2 - 2**-23) * 2.0**127
+LARGEST_SCALE = 16
+"""Of a second pass's sides to the first one's."""
 LARGEST_SEED = 2**64 - 1
 """Torch's."""
 

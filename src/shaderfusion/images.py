@@ -71,13 +71,13 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def _read(name: str, picture: AnyPicture, background: str) -> Image.Image:
     """In red, green and blue."""
     if not isinstance(picture, Image.Image | str | Path):
-        raise InputError(f"{name} (={shown(picture)}) must be a PIL.Image.Image or the path of one")
+        raise InputError(f"{name} (of type {type(picture).__name__}) must be a PIL.Image.Image or the path of one")
     if isinstance(picture, Image.Image):
         return _converted(name, f"of {picture.width}x{picture.height}", picture, background)
     where = f"={shown(str(picture))}"
+    if not _is_file(Path(picture)):
+        raise InputError(f"{name} ({where}) must be a picture's file, and there is no file of that name")
     try:
-        if not Path(picture).is_file():
-            raise InputError(f"{name} ({where}) must be a picture's file, and there is no file of that name")
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             opened = Image.open(picture, formats=_FORMATS)
     except Image.DecompressionBombError:
@@ -86,6 +86,14 @@ def _read(name: str, picture: AnyPicture, background: str) -> Image.Image:
         raise _not_whole(name, where, error) from None
     with opened:
         return _converted(name, where, opened, background)
+
+
+def _is_file(path: Path) -> bool:
+    """Not a pipe, of which nothing may ever come."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a folder that is closed, a null character
+        return False
 
 
 def _converted(name: str, where: str, picture: Image.Image, background: str) -> Image.Image:

@@ -22,7 +22,7 @@ from shaderfusion.images import AnyPicture, Source, read_source
 from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
 
-__all__ = ["Progress", "Request", "Run", "make_request"]
+__all__ = ["Progress", "Request", "Run", "last_steps", "make_request"]
 
 Prompts = np.ndarray | Conditioning
 """Rows of token ids, or what the denoiser is given for each."""
@@ -136,41 +136,39 @@ class Run(Iterator[Progress]):
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
     def _begin_with(self, source: Source, conditioning: Conditioning) -> np.ndarray:
-        """The first x_t, of a picture. Noise is drawn in diffusers' order, also where what it is for is not needed.
+        """The first x_t, of a picture. Noise is drawn in diffusers' order, and only after all that may fail.
 
         A denoiser that reads a mask is given it beside its latents, and those of the picture without what it hides; of
         others the picture's own are kept where the mask says so.
         """
-        model, schedule, batch = self._engine.model, self.request.schedule, self.request.size.batch
+        model, size = self._engine.model, self.request.size
         reads_mask = model.input_channels > model.latent_channels
-        is_painted_whole = source.mask is not None and source.strength == 1  # then only noise goes in
-
-        def repeated(rows: np.ndarray, count: int) -> np.ndarray:
-            return np.tile(rows, (count // len(rows), 1, 1, 1))
-
+        begins_with_noise = source.mask is not None and source.strength == 1
+        hidden_moments = None
+        if source.mask is not None and reads_mask:
+            hidden_moments = self._engine.encode(source.pixels * (1 - source.mask), size)
         latents = None
-        if not (is_painted_whole and reads_mask):
-            latents = repeated(self._encode(source.pixels), batch)
+        if not (begins_with_noise and reads_mask):
+            latents = self._draw_latents(self._engine.encode(source.pixels, size), size.batch)
         noise = self._first_noise()
         if source.mask is not None:
             f = model.scale_factor
             mask = source.mask[:, ::f, ::f]
-            if reads_mask:
-                hidden = repeated(self._encode(source.pixels * (1 - source.mask)), self.request.size.rows)
-                beside = [np.broadcast_to(mask, (*hidden.shape[:3], 1)), hidden]
-                conditioning[BESIDE_LATENTS] = np.concatenate(beside, axis=3)
-            else:
-                self._draw(len(source.pixels))
-                assert latents is not None
+            if hidden_moments is not None:
+                hidden = self._draw_latents(hidden_moments, size.rows)
+                cells = np.broadcast_to(mask, (*hidden.shape[:3], 1))
+                conditioning[BESIDE_LATENTS] = np.concatenate([cells, hidden], axis=3)
+            elif latents is not None:
+                self._draw(len(source.pixels))  # diffusers encodes what is hidden here too
                 self._kept = _Kept(latents, noise, mask)
-        if is_painted_whole or latents is None:
-            return (schedule.init_noise_sigma * noise).astype(np.float32)
-        return schedule.noised(latents, noise, 0)
+        if begins_with_noise or latents is None:
+            return (self.request.schedule.init_noise_sigma * noise).astype(np.float32)
+        return self.request.schedule.noised(latents, noise, 0)
 
-    def _encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Latents of pictures (N, height, width, 3), drawn from the encoder's distribution."""
-        moments = self._engine.encode(pixels, self.request.size)
-        return self._engine.model.draw_latents(moments, self._draw(len(pixels)))
+    def _draw_latents(self, moments: np.ndarray, num_rows: int) -> np.ndarray:
+        """Of an encoder's moments, (N, H, W, 2 C), repeated to that many rows."""
+        drawn = self._engine.model.draw_latents(moments, self._draw(len(moments)))
+        return np.tile(drawn, (num_rows // len(drawn), 1, 1, 1))
 
     def _keep(self, state: DenoisingState, kept: _Kept) -> DenoisingState:
         """The state after a step, with the picture's latents where the mask keeps them: at last without noise."""
@@ -282,7 +280,7 @@ def make_request(
             height_px=size.height_px,
             batch=size.batch,
         )
-        schedule = schedule.tail(_first_call(schedule, num_inference_steps, source.strength))
+        schedule = last_steps(schedule, num_inference_steps, source.strength)
     elif mask_image is not None:
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
@@ -290,14 +288,14 @@ def make_request(
     return Request(size, schedule, scale, seed, prompts, noise, source)
 
 
-def _first_call(schedule: Schedule, num_inference_steps: int, strength: float) -> int:
-    """Of a run that begins with a picture: the last int(num_inference_steps strength) steps are run."""
+def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) -> Schedule:
+    """Those of a run that begins with a picture, int(num_inference_steps strength); InputError where that is none."""
     num_steps = int(num_inference_steps * strength)
     if num_steps < 1:
         raise InputError(
             f"strength (={strength:g}) times num_inference_steps (={num_inference_steps}) must be at least 1: one step"
         )
-    return (num_inference_steps - num_steps) * schedule.calls_per_step
+    return schedule.tail((num_inference_steps - num_steps) * schedule.calls_per_step)
 
 
 def _read_prompts(
