@@ -284,9 +284,10 @@ class UNetConfig(Config):
 
 @dataclass(frozen=True)
 class VaeConfig(Config):
-    """The decoder half of the autoencoder (AutoencoderKL), from vae/config.json.
+    """The autoencoder (AutoencoderKL), from vae/config.json.
 
-    The decoder's first block has the last of `block_out_channels`; each has `layers_per_block + 1` residual blocks.
+    The decoder's first block has the last of `block_out_channels`; each has `layers_per_block + 1` residual blocks. The
+    encoder's first block has the first; each has `layers_per_block`. What only the encoder needs is checked when it is.
     """
 
     _FIXED: ClassVar[Fixed] = {
@@ -298,12 +299,15 @@ class VaeConfig(Config):
     }
 
     latent_channels: Width = 4
+    in_channels: Width = 3
     out_channels: Width = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",)
     block_out_channels: Widths = (64,)
     layers_per_block: Depth = 1
     norm_num_groups: Width = 32
     scaling_factor: Positive = 0.18215  # decode(latents / scaling_factor)
+    use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True  # one head over all channels
     force_upcast: bool | None = None  # to f32; absent it is true to diffusers' SDXL, and its SD 1.x and 2.x ignore it
@@ -313,6 +317,12 @@ class VaeConfig(Config):
         rule = f"have one entry for each of block_out_channels (={self.block_out_channels})"
         self._require(fits, "up_block_types", rule)
         self._require_divisible("block_out_channels", "norm_num_groups")
+
+    def require_encoder(self) -> None:
+        """ModelError unless the encoder is one of pictures in colour, of the blocks that are implemented."""
+        self._require(self.in_channels == 3, "in_channels", "be 3 to encode pictures: red, green and blue")
+        blocks = ("DownEncoderBlock2D",) * len(self.block_out_channels)
+        self._require(self.down_block_types == blocks, "down_block_types", f"be {list(blocks)} to encode pictures")
 
     @property
     def scale_factor(self) -> int:

@@ -17,6 +17,7 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
 from shaderfusion.gpu.device import Device, open_device
+from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.run import Progress, Request, Run, make_request
@@ -144,6 +145,9 @@ class StableDiffusionPipeline:
         negative_prompt_embeds: Any = None,
         pooled_prompt_embeds: Any = None,
         negative_pooled_prompt_embeds: Any = None,
+        image: AnyPicture | Sequence[AnyPicture] | None = None,
+        mask_image: AnyPicture | None = None,
+        strength: float = 0.8,
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
@@ -152,7 +156,14 @@ class StableDiffusionPipeline:
         and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
         and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
         first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
-        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). InputError at once for an argument
+        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C).
+
+        With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
+        width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
+        run. mask_image is white where to paint and black where the picture is kept, but for what encoding it changes;
+        inpainting models read it, and others are held to the picture after each step.
+
+        InputError at once for an argument
         outside its rule, and DeviceLimitError for a size that the device cannot hold.
         """
         request = make_request(
@@ -170,6 +181,9 @@ class StableDiffusionPipeline:
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
             scheduler=self.scheduler,
         )
         return self.run(request)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.arguments import LARGEST_F32, require_guidance_scale
+from shaderfusion.arguments import LARGEST_F32, LARGEST_SCALE, require_guidance_scale, require_strength
 from shaderfusion.files import shown
 
 __all__ = [
@@ -25,8 +25,10 @@ __all__ = [
     "add_tuning",
     "guidance_scale",
     "not_empty",
+    "scale",
     "scheduler",
     "schedulers",
+    "strength",
     "text",
     "whole_number",
 ]
@@ -158,6 +160,22 @@ def guidance_scale(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{shown(text)} must be a number from 0 to {LARGEST_F32:.2g}, such as 7.5"
         ) from None
+
+
+def strength(text: str) -> float:
+    try:
+        return require_strength(float(text))
+    except ValueError:  # also of no number; InputError is one
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be a number above 0 and at most 1") from None
+
+
+def scale(text: str) -> float:
+    try:
+        if 1 <= float(text) <= LARGEST_SCALE:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{shown(text)} must be a number from 1 to {LARGEST_SCALE}, such as 2")
 
 
 def adapter(text: str) -> tuple[Path, float]:

@@ -33,6 +33,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int, eta: float = 0.0) ->
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(alphas[timesteps.astype(int)].tolist()),
     )
 
 

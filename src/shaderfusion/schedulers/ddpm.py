@@ -37,6 +37,7 @@ def ddpm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(float(alphas[t]) for t in visited),
     )
 
 

@@ -33,7 +33,7 @@ def dpm2(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         updates += midpoint_step(sigma, middle, sigma_prev, 0.0, config)
     updates.append(midpoint_step(sigmas[-1], 0.0, 0.0, 0.0, config)[0])
     timesteps = interleaved(timesteps, timesteps_at(np.array(middles), trained))
-    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates)
+    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)
 
 
 def midpoint_sigmas(

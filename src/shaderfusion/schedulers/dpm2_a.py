@@ -33,4 +33,4 @@ def dpm2_a(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         updates += midpoint_step(sigma, middles[-1], sigma_down, sigma_up, config)
     updates.append(midpoint_step(sigmas[-1], 0.0, 0.0, 0.0, config)[0])
     timesteps = interleaved(timesteps, timesteps_at(np.array(middles), trained))
-    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates)
+    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)

@@ -58,18 +58,24 @@ def solve(
     last = num_inference_steps - 1
     ends_simply = config.final_sigmas_type == "zero" or config.euler_at_final
     ends_simply = ends_simply or (config.lower_order_final and num_inference_steps < FEW_STEPS)
-    updates = []
-    for i in range(num_inference_steps):
-        is_first_order = i == 0 or config.solver_order == 1 or (i == last and ends_simply)
-        correction = 0.0
-        if not is_first_order:
-            correction = math.log(sigmas[i] / sigmas[i + 1]) / (2 * math.log(sigmas[i - 1] / sigmas[i]))
-        updates.append(update(sigmas[i], sigmas[i + 1], correction, config))
+
+    def updates_from(first: int) -> tuple[Update, ...]:
+        updates = []
+        for i in range(first, num_inference_steps):
+            is_first_order = i == first or config.solver_order == 1 or (i == last and ends_simply)
+            correction = 0.0
+            if not is_first_order:
+                correction = math.log(sigmas[i] / sigmas[i + 1]) / (2 * math.log(sigmas[i - 1] / sigmas[i]))
+            updates.append(update(sigmas[i], sigmas[i + 1], correction, config))
+        return tuple(updates)
+
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * num_inference_steps,
-        updates=tuple(updates),
+        updates=updates_from(0),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
+        updates_from=updates_from,
     )
 
 

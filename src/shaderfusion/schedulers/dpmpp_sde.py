@@ -40,7 +40,7 @@ def dpmpp_sde(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     x0_x, x0_m = x0_of(sigmas[-1], config.prediction_type)
     updates.append(Update(c_x=x0_x, c_m=x0_m))
     timesteps = interleaved(timesteps, timesteps_at(np.array(middles), trained))
-    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates)
+    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)
 
 
 def _step(sigma: float, middle: float, sigma_prev: float, config: SchedulerConfig) -> tuple[Update, Update]:

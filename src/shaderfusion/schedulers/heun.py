@@ -38,4 +38,5 @@ def heun(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         updates.append(Update(c_saved=1.0, c_h1=step / 2, c_x=step / 2 * eps_x, c_m=step / 2 * eps_m))
     eps_x, eps_m = slope(sigmas[-1], config.prediction_type)
     updates.append(Update(c_x=1 - sigmas[-1] * eps_x, c_m=-sigmas[-1] * eps_m))
-    return with_sigmas(config, np.repeat(timesteps, 2)[1:], np.repeat(sigmas, 2)[1:].tolist(), updates)
+    timesteps, sigmas = np.repeat(timesteps, 2)[1:], np.repeat(sigmas, 2)[1:]
+    return with_sigmas(config, timesteps, sigmas.tolist(), updates, calls_per_step=2)

@@ -36,6 +36,7 @@ def lcm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         timesteps=tuple(map(float, timesteps)),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(alphas[timesteps].tolist()),
     )
 
 

@@ -155,7 +155,14 @@ def x0_of(sigma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> 
     return 1 - sigma * eps_x, -sigma * eps_m
 
 
-def with_sigmas(config: SchedulerConfig, timesteps: np.ndarray, sigmas: list[float], updates: list[Update]) -> Schedule:
+def with_sigmas(
+    config: SchedulerConfig,
+    timesteps: np.ndarray,
+    sigmas: list[float],
+    updates: list[Update],
+    *,
+    calls_per_step: int = 1,
+) -> Schedule:
     """The schedule of calls of the model at these timesteps and sigmas."""
     largest, spacing_is_leading = max(sigmas), config.timestep_spacing == "leading"
     return Schedule(
@@ -163,4 +170,6 @@ def with_sigmas(config: SchedulerConfig, timesteps: np.ndarray, sigmas: list[flo
         timesteps=tuple(timesteps.tolist()),
         input_scales=tuple(1 / (sigma**2 + 1) ** 0.5 for sigma in sigmas),
         updates=tuple(updates),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas),
+        calls_per_step=calls_per_step,
     )

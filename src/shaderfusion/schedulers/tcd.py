@@ -29,12 +29,14 @@ def tcd(config: SchedulerConfig, num_inference_steps: int, eta: float = 0.0) -> 
     for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):
         require_signal(alphas, t, config)
         s = int(np.float32(1 - eta) * np.float32(t_prev))  # in float32, as torch rounds it
-        updates.append(_update(*(float(alphas[index]) for index in (t, s, t_prev)), config))
+        alpha_t, alpha_s, alpha_prev = (float(alphas[index]) for index in (t, s, t_prev))
+        updates.append(_update(alpha_t, alpha_s, alpha_prev, config))
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(map(float, timesteps)),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(float(alphas[t]) for t in timesteps),
     )
 
 

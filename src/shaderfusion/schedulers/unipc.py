@@ -52,37 +52,42 @@ def unipc(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     trained = trained_sigmas(config, zero_terminal_snr=config.rescale_betas_zero_snr)
     timesteps, sigmas = solver_sigmas(config, num_inference_steps, trained)
 
-    updates, correction = [], np.zeros(4)  # weights of the next prediction and of up to three before it
-    for i in range(num_inference_steps):
-        left = num_inference_steps - i if config.lower_order_final else config.solver_order
-        order = min(config.solver_order, left, i + 1)
-        predictor, corrector = _residuals(sigmas[max(0, i + 1 - order) : i + 2][::-1], config.solver_type == "bh1")
-        alpha, alpha_prev = (1 / (sigma**2 + 1) for sigma in sigmas[i : i + 2])
-        ratio = sigmas[i + 1] / sigmas[i]  # e^-h
-        c_base = ratio * (alpha_prev / alpha) ** 0.5
-        weights = c_base * correction  # of m_0 and the three before it
-        weights[0] += alpha_prev**0.5 * (1 - ratio)
-        weights[:3] -= alpha_prev**0.5 * predictor
-        w_0, w_1, w_2, w_3 = weights.tolist()
-        p = prediction(alpha, config.prediction_type)
-        updates.append(
-            Update(
-                c_x=c_base + w_0 * p.x0_x,
-                c_m=w_0 * p.x0_m,
-                c_h1=w_1,
-                c_h2=w_2,
-                c_h3=w_3,
-                h_x=p.x0_x,
-                h_m=p.x0_m,
+    def updates_from(first: int) -> tuple[Update, ...]:
+        updates, correction = [], np.zeros(4)  # weights of the next prediction and of up to three before it
+        for i in range(first, num_inference_steps):
+            left = num_inference_steps - i if config.lower_order_final else config.solver_order
+            order = min(config.solver_order, left, i - first + 1)
+            predictor, corrector = _residuals(sigmas[max(0, i + 1 - order) : i + 2][::-1], config.solver_type == "bh1")
+            alpha, alpha_prev = (1 / (sigma**2 + 1) for sigma in sigmas[i : i + 2])
+            ratio = sigmas[i + 1] / sigmas[i]  # e^-h
+            c_base = ratio * (alpha_prev / alpha) ** 0.5
+            weights = c_base * correction  # of m_0 and the three before it
+            weights[0] += alpha_prev**0.5 * (1 - ratio)
+            weights[:3] -= alpha_prev**0.5 * predictor
+            w_0, w_1, w_2, w_3 = weights.tolist()
+            p = prediction(alpha, config.prediction_type)
+            updates.append(
+                Update(
+                    c_x=c_base + w_0 * p.x0_x,
+                    c_m=w_0 * p.x0_m,
+                    c_h1=w_1,
+                    c_h2=w_2,
+                    c_h3=w_3,
+                    h_x=p.x0_x,
+                    h_m=p.x0_m,
+                )
             )
-        )
-        correction = -(alpha_prev**0.5) * corrector
-        correction[1:] += alpha_prev**0.5 * predictor
+            correction = -(alpha_prev**0.5) * corrector
+            correction[1:] += alpha_prev**0.5 * predictor
+        return tuple(updates)
+
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * num_inference_steps,
-        updates=tuple(updates),
+        updates=updates_from(0),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
+        updates_from=updates_from,
     )
 
 
