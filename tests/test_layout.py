@@ -20,6 +20,8 @@ ORDER = [
     "config_rules",
     "config",
     "random",
+    "philox",
+    "seeds",
     "text",
     "schedulers",
     "kernels",

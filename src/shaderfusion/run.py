@@ -18,8 +18,8 @@ from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
-from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
+from shaderfusion.seeds import PictureNoise, Rng, Seeds, require_noise
 
 __all__ = ["Progress", "Request", "Run", "make_request"]
 
@@ -39,6 +39,8 @@ class Request:
     """With guidance the negative ones, then the others; a row for each prompt."""
     latents: np.ndarray | None = field(repr=False)
     """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
+    rng: Rng = "cpu"
+    seeds: Seeds = "joint"
 
     @property
     def num_steps(self) -> int:
@@ -75,7 +77,7 @@ class Run(Iterator[Progress]):
         self.request = request
         self._engine = engine
         self._state: DenoisingState | None = None
-        self._generator = NormalGenerator(request.seed)
+        self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
@@ -124,9 +126,9 @@ class Run(Iterator[Progress]):
         return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
     def _draw(self) -> np.ndarray:
-        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
-        B, H, W, C = self._engine.model.latents_shape(self.request.size)
-        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
+        _, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._noise.draw((C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def _condition(self) -> list[Conditioning]:
         """What the denoiser is given of each of the request's prompts; all texts in one turn of the text networks."""
@@ -171,6 +173,9 @@ def make_request(
     pooled_prompt_embeds: Any = None,
     negative_pooled_prompt_embeds: Any = None,
     scheduler: str | None = None,
+    eta: float = 0.0,
+    rng: Rng = "cpu",
+    seeds: Seeds = "joint",
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
 
@@ -179,7 +184,7 @@ def make_request(
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height)
     scale = require_guidance_scale(guidance_scale)
-    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
+    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale
 
     positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
@@ -204,8 +209,9 @@ def make_request(
         prompts = (negative, positive)
     size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
-    seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
-    return Request(size, schedule, scale, seed, prompts, noise)
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    require_noise(seed, size.batch, rng, seeds)
+    return Request(size, schedule, scale, seed, prompts, noise, rng, seeds)
 
 
 def _read_prompts(
