@@ -86,9 +86,9 @@ class StableDiffusionPipeline:
         runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler, a name of schedulers.find_scheduler, is the model's
         own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
-        picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
-        `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
+        picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
+        device's own file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths
+        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
         ModelError, DeviceError or InputError.
 
         memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before

@@ -89,6 +89,12 @@ def test_align_your_steps_has_its_number(name: str) -> None:
         make_schedule(replace(CONFIG, num_train_timesteps=900), 10, name)
 
 
+@pytest.mark.parametrize("name", ["ddim", "pndm"])
+def test_align_your_steps_of_a_file_is_not_for_strides(name: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{name}: timestep_spacing \(='ays'\) must be None or 'leading'"):
+        make_schedule(replace(CONFIG, timestep_spacing="ays"), 10, name)
+
+
 def test_require_scheduler_needs_no_number_of_steps() -> None:
     for name in (*SCHEDULERS, "euler_ays", "DPM++ 2M Align Your Steps"):
         require_scheduler(CONFIG, name)
