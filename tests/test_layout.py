@@ -21,6 +21,8 @@ ORDER = [
     "config_rules",
     "config",
     "random",
+    "philox",
+    "seeds",
     "text",
     "schedulers",
     "kernels",

@@ -24,6 +24,7 @@ from shaderfusion.config_rules import (
     Fixed,
     Fraction,
     Fractions,
+    Indices,
     Number,
     Offset,
     PerSide,
@@ -368,7 +369,7 @@ class SchedulerConfig(Config):
     skip_prk_steps: bool = False
     thresholding: bool = False
     predict_x0: bool = True
-    disable_corrector: tuple[Count, ...] | None = None
+    disable_corrector: Indices = ()
     solver_p: str | None = None
     use_lu_lambdas: bool | None = None
     use_flow_sigmas: bool | None = None

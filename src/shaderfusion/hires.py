@@ -31,6 +31,7 @@ class SecondPass:
         strength: float,
         mask_image: AnyPicture | None = None,
         scheduler: str | None = None,
+        eta: float = 0.0,
     ) -> None:
         """`mask_image` is the first one's, if it has one. InputError for a value outside its rule."""
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1 <= scale <= LARGEST_SCALE:
@@ -39,7 +40,7 @@ class SecondPass:
         sides = {side: round(getattr(first.size, side) * scale / f) * f for side in ("width_px", "height_px")}
         self._strength = require_strength(strength)
         self._mask_image = mask_image
-        schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
+        schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta)
         schedule = last_steps(schedule, num_inference_steps, self._strength)
         self._request = replace(first, size=replace(first.size, **sides), schedule=schedule, latents=None, source=None)
 

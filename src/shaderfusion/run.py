@@ -19,8 +19,8 @@ from shaderfusion.errors import InputError
 from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
 from shaderfusion.files import shown
 from shaderfusion.images import AnyPicture, Source, read_source
-from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
+from shaderfusion.seeds import PictureNoise, Rng, Seeds, require_noise
 
 __all__ = ["Progress", "Request", "Run", "last_steps", "make_request"]
 
@@ -42,6 +42,8 @@ class Request:
     """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
     source: Source | None = field(default=None, repr=False)
     """The picture to begin with; None begins with noise alone."""
+    rng: Rng = "cpu"
+    seeds: Seeds = "joint"
 
     @property
     def num_steps(self) -> int:
@@ -88,7 +90,7 @@ class Run(Iterator[Progress]):
         self._engine = engine
         self._state: DenoisingState | None = None
         self._kept: _Kept | None = None
-        self._generator = NormalGenerator(request.seed)
+        self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
@@ -167,7 +169,9 @@ class Run(Iterator[Progress]):
 
     def _draw_latents(self, moments: np.ndarray, num_rows: int) -> np.ndarray:
         """Of an encoder's moments, (N, H, W, 2 C), repeated to that many rows."""
-        drawn = self._engine.model.draw_latents(moments, self._draw(len(moments)))
+        noise = self._draw(len(moments))
+        moments = np.tile(moments, (len(noise) // len(moments), 1, 1, 1))
+        drawn = self._engine.model.draw_latents(moments, noise)
         return np.tile(drawn, (num_rows // len(drawn), 1, 1, 1))
 
     def _keep(self, state: DenoisingState, kept: _Kept) -> DenoisingState:
@@ -187,10 +191,12 @@ class Run(Iterator[Progress]):
         return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
     def _draw(self, num_rows: int | None = None) -> np.ndarray:
-        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
-        batch, H, W, C = self._engine.model.latents_shape(self.request.size)
-        B = batch if num_rows is None else num_rows
-        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step.
+
+        `num_rows` are drawn where one generator is for all pictures.
+        """
+        _, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._noise.draw((C, H, W), num_rows).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def _condition(self) -> list[Conditioning]:
         """What the denoiser is given of each of the request's prompts; all texts in one turn of the text networks."""
@@ -238,6 +244,9 @@ def make_request(
     mask_image: AnyPicture | None = None,
     strength: float = 0.8,
     scheduler: str | None = None,
+    eta: float = 0.0,
+    rng: Rng = "cpu",
+    seeds: Seeds = "joint",
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
 
@@ -246,7 +255,7 @@ def make_request(
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height)
     scale = require_guidance_scale(guidance_scale)
-    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
+    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale
 
     positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
@@ -284,8 +293,9 @@ def make_request(
     elif mask_image is not None:
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
-    seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
-    return Request(size, schedule, scale, seed, prompts, noise, source)
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    require_noise(seed, size.batch, rng, seeds)
+    return Request(size, schedule, scale, seed, prompts, noise, source, rng, seeds)
 
 
 def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) -> Schedule:

@@ -193,6 +193,8 @@ def cases_of(name: str) -> list[dict[str, Any]]:
     main = product(("epsilon", "v_prediction"), spacings, FEWER_NUM_STEPS if name in FEW else NUM_STEPS)
     cases = [(STABLE_DIFFUSION | {"prediction_type": p, "timestep_spacing": s}, n) for p, s, n in main]
     cases += [(STABLE_DIFFUSION | variant, 5) for variant in VARIANTS[name]] + [(ABSENT, 5)]
+    saved = json.loads(CLASSES[name]().to_json_string())  # every key
+    cases += [(saved | ABSENT | (SDE if name == "dpmpp_2m_sde" else {}), 5)]
     result: list[dict[str, Any]] = [{"name": name, "options": options, "num_steps": n} for options, n in cases]
     for eta, variant in ETAS.get(name, []):
         result += [{"name": name, "options": STABLE_DIFFUSION | variant, "num_steps": n, "eta": eta} for n in (3, 20)]

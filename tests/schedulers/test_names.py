@@ -7,7 +7,7 @@ import pytest
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
-from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler, make_schedule
+from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler, make_schedule, require_scheduler
 
 CONFIG = SchedulerConfig(skip_prk_steps=True)
 
@@ -87,6 +87,22 @@ def test_align_your_steps_has_its_number(name: str) -> None:
         make_schedule(CONFIG, 20, name)
     with pytest.raises(ModelError, match=r"num_train_timesteps \(=900\) must be more than 999"):
         make_schedule(replace(CONFIG, num_train_timesteps=900), 10, name)
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm"])
+def test_align_your_steps_of_a_file_is_not_for_strides(name: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{name}: timestep_spacing \(='ays'\) must be None or 'leading'"):
+        make_schedule(replace(CONFIG, timestep_spacing="ays"), 10, name)
+
+
+def test_require_scheduler_needs_no_number_of_steps() -> None:
+    for name in (*SCHEDULERS, "euler_ays", "DPM++ 2M Align Your Steps"):
+        require_scheduler(CONFIG, name)
+    require_scheduler(replace(CONFIG, class_name="UniPCMultistepScheduler"))
+    with pytest.raises(InputError, match="must be one of"):
+        require_scheduler(CONFIG, "best")
+    with pytest.raises(ModelError, match="heun: clip_sample"):
+        require_scheduler(replace(CONFIG, clip_sample=True), "heun")
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

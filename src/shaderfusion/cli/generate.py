@@ -27,6 +27,7 @@ from shaderfusion.cli.options import (
     add_size,
     add_tuning,
     guidance_scale,
+    rngs,
     scale,
     scheduler,
     schedulers,
@@ -66,6 +67,12 @@ def add_parser(commands: Any) -> None:
     meaning += ' do too, such as "DPM++ 2M Karras"; default: the model\'s own'
     names = Names(schedulers, has_other_names=True)
     generate.add_argument("--scheduler", type=scheduler, choices=names, metavar="NAME", help=meaning)
+    meaning = "how much noise the steps of ddim and tcd add, from 0 to 1; default: 0"
+    generate.add_argument("--eta", type=float, default=0.0, metavar="X", help=meaning)
+    meaning = "whose noise a seed gives, %(choices)s: torch's on a CPU (the default) or on an NVIDIA GPU"
+    generate.add_argument("--rng", choices=Names(rngs), default="cpu", metavar="NAME", help=meaning)
+    meaning = "joint (the default): one generator for all images, as diffusers; each: image i has seed + i, as web UIs"
+    generate.add_argument("--seeds", choices=("joint", "each"), default="joint", metavar="NAME", help=meaning)
     add_size(generate)
     generate.add_argument(
         "--num-images", type=whole_number(1, 1, MAX_IMAGES), default=1, metavar="N", help="default: 1"
@@ -137,6 +144,9 @@ def _run(args: argparse.Namespace) -> None:
             mask_image=args.mask,
             strength=args.strength,
             scheduler=args.scheduler,
+            eta=args.eta,
+            rng=args.rng,
+            seeds=args.seeds,
         )
         second = args.hires and SecondPass(
             model,
@@ -146,6 +156,7 @@ def _run(args: argparse.Namespace) -> None:
             strength=args.hires_strength,
             mask_image=args.mask,
             scheduler=args.scheduler,
+            eta=args.eta,
         )
         device = opening.result()
     pipe = StableDiffusionPipeline.from_pretrained(
@@ -177,6 +188,9 @@ def _run(args: argparse.Namespace) -> None:
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "scheduler": request.schedule.name,
+        "eta": args.eta,
+        "rng": args.rng,
+        "seeds": args.seeds,
         "model": args.model,
         "runtime": info.runtime,
         "software": f"shaderfusion {shaderfusion.__version__}",

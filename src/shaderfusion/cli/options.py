@@ -25,6 +25,7 @@ __all__ = [
     "add_tuning",
     "guidance_scale",
     "not_empty",
+    "rngs",
     "scale",
     "scheduler",
     "schedulers",
@@ -103,7 +104,7 @@ class Names:
         self._has_other_names = has_other_names
 
     def __contains__(self, name: object) -> bool:
-        return self._has_other_names or name in self._load()
+        return self._has_other_names or name in tuple(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._load())
@@ -124,6 +125,12 @@ def scheduler(text: str) -> str:
         return str(find_scheduler(text))
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def rngs() -> Iterable[str]:
+    from shaderfusion.seeds import RNGS
+
+    return RNGS
 
 
 def _memories() -> Iterable[str]:

@@ -16,9 +16,20 @@ from shaderfusion.schedulers.names import (
     find_scheduler,
     scheduler_of_model,
 )
+from shaderfusion.schedulers.noise import ALIGN_YOUR_STEPS
 from shaderfusion.schedulers.schedule import Schedule, Update
 
-__all__ = ["SCHEDULERS", "SPACINGS", "Choice", "Schedule", "Scheduler", "Update", "find_scheduler", "make_schedule"]
+__all__ = [
+    "SCHEDULERS",
+    "SPACINGS",
+    "Choice",
+    "Schedule",
+    "Scheduler",
+    "Update",
+    "find_scheduler",
+    "make_schedule",
+    "require_scheduler",
+]
 
 
 def make_schedule(
@@ -53,6 +64,13 @@ def make_schedule(
         others = " or ".join(other for other in SCHEDULERS if other != choice.rule)
         raise ModelError(f"{choice}: {error}; or try the scheduler {others}") from None
     return replace(schedule, name=str(choice))
+
+
+def require_scheduler(config: SchedulerConfig, name: str | None = None) -> None:
+    """Raises what `make_schedule` does whatever the number of steps."""
+    choice = None if name is None else find_scheduler(name)
+    timesteps = ALIGN_YOUR_STEPS.get(choice.spacing or "") if choice else None
+    make_schedule(config, len(timesteps) if timesteps else 1, name)
 
 
 def _require_eta(eta: float, rule: str) -> float:

@@ -17,6 +17,7 @@ def ddim(config: SchedulerConfig, num_inference_steps: int, eta: float = 0.0) ->
     Raises InputError (number of steps) and ModelError (an option that is not implemented).
     """
     require_option(config, "thresholding", False)
+    require_option(config, "timestep_spacing", None, "leading", "linspace", "trailing")  # of one stride
     timesteps = inference_timesteps(config, num_inference_steps, "leading").round()
     alphas = alphas_cumprod(config, zero_terminal_snr=config.rescale_betas_zero_snr)
     final_alpha = alphas[0] if config.set_alpha_to_one is False else 1.0

@@ -12,6 +12,7 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
 
 __all__ = [
+    "ALIGN_YOUR_STEPS",
     "Prediction",
     "alphas_cumprod",
     "betas",

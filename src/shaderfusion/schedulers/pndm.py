@@ -31,6 +31,7 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     Raises InputError (number of steps) and ModelError (the Runge-Kutta warm-up, which needs more memory than h1..h3).
     """
     require_option(config, "skip_prk_steps", True, remedy="; set it to true in scheduler_config.json")
+    require_option(config, "timestep_spacing", None, "leading", "linspace", "trailing")  # of one stride
     visited = inference_timesteps(config, num_inference_steps, "leading").round()
     alphas = alphas_cumprod(config, zero_terminal_snr=False)
     final_alpha = 1.0 if config.set_alpha_to_one else float(alphas[0])

@@ -29,8 +29,7 @@ def tcd(config: SchedulerConfig, num_inference_steps: int, eta: float = 0.0) -> 
     for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):
         require_signal(alphas, t, config)
         s = int(np.float32(1 - eta) * np.float32(t_prev))  # in float32, as torch rounds it
-        alpha_t, alpha_s, alpha_prev = (float(alphas[index]) for index in (t, s, t_prev))
-        updates.append(_update(alpha_t, alpha_s, alpha_prev, config))
+        updates.append(_update(float(alphas[t]), float(alphas[s]), float(alphas[t_prev]), config))
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(map(float, timesteps)),

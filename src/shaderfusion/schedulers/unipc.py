@@ -25,11 +25,11 @@ from shaderfusion.schedulers.sigmas import solver_sigmas, spacing_of_sigmas, tra
 __all__ = ["unipc"]
 
 IMPLEMENTED = {
-    "disable_corrector": (None, ()),
+    "disable_corrector": ((),),
     "predict_x0": (True,),
     "solver_order": (1, 2, 3),
     "solver_p": (None,),
-    "solver_type": ("bh1", "bh2", "midpoint", "heun", "logrho"),  # of others' files; diffusers takes bh2 for them
+    "solver_type": ("bh1", "bh2", "midpoint", "heun", "logrho"),  # diffusers takes bh2 for those of other rules
     "thresholding": (False,),
     "use_dynamic_shifting": (False,),
     "use_flow_sigmas": (False, None),
