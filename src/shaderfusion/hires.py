@@ -40,7 +40,7 @@ class SecondPass:
         sides = {side: round(getattr(first.size, side) * scale / f) * f for side in ("width_px", "height_px")}
         self._strength = require_strength(strength)
         self._mask_image = mask_image
-        schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta)
+        schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
         schedule = last_steps(schedule, num_inference_steps, self._strength)
         self._request = replace(first, size=replace(first.size, **sides), schedule=schedule, latents=None, source=None)
 

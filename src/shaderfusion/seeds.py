@@ -42,7 +42,7 @@ class PictureNoise:
         self._pictures_of_one = num_pictures // num_generators
 
     def draw(self, shape: Sequence[int], num_rows: int | None = None) -> np.ndarray:
-        """Standard normal noise for each picture, (pictures, *shape) float32; of one generator also (num_rows, *shape)."""
+        """Standard normal noise for each picture, (pictures, *shape) float32, or num_rows of one generator."""
         is_joint = len(self._generators) == 1
         rows = num_rows if is_joint and num_rows is not None else self._pictures_of_one
         return np.concatenate([generator.randn((rows, *shape)) for generator in self._generators])
