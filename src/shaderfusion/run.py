@@ -24,6 +24,9 @@ from shaderfusion.schedulers import Schedule, make_schedule
 
 __all__ = ["Progress", "Request", "Run", "last_steps", "make_request"]
 
+_STRENGTH = 0.8
+"""As in diffusers."""
+
 Prompts = np.ndarray | Conditioning
 """Rows of token ids, or what the denoiser is given for each."""
 
@@ -236,7 +239,7 @@ def make_request(
     negative_pooled_prompt_embeds: Any = None,
     image: AnyPicture | Sequence[AnyPicture] | None = None,
     mask_image: AnyPicture | None = None,
-    strength: float = 0.8,
+    strength: float | None = None,
     scheduler: str | None = None,
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
@@ -275,7 +278,7 @@ def make_request(
         source = read_source(
             image,
             mask_image,
-            require_strength(strength),
+            _STRENGTH if strength is None else require_strength(strength),
             width_px=size.width_px,
             height_px=size.height_px,
             batch=size.batch,
@@ -283,6 +286,8 @@ def make_request(
         schedule = last_steps(schedule, num_inference_steps, source.strength)
     elif mask_image is not None:
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
+    elif strength is not None:
+        raise InputError(f"strength (={strength!r}) must come with image, the picture to begin with")
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
     seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
     return Request(size, schedule, scale, seed, prompts, noise, source)

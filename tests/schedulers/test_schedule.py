@@ -89,7 +89,7 @@ def test_noised_latents_are_those_of_the_timestep(name: str) -> None:
             config.with_defaults(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
             zero_terminal_snr=False,
         )
-    x_0, noise = np.float32([1, 0]), np.float32([0, 1])
+    x_0, noise = np.eye(2, dtype=np.float32)
     for call, t in enumerate(schedule.timesteps):
         given = schedule.input_scales[call] * schedule.noised(x_0, noise, call)
         alpha = np.interp(t, np.arange(len(trained)), trained)
