@@ -175,7 +175,7 @@ def _error(
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
-    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    terms: dict[str, Any] = {name: rounded(array, dtype) for name, array in arrays.items()}
     arguments = (rounded(x, dtype), rounded(weight, dtype))
     expected = reference.conv2d_direct(*arguments, size=size, scale=scale, **options, **terms)
     return relative_error(actual, expected)
