@@ -148,7 +148,7 @@ class StableDiffusionPipeline:
         negative_pooled_prompt_embeds: Any = None,
         image: AnyPicture | Sequence[AnyPicture] | None = None,
         mask_image: AnyPicture | None = None,
-        strength: float = 0.8,
+        strength: float | None = None,
         eta: float = 0.0,
         rng: Rng = "cpu",
         seeds: Seeds = "joint",
@@ -166,8 +166,8 @@ class StableDiffusionPipeline:
 
         With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
         width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
-        run. mask_image is white where to paint and black where the picture is kept, but for what encoding it changes;
-        inpainting models read it, and others are held to the picture after each step.
+        run; strength is 0.8 by default. mask_image is white where to paint and black where the picture is kept, but
+        for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
 
         InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
         hold.

@@ -24,6 +24,9 @@ from shaderfusion.seeds import PictureNoise, Rng, Seeds, require_noise
 
 __all__ = ["Progress", "Request", "Run", "last_steps", "make_request"]
 
+_STRENGTH = 0.8
+"""As in diffusers."""
+
 Prompts = np.ndarray | Conditioning
 """Rows of token ids, or what the denoiser is given for each."""
 
@@ -242,7 +245,7 @@ def make_request(
     negative_pooled_prompt_embeds: Any = None,
     image: AnyPicture | Sequence[AnyPicture] | None = None,
     mask_image: AnyPicture | None = None,
-    strength: float = 0.8,
+    strength: float | None = None,
     scheduler: str | None = None,
     eta: float = 0.0,
     rng: Rng = "cpu",
@@ -284,7 +287,7 @@ def make_request(
         source = read_source(
             image,
             mask_image,
-            require_strength(strength),
+            _STRENGTH if strength is None else require_strength(strength),
             width_px=size.width_px,
             height_px=size.height_px,
             batch=size.batch,
@@ -292,6 +295,8 @@ def make_request(
         schedule = last_steps(schedule, num_inference_steps, source.strength)
     elif mask_image is not None:
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
+    elif strength is not None:
+        raise InputError(f"strength (={strength!r}) must come with image, the picture to begin with")
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
     seed = secrets.randbelow(2**32) if seed is None else seed
     require_noise(seed, size.batch, rng, seeds)

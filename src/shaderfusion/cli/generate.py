@@ -35,6 +35,7 @@ from shaderfusion.cli.options import (
     text,
     whole_number,
 )
+from shaderfusion.errors import InputError
 from shaderfusion.output import progress_bar, require_writable, show, write_whole
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _add_pictures(generate: argparse.ArgumentParser) -> None:
     meaning = "a picture to begin with, resized to width and height; what is transparent in it is white"
     generate.add_argument("--image", type=Path, metavar="FILE", help=meaning)
     meaning = "how much of the picture is made anew: that part of the steps is run; default: 0.8"
-    generate.add_argument("--strength", type=strength, default=0.8, metavar="X", help=meaning)
+    generate.add_argument("--strength", type=strength, metavar="X", help=meaning)
     meaning = "a picture that is white where to paint, and black where the image is kept"
     generate.add_argument("--mask", type=Path, metavar="FILE", help=meaning)
     meaning = "make pictures so many times larger in a second run, which begins with those of the first"
@@ -103,13 +104,17 @@ def _add_pictures(generate: argparse.ArgumentParser) -> None:
     meaning = "of the second run, of which it runs the strength's part; default: as --steps"
     generate.add_argument("--hires-steps", type=whole_number(1, 20), metavar="N", help=meaning)
     meaning = "how much of the enlarged picture is made anew; default: 0.5"
-    generate.add_argument("--hires-strength", type=strength, default=0.5, metavar="X", help=meaning)
+    generate.add_argument("--hires-strength", type=strength, metavar="X", help=meaning)
 
 
 def _run(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before weights load."""
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, seed, args.num_images)
+    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
+        if value is not None and args.hires is None:
+            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
+    hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
     from concurrent.futures import ThreadPoolExecutor
 
     from shaderfusion.gpu.backend import runtimes
@@ -153,7 +158,7 @@ def _run(args: argparse.Namespace) -> None:
             request,
             scale=args.hires,
             num_inference_steps=args.steps if args.hires_steps is None else args.hires_steps,
-            strength=args.hires_strength,
+            strength=hires_strength,
             mask_image=args.mask,
             scheduler=args.scheduler,
             eta=args.eta,
@@ -195,10 +200,10 @@ def _run(args: argparse.Namespace) -> None:
         "runtime": info.runtime,
         "software": f"shaderfusion {shaderfusion.__version__}",
     }
-    if args.image:
-        settings |= {"strength": args.strength}
+    if request.source:
+        settings |= {"strength": request.source.strength}
     if args.hires:
-        settings |= {"hires": args.hires, "hires_strength": args.hires_strength}
+        settings |= {"hires": args.hires, "hires_strength": hires_strength}
     for index, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
         _save_png(image, path, settings | ({"image": f"{index} of {len(paths)}"} if len(paths) > 1 else {}))
     saved = time.perf_counter()

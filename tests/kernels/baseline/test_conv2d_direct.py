@@ -1,5 +1,7 @@
 """Direct convolution against its reference. As in test_matmul, most cases share tiles that compile quickly."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernel_runner import matrix_tile, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
@@ -59,8 +61,9 @@ def test_both_algorithms(any_device: Device, small: Tile | LaneTile, stride: int
 @pytest.mark.parametrize("sides", [(6, 4), (7, 5)], ids=str)
 def test_padding_at_the_end_alone(any_device: Device, small: Tile | LaneTile, sides: tuple[int, int]) -> None:
     # As in an encoder of pictures; odd sides need no padding.
-    out_size, padding = (sides[0] // 2, sides[1] // 2), {"padding": 0, "end_padding": 1}
-    error = _error(any_device, (2, *sides, 8), 12, "f32", stride=2, tile=small, out_size=out_size, **padding)
+    out_size = (sides[0] // 2, sides[1] // 2)
+    options: dict[str, Any] = {"stride": 2, "tile": small, "padding": 0, "end_padding": 1, "out_size": out_size}
+    error = _error(any_device, (2, *sides, 8), 12, "f32", **options)
     assert error < BOUNDS["f32"]
 
 
@@ -158,7 +161,8 @@ def _error(
     padding = kernel_size // 2 if padding is None else padding
     x = rng.standard_normal(x_shape) + offset
     weight = rng.standard_normal((kernel_size, kernel_size, C_in, out_channels)) + offset
-    out_size = out_size or size or (-(-upsample * side // stride) for side in (H, W))
+    if out_size is None:
+        out_size = size or (-(-upsample * H // stride), -(-upsample * W // stride))
     out = tensor_out("out", B, *out_size, out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
@@ -166,12 +170,12 @@ def _error(
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0
     splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
-    options = {"stride": stride, "padding": padding, "end_padding": end_padding, "upsample": upsample}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "end_padding": end_padding, "upsample": upsample}
     calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), rows=None, tile=tile, **options, **splits)
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
-    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    terms: dict[str, Any] = {name: rounded(array, dtype) for name, array in arrays.items()}
     arguments = (rounded(x, dtype), rounded(weight, dtype))
     expected = reference.conv2d_direct(*arguments, size=size, scale=scale, **options, **terms)
     return relative_error(actual, expected)
