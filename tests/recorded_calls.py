@@ -15,6 +15,9 @@ from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 
 __all__ = ["models", "recorded_graphs"]
 
+BANDS_BYTES = 1 << 13
+"""So little that layers of all these decoders are done in bands."""
+
 
 @cache
 def models() -> tuple[Family, ...]:
@@ -23,9 +26,11 @@ def models() -> tuple[Family, ...]:
 
 
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
-    """The networks of each model, of its own size, and TAESD's decoder, by each variant."""
+    """The networks of each model, of its own size, its decoder in bands, and TAESD's decoder, by each variant."""
     for kernels in variants:
         yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
         for model in models():
+            side = 8 * model.scale_factor
+            yield model.decoder_graph(kernels, model.run_size(width=side, height=side), max_bytes=BANDS_BYTES)
             for guided in guidance:
                 yield from model.record(kernels, model.run_size(guidance=guided)).values()

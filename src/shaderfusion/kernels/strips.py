@@ -93,9 +93,21 @@ def pixel_strips(max_binding_bytes: int, *tensors: TensorSpec) -> list[PixelStri
 
 
 def convolution_strips(
-    max_binding_bytes: int, x: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int, upsample: int
+    max_binding_bytes: int,
+    x: TensorSpec,
+    out: TensorSpec,
+    epilogue: Epilogue,
+    *,
+    stride: int,
+    upsample: int,
+    rows: InputRows | None = None,
 ) -> list[ConvolutionStrip]:
-    """A 3x3 convolution with padding 1 of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out."""
+    """A 3x3 convolution with padding 1 of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out.
+
+    What has some rows of an image already is not cut any more.
+    """
+    if rows:
+        return [ConvolutionStrip(x, out, epilogue, rows, 0)]
     added = [epilogue.residual] if epilogue.residual else []
     if _fit(max_binding_bytes, [x, out, *added]):
         return [ConvolutionStrip(x, out, epilogue, None, 0)]
