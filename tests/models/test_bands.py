@@ -92,7 +92,7 @@ def test_memory() -> None:
 
     assert planned(512, _MAX_WHOLE_BYTES) == planned(512, None)
     assert planned(1024, _MAX_WHOLE_BYTES) < 1.1 * _MAX_WHOLE_BYTES < 1.5 * _MAX_WHOLE_BYTES < planned(1024, None)
-    assert planned(512, 1 << 28) < 0.7 * planned(512, None)
+    assert planned(512, 1 << 27) < 0.5 * planned(512, None)
 
 
 def test_bands_cover_the_image() -> None:

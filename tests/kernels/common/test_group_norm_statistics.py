@@ -82,9 +82,7 @@ def test_shape_errors() -> None:
             with pytest.raises(ShapeError, match=r"group_norm: .* and .* must be \(B, G\) f32 for x\[2, 9, 320\]:f32"):
                 group_norm_statistics(x, *pair)
     for part, before in ((tensor_out("v", 1, 32), 1), (means, 0)):
-        with pytest.raises(
-            ShapeError, match=r"merge_statistics: .* must be f32 of one shape, before and count at least"
-        ):
+        with pytest.raises(ShapeError, match=r"merge_statistics: .* must be f32 of one shape, before and count"):
             merge_statistics(part, means, means, means, before=before, count=1)
     with pytest.raises(ShapeError, match=r"with C a multiple of G"):
         group_norm_statistics(x, tensor_out("mean", 2, 33), tensor_out("variance", 2, 33))
