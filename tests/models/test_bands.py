@@ -99,8 +99,9 @@ def test_bands_cover_the_image() -> None:
     spec = TensorSpec("x", (1, 50, 8, 4), "f16")
     x = Banded(spec, lambda span, out: Band(spec, 0), step=4, source=spec, most_row_bytes=64, halo=5)
     for band_bytes in (0, 64, 1000, 10_000):
-        spans = x.spans(band_bytes)
+        spans = x.spans(band_bytes, 1 << 20)
         assert [y for span in spans for y in span] == list(range(50))
         assert all(span.start % 4 == 0 for span in spans)
         assert all(len(a) == len(spans[0]) for a, _ in pairwise(spans))
-    assert [len(x.spans(band_bytes)) for band_bytes in (0, 1000, 10_000)] == [13, 7, 1]
+    assert [len(x.spans(band_bytes, 1 << 20)) for band_bytes in (0, 1000, 10_000)] == [13, 7, 1]
+    assert len(x.spans(10_000, 1000)) == 7

@@ -21,7 +21,7 @@ from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_byt
 __all__ = ["Banded", "BandedLayers"]
 
 _BANDS = 16
-"""The largest tensor of a band takes such a part of what a layer may take, if the rows around the band leave it any."""
+"""The largest tensor of a band takes such a part of what a layer may take, or twice the rows around the band."""
 _WINOGRAD_ROWS = 4
 """Bands begin at multiples of it, so that their tiles are those of the whole."""
 
@@ -65,9 +65,10 @@ class Banded:
         """A tensor that is whole."""
         return cls(x, lambda span, out: Band(x, 0), _step(x), x)
 
-    def spans(self, band_bytes: int) -> list[range]:
-        """The bands of a pass."""
-        rows = band_bytes // self.most_row_bytes - self.halo
+    def spans(self, band_bytes: int, most_bytes: int) -> list[range]:
+        """The bands of a pass, of so many bytes where that is not less than what is around them, and never of more."""
+        wanted, most = (size // self.most_row_bytes - self.halo for size in (band_bytes, most_bytes))
+        rows = min(max(wanted, self.halo), most)
         height = max(rows // self.step, 1) * self.step
         return [range(y, min(y + height, self.spec.shape[1])) for y in range(0, self.spec.shape[1], height)]
 
@@ -205,7 +206,7 @@ class BandedLayers:
         return self.whole(x) if self._fit(x.source, x.spec) else x
 
     def _spans(self, x: Banded) -> list[range]:
-        return x.spans(min((self.max_bytes or 0) // _BANDS, self.g.kernels.capabilities.max_binding_bytes))
+        return x.spans((self.max_bytes or 0) // _BANDS, self.g.kernels.capabilities.max_binding_bytes)
 
     def _norm(self, name: str, x: Banded) -> FoldedGroupNorm:
         """The group norm of x, whose statistics are computed now, and SiLU."""
