@@ -140,7 +140,8 @@ class Engine:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
         self._require_open()
         largest = size if self.memory == "normal" else size.one_row
-        self.model.require_fits(largest, self.device.capabilities, self._kernels[self.model.denoiser].dtype)
+        dtype = self._kernels[self.model.denoiser].dtype
+        self.model.require_fits(largest, self.device.capabilities, dtype, self.memory)
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -25,12 +25,17 @@ def read_vae_config(files: ModelFiles) -> AnyVaeConfig:
     return files.config("vae", TinyVaeConfig) if is_tiny else files.config("vae", VaeConfig)
 
 
-def any_decoder_graph(config: AnyVaeConfig, kernels: Kernels, *, batch: int, height: int, width: int) -> Graph:
-    """From latents (B, H, W, C) to image (B, f H, f W, 3), in -1..1; height and width are in latent cells."""
+def any_decoder_graph(
+    config: AnyVaeConfig, kernels: Kernels, *, batch: int, height: int, width: int, max_bytes: int | None = None
+) -> Graph:
+    """From latents (B, H, W, C) to image (B, f H, f W, 3), in -1..1; height and width are in latent cells.
+
+    With `max_bytes` large layers of AutoencoderKL are done in bands; pictures are the same but for rounding.
+    """
     size = {"batch": batch, "height": height, "width": width}
     if isinstance(config, TinyVaeConfig):
         return tiny_decoder_graph(config, kernels, **size)
-    return decoder_graph(config, kernels, **size)
+    return decoder_graph(config, kernels, **size, max_bytes=max_bytes)
 
 
 def any_encoder_graph(config: AnyVaeConfig, kernels: Kernels, *, batch: int, height: int, width: int) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self, get_args
 
@@ -58,6 +58,9 @@ BESIDE_LATENTS = "beside_latents"
 
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
+
+_MAX_WHOLE_BYTES = 1 << 30
+"""In low memory layers of the decoder that take more are done in bands: the denoiser of any model takes as much."""
 
 _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
@@ -137,6 +140,13 @@ class Family(ABC):
     @abstractmethod
     def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
         """The denoiser alone, from `latents`, of `size.rows` rows, to `model_output`."""
+
+    @abstractmethod
+    def decoder_graph(self, kernels: Kernels, size: RunSize, *, max_bytes: int | None = None) -> Graph:
+        """The decoder, from `latents` to `image`.
+
+        With `max_bytes` layers whose input and output take more together may be done in bands.
+        """
 
     @property
     @abstractmethod
@@ -236,7 +246,7 @@ class Family(ABC):
         return {}
 
     @abstractmethod
-    def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
+    def largest_tensors(self, size: RunSize, memory: Memory = "normal") -> Mapping[str, int]:
         """By network, about how many values its largest tensor has; found without recording a graph."""
 
     def latents_shape(self, size: RunSize) -> tuple[int, int, int, int]:
@@ -269,10 +279,10 @@ class Family(ABC):
         width_px, height_px = self.require_side("width", width), self.require_side("height", height)
         return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens)
 
-    def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType) -> None:
+    def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""
         most = min(capabilities.max_buffer_bytes, _MAX_BINDINGS * capabilities.max_binding_bytes)
-        for name, values in self.largest_tensors(size).items():
+        for name, values in self.largest_tensors(size, memory).items():
             needed = values * dtype_size_bytes("f32" if name in self.wide_networks else dtype)
             if needed > most:
                 raise DeviceLimitError(
@@ -291,7 +301,7 @@ class Family(ABC):
         }
 
     def networks_in(self, memory: Memory) -> Mapping[str, Network]:
-        """What an engine runs: the networks, but in low memory one row of the denoiser, and then UPDATE."""
+        """What an engine runs: the networks, or in low memory the denoiser of one row, UPDATE, a decoder in bands."""
         if memory == "normal":
             return self.networks
         denoiser = self.networks[self.denoiser]
@@ -301,7 +311,8 @@ class Family(ABC):
             size_of=lambda size: denoiser.size_of(size.one_row),
         )
         update = replace(denoiser, record=self._update)
-        return {**self.networks, self.denoiser: row, UPDATE: update}
+        decoder = replace(self.networks[self.decoder], record=partial(self.decoder_graph, max_bytes=_MAX_WHOLE_BYTES))
+        return {**self.networks, self.denoiser: row, UPDATE: update, self.decoder: decoder}
 
     def turns(self, memory: Memory) -> list[tuple[str, ...]]:
         """Which of `networks_in` are on the device together: in low memory one network after the other."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.autoencoder import (
     AnyVaeConfig,
@@ -18,7 +18,7 @@ from shaderfusion.families.autoencoder import (
     draw_latents,
     read_vae_config,
 )
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Memory, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
@@ -108,7 +108,7 @@ class StableDiffusion(Family):
         return {
             **self._text_networks,
             "unet": Network("unet", self.denoising_step, lambda size: size),
-            "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
+            "vae": Network("vae", self.decoder_graph, lambda size: (size.height_px, size.width_px)),
         }
 
     @property
@@ -220,9 +220,10 @@ class StableDiffusion(Family):
             inputs[BESIDE_LATENTS][..., 0] = 1
         return inputs
 
-    def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
+    def largest_tensors(self, size: RunSize, memory: Memory = "normal") -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
-        connection; the decoder's is the first of its last level, upsampled with the channels of the level below."""
+        connection; the decoder's is the first of its last level, upsampled with the channels of the level below, or
+        in low memory the output of a level."""
         _, H, W, _ = self.latents_shape(size)
         blocks = self.config.unet.down_blocks
         widths = [
@@ -231,7 +232,11 @@ class StableDiffusion(Family):
         ]
         unet = max((H >> level) * (W >> level) * C for level, C in enumerate(widths))
         channels = self.config.vae.block_out_channels[::-1]
-        vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
+        if memory == "low" and isinstance(self.config.vae, VaeConfig):
+            widths = channels[:-1] or channels
+        else:
+            widths = [channels[max(0, level - 1)] for level in range(len(channels))]
+        vae = max((H << level) * (W << level) * C for level, C in enumerate(widths))
         return {"unet": size.rows * unet, "vae": vae}
 
     def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
@@ -239,9 +244,10 @@ class StableDiffusion(Family):
         _, H, W, _ = self.latents_shape(size)
         return unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
 
-    def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
+    def decoder_graph(self, kernels: Kernels, size: RunSize, *, max_bytes: int | None = None) -> Graph:
+        """The decoder of AutoencoderKL, or a tiny one."""
         _, H, W, _ = self.latents_shape(size)
-        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W, max_bytes=max_bytes)
 
     def _encoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)

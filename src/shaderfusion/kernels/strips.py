@@ -101,11 +101,14 @@ def convolution_strips(
     stride: int,
     upsample: int,
     padding: int = 1,
+    rows: InputRows | None = None,
 ) -> list[ConvolutionStrip]:
     """A 3x3 convolution of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out.
 
-    `padding`, 1 or 0, is that before the first row.
+    `padding`, 1 or 0, is that before the first row. What has some rows of an image already is not cut any more.
     """
+    if rows:
+        return [ConvolutionStrip(x, out, epilogue, rows, 0)]
     added = [epilogue.residual] if epilogue.residual else []
     if _fit(max_binding_bytes, [x, out, *added]):
         return [ConvolutionStrip(x, out, epilogue, None, 0)]
