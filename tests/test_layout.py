@@ -21,6 +21,7 @@ ORDER = [
     "config",
     "random",
     "text",
+    "prompts",
     "schedulers",
     "kernels",
     "graph.graph",
