@@ -79,7 +79,7 @@ def read_positive(texts: Sequence[str]) -> tuple[list[str], dict[str, dict[str, 
             raise prompt_error(
                 text,
                 match.start(),
-                "AND, which combines prompts, is not implemented; write `and`, or a prompt for each",
+                "AND, which combines prompts, is not implemented; write and, or a prompt for each",
             )
     taken = [take_adapters(text) for text in texts]
     adapters = taken[0][1]
