@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,44 +54,47 @@ def picture(pipe: StableDiffusionPipeline, prompt: str, **options: Any) -> bytes
     return pipe(prompt, **{"num_inference_steps": 2, **WEBUI, **options}).images[0].tobytes()
 
 
-@pytest.mark.parametrize("emphasis", [None, "original", "no_norm"])
-@pytest.mark.parametrize("model", CASES)
-def test_embeddings(open_pipe: Open, model: str, emphasis: str | None) -> None:
+@pytest.mark.parametrize(("model", "by_default"), [("sd1", "original"), ("sdxl", "no_norm")])
+def test_embeddings(open_pipe: Open, model: str, by_default: str) -> None:
     """In float64, of what transformers makes of each chunk: the prompts of one call have equally many chunks."""
     word, prompts = CASES[model]["word"], CASES[model]["prompts"]
     pipe = open_pipe(model, embeddings=[FOLDER / "embeddings" / model / f"{word}.safetensors"])
-    found = conditioning(pipe, list(prompts), negative_prompt="", emphasis=emphasis)
-    embedding, pooled = ARRAYS[f"{model}_embedding"].astype(np.float64), ARRAYS.get(f"{model}_pooled")
-    first = pipe.model.text_encoders["text_encoder"].hidden_size
-    expected, at = [], 0
-    for chunks in prompts.values():
-        parts = []
-        for chunk in range(at, at + chunks):
-            for encoder in np.split(embedding[chunk], [first], axis=1):
-                weighted = encoder * ARRAYS[f"{model}_weights"][chunk][:, None]
-                if (emphasis or {"sd1": "original", "sdxl": "no_norm"}[model]) == "original" and encoder.size:
-                    weighted = weighted * (encoder.mean() / weighted.mean())
-                parts.append(weighted)
-        rows = [np.concatenate(pair, axis=1) for pair in zip(parts[::2], parts[1::2], strict=True)]
-        rows += [embedding[0]] * (2 - chunks)  # the first prompt is empty, of one chunk
-        expected.append(np.concatenate(rows))
-        if pooled is not None:
-            row = len(prompts) + len(expected) - 1
-            assert relative_error(found["pooled"][row], pooled[at]) < 1e-4
-        at += chunks
-    assert found["embedding"].shape == (2 * len(prompts), *expected[0].shape)
-    for ours, reference in zip(found["embedding"], [*[expected[0]] * len(prompts), *expected], strict=True):
-        assert relative_error(ours, reference) < 1e-4
+    for emphasis in (None, "original", "no_norm"):
+        found = conditioning(pipe, list(prompts), negative_prompt="", emphasis=emphasis)
+        assert found["embedding"].shape[0] == 2 * len(prompts)
+        at = 0
+        for row, chunks in enumerate(prompts.values()):
+            weighted = [expected(pipe, model, chunk, emphasis or by_default) for chunk in range(at, at + chunks)]
+            weighted += [expected(pipe, model, 0, "no_norm")] * (2 - chunks)  # the first prompt is empty
+            assert relative_error(found["embedding"][len(prompts) + row], np.concatenate(weighted)) < 1e-4
+            if model == "sdxl":
+                assert relative_error(found["pooled"][len(prompts) + row], ARRAYS["sdxl_pooled"][at]) < 1e-4
+            at += chunks
+        empty = np.concatenate([expected(pipe, model, 0, "no_norm")] * 2)
+        assert relative_error(found["embedding"][0], empty) < 1e-4
 
 
-def test_a_short_prompt_is_as_in_plain_syntax(open_pipe: Open) -> None:
-    for model in ("sd1", "sdxl"):
-        pipe = open_pipe(model)
-        for negative in (None, "snow"):
-            options = {"negative_prompt": negative}
-            assert picture(pipe, "a fox", **options) == picture(pipe, "a fox", prompt_syntax="plain", **options)
-        assert picture(pipe, "a (fox)") != picture(pipe, "a fox")
-        assert picture(pipe, "a (fox)", prompt_syntax="plain") != picture(pipe, "a (fox)")
+def expected(pipe: StableDiffusionPipeline, model: str, chunk: int, emphasis: str) -> np.ndarray:
+    """(L, C): one of the golden chunks, weighted, each encoder by itself."""
+    embedding = ARRAYS[f"{model}_embedding"][chunk].astype(np.float64)
+    widths = [encoder.hidden_size for encoder in pipe.model.text_encoders.values()]
+    parts = np.split(embedding, np.cumsum(widths)[:-1], axis=1)
+    weighted = [part * ARRAYS[f"{model}_weights"][chunk][:, None] for part in parts]
+    if emphasis == "original":
+        weighted = [new * (old.mean() / new.mean()) for old, new in zip(parts, weighted, strict=True)]
+    return np.concatenate(weighted, axis=1)
+
+
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+def test_a_short_prompt_is_as_in_plain_syntax(open_pipe: Open, model: str) -> None:
+    pipe = open_pipe(model)
+    for negative in (None, "snow"):
+        ours, plain = (
+            conditioning(pipe, "a fox", negative_prompt=negative, prompt_syntax=syntax) for syntax in ("webui", "plain")
+        )
+        assert all(np.array_equal(ours[name], plain[name]) for name in {*ours, *plain})
+    assert picture(pipe, "a fox") == picture(pipe, "a fox", prompt_syntax="plain")
+    assert picture(pipe, "a (fox)") != picture(pipe, "a fox")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,16 @@ def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: fl
         pipe._engine.denoise(state, begun._make_step(step))
         np.testing.assert_array_equal(next(run).latents, state.x_t)
     assert run.request.size == state.size
+
+
+def test_several_prompts_of_several_pictures(open_pipe: Open) -> None:
+    pipe = open_pipe("sd1")
+    negative, fox, dog = (conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in ("b", "(fox)", "dog"))
+    options: dict[str, Any] = {"negative_prompt": "b", "num_images_per_prompt": 2}
+    request = pipe.generate(["[(fox)|dog]", "dog"], num_inference_steps=2, **options, **WEBUI)
+    rows = request._begin().conditioning["embedding"]
+    np.testing.assert_array_equal(rows, [negative] * 4 + [fox] * 2 + [dog] * 2)
+    np.testing.assert_array_equal(request._conditioning(1)["embedding"], [negative] * 4 + [dog] * 4)
 
 
 def test_adapters(open_pipe: Open) -> None:
@@ -148,7 +162,9 @@ def test_clip_skip(open_pipe: Open) -> None:
             assert relative_error(whole["embedding"], ARRAYS["clip_skip"]) > 0.1
             again = conditioning(pipe, "a fox in the snow", clip_skip=0, **options)
             np.testing.assert_array_equal(again["embedding"], whole["embedding"])
-        assert not any(size.clip_skip for size in pipe._engine._programs["unet"])  # it is nothing to the UNet
+    size = pipe.model.run_size(**SIZE)
+    keys = {pipe.model.networks["unet"].size_of(replace(size, clip_skip=skip)) for skip in (0, 1)}
+    assert len(keys) == 1  # it is nothing to the UNet
 
 
 def test_clip_skip_of_sdxl_begins_at_the_last_but_one(tmp_path: Path) -> None:

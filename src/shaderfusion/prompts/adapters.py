@@ -50,19 +50,23 @@ def find_adapter_files(
 ) -> list[tuple[Path, float | Mapping[str, float]]]:
     """Files with the strength of each: those given, of which adapters that prompts name change it, and the folder's.
 
-    An adapter's name is that of its file without the suffix. InputError, with the names that there are, for another.
+    An adapter's name is that of its file without the suffix. InputError, with the names that there are, for another,
+    and for one that several files have.
     """
-    strengths: dict[Path, float | Mapping[str, float]] = dict(files)
-    by_name = {path.stem: path for path, _ in files}
+    found: list[tuple[Path, float | Mapping[str, float]]] = list(files)
     for name, strength in adapters.items():
-        path = by_name.get(name)
-        if path is None and folder is not None and Path(name).name == name and exists(folder / f"{name}{_SUFFIX}"):
-            path = folder / f"{name}{_SUFFIX}"
-        if path is None:
-            there = sorted({*by_name, *(file.stem for file in (folder.glob(f"*{_SUFFIX}") if folder else ()))})
+        own = [index for index, (path, _) in enumerate(files) if path.stem == name]
+        if len(own) > 1:
+            raise InputError(f"prompt: the adapter {shown(name)} must be one file, not {len(own)} given by --lora")
+        if own:
+            found[own[0]] = (files[own[0]][0], strength)
+        elif folder is not None and Path(name).name == name and exists(folder / f"{name}{_SUFFIX}"):
+            found.append((folder / f"{name}{_SUFFIX}", strength))
+        else:
+            in_folder = folder.glob(f"*{_SUFFIX}") if folder is not None else ()
+            there = ", ".join(sorted({path.stem for path in (*(path for path, _ in files), *in_folder)}))
             raise InputError(
                 f"prompt: the adapter {shown(name)} must be the name of a file given by --lora, or in the folder of "
-                f"--lora-dir ({shown(there) if there else 'there are none'})"
+                f"--lora-dir ({there or 'none'})"
             )
-        strengths[path] = strength
-    return list(strengths.items())
+    return found
