@@ -13,7 +13,7 @@ from shaderfusion.prompts.errors import prompt_error
 
 __all__ = ["find_adapter_files", "take_adapters"]
 
-_TAG = re.compile(r"<(\w+):([^>]+)>")
+_TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _KINDS = ("lora", "lyco")
 _SUFFIX = ".safetensors"

@@ -19,7 +19,7 @@ from shaderfusion.prompts.errors import MOST_BRACKETS, prompt_error
 __all__ = ["Span", "emphasize", "read_spans"]
 
 _TOKEN = re.compile(r"\\[()\[\]\\]?|[(\[\])]|:(?P<weight>[+-]?[.\d]+)\)|[^\\()\[\]:]+|:")
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _STEP = 1.1
 
@@ -54,10 +54,12 @@ def read_spans(text: str) -> list[Span]:
         elif token == "]" and opened["["]:
             close("[", 1 / _STEP)
         else:
-            first, *others = [token[1:]] if token[0] == "\\" else _BREAK.split(token)
-            pieces = [first, *(piece for other in others for piece in (None, other))]
-            texts += pieces
-            weights += [1.0] * len(pieces)
+            pieces = [token[1:]] if token[0] == "\\" else _BREAK.split(token)
+            for index, piece in enumerate(pieces):  # without the white space around BREAK
+                begun = piece if index == 0 else piece.lstrip()
+                texts += [begun if index == len(pieces) - 1 else begun.rstrip(), None]
+            texts.pop()
+            weights += [1.0] * (2 * len(pieces) - 1)
     for bracket, factor in (("(", _STEP), ("[", 1 / _STEP)):
         while opened[bracket]:
             close(bracket, factor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -41,42 +42,40 @@ class Alternating:
     options: tuple[Scheduled, ...]
 
 
+_Pieces = list["str | Changing | Alternating"]
+
+
 class _Open:
     """What was read since a bracket opened: segments, and the `:` or `|` after each but the last."""
 
     def __init__(self, bracket: str) -> None:
         self.bracket = bracket
-        self.segments: list[Scheduled] = [()]
+        self.segments: list[_Pieces] = [[]]
         self.separators: list[str] = []
-
-    def add(self, pieces: Scheduled) -> None:
-        self.segments[-1] = _join(self.segments[-1], pieces)
 
     def separate(self, by: str) -> None:
         self.separators.append(by)
-        self.segments.append(())
+        self.segments.append([])
 
     def split(self, by: str) -> list[Scheduled]:
         """The segments, where the other separator is text."""
-        parts: list[Scheduled] = [self.segments[0]]
+        parts = [self.segments[0].copy()]
         for separator, segment in zip(self.separators, self.segments[1:], strict=True):
             if separator == by:
-                parts.append(segment)
+                parts.append(segment.copy())
             else:
-                parts[-1] = _join(_join(parts[-1], (separator,)), segment)
-        return parts
+                parts[-1] += [separator, *segment]
+        return [_merge(part) for part in parts]
 
-    def as_text(self, closing: str = "") -> Scheduled:
+    def as_text(self) -> _Pieces:
         """All of it, where the bracket says nothing about steps."""
-        pieces: Scheduled = (self.bracket,)
-        for segment, separator in zip(self.segments, [*self.separators, closing], strict=True):
-            pieces = _join(_join(pieces, segment), (separator,))
+        pieces: _Pieces = [self.bracket]
+        for segment, separator in zip(self.segments, [*self.separators, ""], strict=True):
+            pieces += [*segment, separator]
         return pieces
 
-    def close(self) -> Scheduled:
+    def close(self, bracket: str) -> Scheduled:
         """What it is, once its own bracket closes it."""
-        if self.bracket == "(":
-            return self.as_text(")")
         *parts, last = self.split(":")
         when = _WHEN.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
         if when and len(parts) in (1, 2):
@@ -84,7 +83,7 @@ class _Open:
             return (Changing(parts[0] if len(parts) == 2 else (), parts[-1], number),)
         if "|" in self.separators:
             return (Alternating(tuple(self.split("|"))),)
-        return self.as_text("]")
+        return _merge([*self.as_text(), bracket])
 
 
 def read_schedule(text: str) -> Scheduled:
@@ -97,34 +96,35 @@ def read_schedule(text: str) -> Scheduled:
                 raise prompt_error(text, match.start(), f"at most {MOST_BRACKETS} brackets may be open; close some")
             stack.append(_Open(token))
         elif token in _OPENS and stack[-1].bracket == _OPENS[token]:
-            closed = stack.pop().close()
-            stack[-1].add(closed)
+            closed = stack.pop().close(token)
+            stack[-1].segments[-1] += closed
         elif token in _OPENS:  # no bracket around it can be one of a pair any more
             _flatten(stack)
-            stack[0].add((token,))
+            stack[0].segments[0].append(token)
         elif token in (":", "|") and stack[-1].bracket == "[":
             stack[-1].separate(token)
         else:
-            stack[-1].add((token,))
+            stack[-1].segments[-1].append(token)
     _flatten(stack)
-    return stack[0].segments[0]
+    return _merge(stack[0].segments[0])
 
 
 def _flatten(stack: list[_Open]) -> None:
     """Makes text of all brackets that are open."""
     for opened in stack[1:]:
-        stack[0].add(opened.as_text())
+        stack[0].segments[0] += opened.as_text()
     del stack[1:]
 
 
-def _join(left: Scheduled, right: Scheduled) -> Scheduled:
-    """Both, without empty texts, and with no text beside another."""
-    for piece in right:
-        if piece == "":
-            continue
-        last = left[-1] if left else None
-        left = (*left[:-1], last + piece) if isinstance(last, str) and isinstance(piece, str) else (*left, piece)
-    return left
+def _merge(pieces: _Pieces) -> Scheduled:
+    """Without empty texts, and with no text beside another."""
+    merged: _Pieces = []
+    for is_text, group in groupby(pieces, lambda piece: isinstance(piece, str)):
+        if not is_text:
+            merged += group
+        elif text := "".join(map(str, group)):
+            merged.append(text)
+    return tuple(merged)
 
 
 def text_at(prompt: Scheduled, step: int, num_steps: int) -> str:
