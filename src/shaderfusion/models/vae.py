@@ -3,7 +3,7 @@
 from shaderfusion.config import VaeConfig
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.bands import BandedLayers
+from shaderfusion.models.bands import Banded, BandedLayers
 from shaderfusion.models.blocks import attention, conv2d, group_norm, linear
 from shaderfusion.tensor import TensorSpec
 
@@ -25,7 +25,7 @@ def decoder_graph(
     g = Graph("vae", kernels)
     num_groups = config.norm_num_groups
     layers = BandedLayers(g, num_groups=num_groups, eps=_EPS, max_bytes=max_bytes)
-    h: TensorSpec = g.input("latents", batch, height, width, channels=config.latent_channels)
+    h: TensorSpec | Banded = g.input("latents", batch, height, width, channels=config.latent_channels)
     scale = 1 / config.scaling_factor
     if config.use_post_quant_conv:
         h = linear(g, "post_quant_conv", h, config.latent_channels, scale=scale)
