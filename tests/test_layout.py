@@ -22,6 +22,7 @@ ORDER = [
     "random",
     "text",
     "schedulers",
+    "metadata",
     "kernels",
     "graph.graph",
     "graph.memory_plan",
