@@ -60,6 +60,7 @@ ORDER = [
     "bench",
     "tune",
     "verify",
+    "batch",
     "cli",
     "__main__",
 ]

@@ -12,14 +12,22 @@ if TYPE_CHECKING:
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.run import Request
 
-__all__ = ["DEFAULTS", "Hashes", "fill_defaults", "make_job_request", "make_settings", "open_model_and_device"]
+__all__ = [
+    "DEFAULTS",
+    "NO_SETTINGS",
+    "Hashes",
+    "fill_defaults",
+    "make_job_request",
+    "make_settings",
+    "open_model_and_device",
+]
 
 T = TypeVar("T")
 
 DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1}
 """Of options that a picture or a job may give, where nobody gives them."""
 
-_NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
+NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
 """Options that no picture depends on."""
 
 
@@ -130,5 +138,5 @@ def make_settings(
         "tuning": pipe.tuning,
         "version": shaderfusion.__version__,
     }
-    settings = {key: value for key, value in given.items() if key not in _NO_SETTINGS} | hashes.settings() | made_by
+    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS} | hashes.settings() | made_by
     return {key: value for key, value in settings.items() if value is not None and value != []}
