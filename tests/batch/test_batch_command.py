@@ -1,13 +1,17 @@
 """`shaderfusion batch` from outside: what it leaves, whenever it ends."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -105,6 +109,40 @@ def test_an_interrupt_ends_between_two_pictures(
     assert "interrupted; 1 of 3 pictures are there" in capsys.readouterr().err
     assert len(pictures()) == 1
     assert not Path("out/contact.png").exists()
+
+
+def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("jobs.txt").write_text("a heart\n")
+    drawn: list[int] = []
+
+    @contextlib.contextmanager
+    def bar(total: int) -> Iterator[Callable[[int], None]]:
+        def draw(done: int) -> None:
+            drawn.append(done)
+            if done == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        yield draw
+
+    monkeypatch.setattr(batch, "progress_bar", bar)
+    assert main(["batch", "jobs.txt", *SMALL, "--steps", "5"]) == 130
+    assert drawn == [1, 2]
+    assert pictures() == {}
+
+
+def test_several_at_once_are_those_of_one_by_one() -> None:
+    rows = ["a heart,bad,1,ddim,3", "a rocket,worse,2,ddim,3", "a tree,bad,3,ddim,3"]  # one run of 2, and one of 1
+    rows += ["a sun,,4,ddim,3", "a moon,,5,ddim,2", "a star,,6,euler_a,3", "a cat,,7,euler_a,3"]  # each alone
+    Path("jobs.csv").write_text("prompt,negative,seed,scheduler,guidance\n" + "\n".join(rows))
+    assert main(["batch", "jobs.csv", *SMALL]) == 0
+    singly = pictures()
+    shutil.rmtree("out")
+    assert main(["batch", "jobs.csv", *SMALL, "--at-once", "2"]) == 0
+    together = pictures()
+    assert singly.keys() == together.keys()
+    for name, single in singly.items():
+        levels = [np.frombuffer(data, np.uint8).astype(int) for data in (single, together[name])]
+        assert np.abs(levels[0] - levels[1]).max() <= 1  # but for rounding
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

@@ -2,9 +2,10 @@
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from shaderfusion.cli.making import (
     make_settings,
     open_model_and_device,
 )
-from shaderfusion.cli.options import text
+from shaderfusion.cli.options import text, whole_number
 from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
 from shaderfusion.output import progress_bar, require_writable, say, show, write_whole
 
@@ -50,6 +51,9 @@ class _Task:
     label: str
 
 
+_Ready = tuple[_Task, "Request"]
+
+
 def add_parser(commands: Any) -> None:
     """`shaderfusion batch`, for the parser of commands."""
     batch = commands.add_parser("batch", help="make the pictures of a file of jobs", allow_abbrev=False)
@@ -60,6 +64,8 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--output-dir", type=Path, required=True, metavar="FOLDER", help=meaning)
     meaning = "every job with each of the values, such as seed=1..4 guidance=5,7"
     batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
+    meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: 1"
+    batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
     add_generating(batch)
 
 
@@ -138,7 +144,7 @@ def _fail(args: argparse.Namespace, entry: Mapping[str, Any], error: str) -> Non
 def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interrupts") -> int:
     """Makes the tasks' pictures, as far as no interrupt comes between; returns how many failed."""
 
-    def check(model: "Family") -> "tuple[Family, list[tuple[_Task, Request]]]":
+    def check(model: "Family") -> "tuple[Family, list[_Ready]]":
         return model, list(_requests(args, model, tasks))
 
     (model, ready), load = open_model_and_device(args, check)
@@ -149,21 +155,51 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
     hashes = Hashes(args, model)
     with progress_bar(sum(request.num_steps for _, request in ready)) as draw:
         done = 0
-        for task, request in ready:
+        for group in _groups(ready, args.at_once):
             if interrupts.asked:
                 break
-            try:
-                _make_one(task, pipe, request, hashes, interrupts, lambda step, done=done: draw(done + step))
-            except DeviceLostError:
-                raise
-            except ShaderfusionError as error:
-                _fail(args, _entry(task), f"{task.path.name}: {error}")
-                num_failed += 1
-            done += request.num_steps
+            num_failed += _make_group(args, group, pipe, hashes, interrupts, lambda step, done=done: draw(done + step))
+            done += sum(request.num_steps for _, request in group)
     return num_failed
 
 
-def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[tuple[_Task, Request]]":
+def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
+    """Neighbours that can be one run: equal in all but their prompts and seeds, whose noise is drawn before it."""
+
+    def key(entry: "_Ready") -> Any:
+        task, request = entry
+        is_noisy = any(update.c_noise for update in request.schedule.updates)
+        one_run = [getattr(task.args, name) for name in PER_JOB if name not in ("prompt", "negative_prompt", "seed")]
+        return (one_run, task.args.negative_prompt is None, task.path if is_noisy else None)
+
+    for _, same in itertools.groupby(ready, key):
+        entries = list(same)
+        yield from (entries[first : first + at_once] for first in range(0, len(entries), at_once))
+
+
+def _make_group(
+    args: argparse.Namespace,
+    group: "Sequence[_Ready]",
+    pipe: "StableDiffusionPipeline",
+    hashes: Hashes,
+    interrupts: "Interrupts",
+    draw: Callable[[int], None],
+) -> int:
+    """The pictures of one run; returns how many failed. Where a run of several fails, each has one of its own."""
+    try:
+        _make_pictures(group, pipe, hashes, interrupts, draw)
+        return 0
+    except DeviceLostError:
+        raise
+    except ShaderfusionError as error:
+        if len(group) > 1:
+            return sum(_make_group(args, [entry], pipe, hashes, interrupts, draw) for entry in group)
+        ((task, _),) = group
+        _fail(args, _entry(task), f"{task.path.name}: {error}")
+        return 1
+
+
+def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[_Ready]":
     """Of the tasks that the model can do; the others fail."""
     for task in tasks:
         try:
@@ -172,30 +208,46 @@ def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task])
             _fail(args, _entry(task), f"{task.path.name}: {error}")
 
 
-def _make_one(
-    task: _Task,
+def _make_pictures(
+    group: "Sequence[_Ready]",
     pipe: "StableDiffusionPipeline",
-    request: "Request",
     hashes: Hashes,
     interrupts: "Interrupts",
-    draw: Any,
+    draw: Callable[[int], None],
 ) -> None:
-    """One picture, written as soon as it is done; nothing where an interrupt comes first."""
+    """One run, whose pictures are written as soon as they are done; none where an interrupt comes first."""
     from shaderfusion.batch.report import append_line
     from shaderfusion.metadata.image_files import encode
     from shaderfusion.metadata.settings import make_texts
 
     started = time.perf_counter()
-    for progress in pipe.run(request):
-        draw(progress.step)
-        if progress.images:
-            texts = make_texts(make_settings(task.args, pipe, request, hashes))
-            write_whole("--output-dir", task.path, encode(progress.images[0], task.path.suffix, texts))
-            seconds = time.perf_counter() - started
+    _, request = group[0]
+    for progress in pipe.run(request if len(group) == 1 else _one_request(group, pipe.model)):
+        draw(progress.step * len(group))
+        if interrupts.asked and not progress.images:
+            return
+        for (task, own), image in zip(group, progress.images or (), strict=progress.images is not None):
+            texts = make_texts(make_settings(task.args, pipe, own, hashes))
+            write_whole("--output-dir", task.path, encode(image, task.path.suffix, texts))
+            seconds = (time.perf_counter() - started) / len(group)
             append_line(task.args.output_dir / _REPORT, {**_entry(task), "status": "made", "seconds": seconds})
             show(str(task.path))
-        elif interrupts.asked:
-            return
+
+
+def _one_request(group: "Sequence[_Ready]", model: "Family") -> "Request":
+    """Of several tasks, each with the noise of its own seed."""
+    import numpy as np
+
+    from shaderfusion.random import NormalGenerator
+
+    first, size = group[0][0].args, group[0][1].size
+    B, H, W, C = model.latents_shape(size)
+    noise = [NormalGenerator(request.seed).randn((B, C, H, W)) for _, request in group]
+    together = argparse.Namespace(**vars(first))
+    together.prompt = [task.args.prompt for task, _ in group]
+    if first.negative_prompt is not None:
+        together.negative_prompt = [task.args.negative_prompt for task, _ in group]
+    return make_job_request(model, together, latents=np.concatenate(noise))
 
 
 def _entry(task: _Task) -> dict[str, Any]:

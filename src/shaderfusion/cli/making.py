@@ -28,6 +28,7 @@ DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1}
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
+NO_SETTINGS += ("at_once",)
 """Options that no picture depends on."""
 
 
@@ -80,8 +81,8 @@ def open_model_and_device(
     return checked, load
 
 
-def make_job_request(model: "Family", args: argparse.Namespace) -> "Request":
-    """What the options ask for, checked against the model."""
+def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -> "Request":
+    """What the options ask for, and other arguments of `run.make_request`, checked against the model."""
     from shaderfusion.run import make_request
 
     return make_request(
@@ -95,6 +96,7 @@ def make_job_request(model: "Family", args: argparse.Namespace) -> "Request":
         num_images_per_prompt=args.num_images,
         seed=args.seed,
         scheduler=args.scheduler,
+        **others,
     )
 
 
