@@ -55,6 +55,7 @@ def test_inspect_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "Hires upscale: 2 (--ignore 'Hires upscale')" in lines
     assert "workflow: ComfyUI's, not read, 2 characters" in lines
     assert "note: not read, 2 characters" in lines
+    assert "not said: scheduler" in lines
     assert main(["inspect", "none.png"]) == 2
     assert "none.png: no such file; give a PNG, JPEG or WebP file" in capsys.readouterr().err
 

@@ -95,8 +95,8 @@ def bomb(size: int) -> bytes:
     [
         (b"", "which no PNG, JPEG or WebP does"),
         (b"GIF89a", "which no PNG, JPEG or WebP does"),
-        (b"\xff\xd8\xff", "cannot be read as JPEG or WebP"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "cannot be read as JPEG or WebP"),
+        (b"\xff\xd8\xff\xe1\0\x10Exif\0\0not TIFF", "its EXIF cannot be read"),
+        (b"RIFF\0\0\0\0WEBPEXIF\x08\0\0\0not TIFF", "its EXIF cannot be read"),
         (png([chunk(b"zTXt", b"a\0\0" + bomb(LARGEST_TEXT_BYTES + 1))]), "must have at most 8,000,000 bytes in all"),
         (png([chunk(b"iTXt", b"a\0\1\0\0\0" + bomb(5_000_000))] * 2), "must have at most 8,000,000 bytes in all"),
         (png([chunk(b"zTXt", b"a\0\0no zlib")]), "has a text that does not unpack"),
@@ -113,13 +113,18 @@ def test_hostile_files(data: bytes, sentence: str, tmp_path: Path) -> None:
         read_texts(tmp_path / "a")
 
 
-def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+def test_a_jpeg_of_too_many_pixels_is_read_without_them(tmp_path: Path) -> None:
     data = bytearray(encode(PICTURE, ".jpg", TEXTS))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = b"\xff" * 4
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(ModelError, match="cannot be read as JPEG or WebP"):
-        read_texts(tmp_path / "a.jpg")
+    assert read_texts(tmp_path / "a.jpg") == TEXTS
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8", b"\xff\xd8\xff\xe0\0\0" * 9, b"RIFF\0\0\0\0WEBPVP8 \xff\xff\xff\xff"])
+def test_files_without_texts(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(data)
+    assert read_texts(tmp_path / "a") == {}
 
 
 JPEG, WEBP, WHOLE_PNG = (bytes(encode(PICTURE, suffix, TEXTS)) for suffix in (".jpg", ".webp", ".png"))

@@ -68,6 +68,15 @@ def test_tolerance(text: str, expected: Infotext) -> None:
     assert read_infotext(text) == expected
 
 
+def test_plain_json_is_one_value() -> None:
+    hashes, resources = '{"model": "31e3", "lora:x": "a, b"}', '[{"type": "checkpoint", "air": "urn:air:1"}]'
+    text = f"x\nSteps: 20, Hashes: {hashes}, Seed: 5, Civitai resources: {resources}"
+    fields = {"Steps": "20", "Seed": "5", "Civitai resources": resources, "Hashes": hashes}
+    assert read_infotext(text).fields == fields
+    broken = read_infotext('x\nSteps: 20, Seed: 5, Hashes: {"model": ').fields
+    assert broken == {"Steps": "20", "Seed": "5", "Hashes": '{"model":'}
+
+
 names = st.sampled_from(["Steps", "Size", "CFG scale", "Mask-blur", "Init/seed", "ControlNet 0", "TI hashes"])
 values = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).map(str.strip).filter(bool)
 

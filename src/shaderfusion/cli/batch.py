@@ -66,7 +66,7 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
     meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: 1"
     batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
-    add_generating(batch)
+    add_generating(batch, "a number that follows from the job's settings")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -193,7 +193,8 @@ def _make_group(
         raise
     except ShaderfusionError as error:
         if len(group) > 1:
-            return sum(_make_group(args, [entry], pipe, hashes, interrupts, draw) for entry in group)
+            missing = [entry for entry in group if not entry[0].path.exists()]
+            return sum(_make_group(args, [entry], pipe, hashes, interrupts, draw) for entry in missing)
         ((task, _),) = group
         _fail(args, _entry(task), f"{task.path.name}: {error}")
         return 1

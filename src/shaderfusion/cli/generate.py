@@ -78,7 +78,7 @@ def add_parser(commands: Any) -> None:
     add_json(generate)
 
 
-def add_generating(parser: argparse.ArgumentParser) -> None:
+def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random") -> None:
     """The options of how pictures are made, which `batch` has too."""
     parser.add_argument("--negative-prompt", type=text, metavar="TEXT", help="what to avoid")
     add_model(parser, "--model", default=DEFAULT_MODEL)
@@ -90,7 +90,7 @@ def add_generating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
     meaning = f"default: {DEFAULTS['guidance_scale']}"
     parser.add_argument("--guidance-scale", type=guidance_scale, metavar="X", help=meaning)
-    parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help="default: random")
+    parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help=f"default: {default_seed}")
     meaning = "one of %(choices)s; default: the model's own"
     parser.add_argument("--scheduler", choices=Names(schedulers), metavar="NAME", help=meaning)
     add_size(parser)

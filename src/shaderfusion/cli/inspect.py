@@ -46,6 +46,7 @@ def _report(path: Path, texts: Mapping[str, str], recipes: "list[Recipe]") -> di
             "settings": recipe.options,
             "facts": recipe.facts,
             "not_met": recipe.demands,
+            "not_said": _missing(recipe),
         }
         for recipe in recipes
     ]
@@ -56,6 +57,13 @@ def _report(path: Path, texts: Mapping[str, str], recipes: "list[Recipe]") -> di
         "others": others,
         "texts": {key: texts[key] for key in READ if key in texts},
     }
+
+
+def _missing(recipe: "Recipe") -> list[str]:
+    """What a picture can be made again by, and the text does not say."""
+    needed = ("prompt", "steps", "scheduler", "guidance_scale", "seed", "width", "height")
+    model = [] if {"model", "Model"} & set(recipe.facts) else ["model"]
+    return [name for name in needed if name not in recipe.options] + model
 
 
 def _text(report: Mapping[str, Any]) -> str:
@@ -69,6 +77,8 @@ def _text(report: Mapping[str, Any]) -> str:
             lines.append("  not known or not done by itself:")
         for name, value in part["not_met"].items():
             lines.append(f"    {name}: {_one_line(value)} ({met_by(name)}--ignore {name!r})")
+        if part["not_said"]:
+            lines.append(f"  not said: {', '.join(part['not_said'])}")
     for key, length in report["others"].items():
         whose = "ComfyUI's, " if key in COMFY_UI else ""
         lines.append(f"  {_one_line(key)}: {whose}not read, {length:,} characters")

@@ -6,6 +6,7 @@ A PNG is walked chunk by chunk and no pixel is decoded; lengths are checked befo
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -165,24 +166,16 @@ def _decode(raw: bytes, encoding: str) -> str:
 
 
 def _read_exif(path: Path, data: bytes) -> dict[str, str]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL.Image import Exif
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, of which what can be read is read
-            with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as image:
-                tags = image.getexif().get_ifd(_EXIF_IFD)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = "it is none" if isinstance(error, UnidentifiedImageError) else shown(str(error))
-        raise ModelError(f"{path}: cannot be read as JPEG or WebP ({reason}); fetch the file again") from None
+            exif = Exif()
+            exif.load(_exif_segment(data))
+            tags = exif.get_ifd(_EXIF_IFD)
+    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, struct.error) as error:
+        raise ModelError(f"{path}: its EXIF cannot be read ({shown(str(error))}); fetch the file again") from None
     texts: dict[str, str] = {}
     comment, note = tags.get(_USER_COMMENT), tags.get(_MAKER_NOTE)
     if isinstance(comment, str):
@@ -192,6 +185,25 @@ def _read_exif(path: Path, data: bytes) -> dict[str, str]:
     if isinstance(note, bytes) and note.startswith(OWN.encode() + b"\0"):
         texts[OWN] = _decode(note[len(OWN) + 1 :], "utf-8")
     return texts
+
+
+def _exif_segment(data: bytes) -> bytes:
+    """Of a JPEG or WebP file; nothing where there is none. A file may end early."""
+    at = 12 if data.startswith(b"RIFF") else 2
+    while at + 8 <= len(data):
+        if data.startswith(b"RIFF"):
+            kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+            if kind == b"EXIF":
+                return data[at + 8 : at + 8 + size]
+            at += 8 + size + size % 2
+        else:
+            marker, size = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == b"\xff\xe1" and data[at + 4 : at + 10] == b"Exif\0\0":
+                return data[at + 4 : at + 2 + size]
+            if marker[0] != 0xFF or marker == b"\xff\xda":  # then come pixels
+                break
+            at += 2 + max(size, 2)
+    return b""
 
 
 def _decode_comment(comment: bytes) -> str:

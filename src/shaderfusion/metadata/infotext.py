@@ -17,6 +17,8 @@ __all__ = ["Infotext", "read_infotext"]
 _NEGATIVE = "Negative prompt:"
 _FIELD = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """As web UIs read it, with a longest name, so that the time does not grow with the square of a text's length."""
+_JSON_FIELDS = ("Civitai metadata", "Civitai resources", "Hashes", "SDCPP")
+"""Written without quotes by some programs, though their values have commas."""
 _FEWEST_FIELDS = 3
 """A last line with fewer is a part of the prompt."""
 
@@ -38,9 +40,10 @@ class Infotext:
 def read_infotext(text: str) -> Infotext:
     """The parts of any text: it has no fields where its last line looks otherwise, and is then all prompt."""
     *lines, last = text.strip().split("\n")
-    pairs = _FIELD.findall(last)
-    if len(pairs) < _FEWEST_FIELDS:
-        lines, pairs = [*lines, last], []
+    rest, json_fields = _cut_json(last)
+    fields = {name: _unquote(value.strip()) for name, value in _FIELD.findall(rest)} | json_fields
+    if len(fields) < _FEWEST_FIELDS:
+        lines, fields = [*lines, last], {}
     prompt: list[str] = []
     negative: list[str] = []
     part = prompt
@@ -48,8 +51,23 @@ def read_infotext(text: str) -> Infotext:
         if line.startswith(_NEGATIVE):
             part, line = negative, line.removeprefix(_NEGATIVE).strip()
         part.append(line)
-    fields = {name: _unquote(value.strip()) for name, value in pairs}
     return Infotext("\n".join(prompt), "\n".join(negative), fields)
+
+
+def _cut_json(line: str) -> tuple[str, dict[str, str]]:
+    """A last line without its fields of plain JSON, and these."""
+    fields = {}
+    for name in _JSON_FIELDS:
+        at = line.find(f"{name}: ")
+        try:
+            begin = at + len(f"{name}: ")
+            _, end = json.JSONDecoder().raw_decode(line, begin)
+        except (ValueError, RecursionError):
+            continue
+        if at >= 0 and line[begin] in "{[":
+            fields[name] = line[begin:end]
+            line = line[:at] + line[end:].lstrip(", ")
+    return line, fields
 
 
 def _quote(value: str) -> str:

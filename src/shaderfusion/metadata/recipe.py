@@ -137,7 +137,6 @@ _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
 
 
 def _read_parameters(name: str, text: str) -> Recipe:
-    text, _, _ = text.partition(", SDCPP: {")  # the same once more, as JSON
     infotext = read_infotext(text)
     fields = dict(infotext.fields)
     is_sd_cpp = fields.get("Version", "").startswith(_SD_CPP)
