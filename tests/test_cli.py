@@ -208,7 +208,7 @@ def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert images[0].tobytes() != images[1].tobytes()
     settings = [json.loads(image.info["shaderfusion"]) for image in images]
     assert {each["seed"] for each in settings} == {report["seed"]}
-    assert [(each["image"], each["num_images"]) for each in settings] == [(1, 2), (2, 2)]
+    assert [(each["number"], each["num_images"]) for each in settings] == [(1, 2), (2, 2)]
     assert "Batch size: 2, Batch pos: 1" in images[1].info["parameters"]
 
 

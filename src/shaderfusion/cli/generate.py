@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _number(index: int, paths: list[Path]) -> dict[str, int]:
-    return {"image": index} if len(paths) > 1 else {}
+    return {"number": index} if len(paths) > 1 else {}
 
 
 def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -> list[Path]:

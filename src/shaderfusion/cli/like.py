@@ -24,6 +24,7 @@ _MET_BY = {
     **dict.fromkeys(("VAE", "VAE hash", "vae"), "vae"),
     **dict.fromkeys(("CFG scale", "cfg_scale", "guidance_scale"), "guidance_scale"),
     **dict.fromkeys(("Steps", "steps"), "steps"),
+    "prediction_type": "prediction_type",
     "Size": "width",
 }
 """Options that take the place of what a picture asks for."""
@@ -105,7 +106,7 @@ def _is_met(name: str, value: Any, like: Like, model: "Family") -> bool:
     from shaderfusion.metadata.samplers import schedule_type
     from shaderfusion.schedulers import make_schedule
 
-    if name in like.ignored or _MET_BY.get(name) in like.given:
+    if name in like.ignored or _MET_BY.get(name, name) in like.given:
         return True
     match name:
         case "Schedule type":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -51,9 +52,10 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool):
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
         raise ValueError
-    return float(value)
+    return number
 
 
 _KINDS: Mapping[str, Callable[[Any], Any]] = {
@@ -91,7 +93,7 @@ def _text(value: Any) -> str:
 
 
 _OWN_FACTS = ("model", "model_hash", "revision", "version", "device", "driver", "runtime", "dtype", "tuning", "memory")
-_OWN_FACTS += ("optimizations", "image")
+_OWN_FACTS += ("optimizations", "number")
 """What does not change a picture but by rounding, or is compared with what is there."""
 _OWN_DEMANDS = {
     "vae": "VAE",
@@ -103,7 +105,7 @@ _OWN_DEMANDS = {
 
 
 def _read_own(name: str, text: str) -> Recipe:
-    recipe = Recipe("shaderfusion")
+    recipe = Recipe(OWN)
     for key, value in parse_json(name, text).items():
         if key == "scheduler":
             _take_sampler(recipe, "Sampler", _text(value))
@@ -119,17 +121,8 @@ def _read_own(name: str, text: str) -> Recipe:
 
 
 _FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed"}
-_FACTS = (
-    "Model",
-    "Model hash",
-    "Version",
-    "Batch size",
-    "Batch pos",
-    "Hashes",
-    "Civitai resources",
-    "Civitai metadata",
-)
-_FACTS += ("Lora hashes", "User", "Created Date", "SDCPP")
+_FACTS = ("Model", "Model hash", "Lora hashes", "Batch size", "Batch pos", "User", "Created Date", "Version")
+_FACTS += ("Hashes", "Civitai resources", "Civitai metadata", "SDCPP")
 _SD_CPP = "stable-diffusion.cpp"
 _SD_CPP_FACTS = ("Guidance", "Eta")
 """Written always, of which the first is for other models, and the other the sampler's own."""
@@ -140,9 +133,8 @@ def _read_parameters(name: str, text: str) -> Recipe:
     infotext = read_infotext(text)
     fields = dict(infotext.fields)
     is_sd_cpp = fields.get("Version", "").startswith(_SD_CPP)
-    recipe = Recipe(
-        _SD_CPP if is_sd_cpp else "shaderfusion" if "shaderfusion" in fields.get("Version", "") else "web UI"
-    )
+    is_ours = fields.get("Version", "").startswith(OWN)
+    recipe = Recipe(_SD_CPP if is_sd_cpp else OWN if is_ours else "web UI")
     networks = _NETWORK.findall(infotext.prompt)
     recipe.options["prompt"] = _NETWORK.sub("", infotext.prompt).strip() if networks else infotext.prompt
     if infotext.negative_prompt:

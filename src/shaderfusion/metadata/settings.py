@@ -17,7 +17,7 @@ __all__ = ["make_texts"]
 def make_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     """The two texts of a picture, from its settings by the names of options, with
 
-    image: the picture's number, from 1, where there are several of one seed
+    number: the picture's, from 1, where there are several of one seed
     model_hash, vae_hash: as of `hashes.file_hash`, where they are files
     lora: a list of {file, strength, hash}; embedding: of {file, hash}
     schedule_type: as of `samplers.schedule_type`
@@ -50,7 +50,7 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
         "Lora hashes": ", ".join(f"{_stem(lora['file'])}: {lora['hash']}" for lora in loras),
         "TI hashes": ", ".join(f"{_stem(each['file'])}: {each['hash']}" for each in embeddings),
         "Batch size": settings["num_images"] if several else None,
-        "Batch pos": settings["image"] - 1 if several else None,
+        "Batch pos": settings["number"] - 1 if several else None,
         "Version": f"shaderfusion {settings['version']}",
     }
     prompt = settings["prompt"]
