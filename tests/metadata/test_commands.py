@@ -1,11 +1,14 @@
 """`inspect`, and `generate --like`, on pictures of ours and of others."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from golden.models import FOLDER, model_folder
 from metadata.picture_files import png_texts, png_with
 from PIL import Image
+from weights.ldm_files import write_weights
 
 from shaderfusion.cli import main
 
@@ -119,3 +122,39 @@ def test_pictures_without_settings(folder: Path, capsys: pytest.CaptureFixture[s
     assert "only a graph of ComfyUI, which is not read" in capsys.readouterr().err
     assert main(["generate", "x", "--ignore", "RNG"]) == 2
     assert "--ignore (=RNG) must come with --like" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always:--like")
+def test_hashes_of_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_weights(folder / "model.safetensors", "little_sd1")
+    whole = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    args = ["generate", "a fox", "--steps", "1", "--width", "16", "--height", "16", "--model", "model.safetensors"]
+    assert main([*args, "--output", "a.png"]) == 0
+    text = png_texts((folder / "a.png").read_bytes())["parameters"]
+    assert f"Model hash: {whole[:10]}, Model: model, " in text
+    assert settings("a.png")["model_hash"] == whole[:10]
+
+    other = text.replace(whole[:10], "0123456789")
+    like = ["generate", "--like", str(png_with(folder, parameters=other)), "--model", "model.safetensors"]
+    capsys.readouterr()
+    assert main([*like, "--output", "b.png"]) == 0
+    warning = f"was made by another model, 'model' of hash '0123456789', not {whole[:10]}; give it by --model"
+    assert warning in capsys.readouterr().err
+    assert pixels("b.png") == pixels("a.png")
+
+
+def test_adapters_of_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = FOLDER / "lora" / "kohya.safetensors"
+    data = lora.read_bytes()
+    after_header = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    model = ["--model", str(model_folder("sd1"))]
+    made = ["generate", "a fox", *SMALL, *model, "--lora", f"{lora}:0.5", "--output", "a.png"]
+    assert main(made) == 0
+    text = png_texts((folder / "a.png").read_bytes())["parameters"]
+    assert text.startswith("a fox <lora:kohya:0.5>\n")
+    assert f'Lora hashes: "kohya: {after_header[:12]}"' in text
+
+    assert main(["generate", "--like", "a.png", *model, "--output", "b.png"]) == 2
+    assert "asks for what is not done: Lora: " in capsys.readouterr().err
+    assert main(["generate", "--like", "a.png", *model, "--lora", f"{lora}:0.5", "--output", "b.png"]) == 0
+    assert pixels("b.png") == pixels("a.png")
