@@ -23,9 +23,11 @@ def models() -> tuple[Family, ...]:
 
 
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
-    """The networks of each model, of its own size, and TAESD's decoder, by each variant."""
+    """The networks of each model, of its own size, TAESD's decoder, and a decoder in bands, by each variant."""
+    *_, emoji, _ = models()
     for kernels in variants:
         yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
+        yield emoji.decoder_graph(kernels, emoji.run_size(width=32, height=32), max_bytes=1)
         for model in models():
             for guided in guidance:
                 yield from model.record(kernels, model.run_size(guidance=guided)).values()

@@ -144,6 +144,23 @@ def test_info_says_what_is_allocated(
     assert meter.uniform_bytes < 100_000
 
 
+def test_decoder_in_bands(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shaderfusion.families.family._MAX_WHOLE_BYTES", 5_000)
+    images: list[np.ndarray] = []
+    for memory in MEMORIES:
+        with open_pipeline(device, memory, "odd") as pipe:
+            meter = Meter(device, monkeypatch)
+            size = pipe.model.run_size(width=32, height=24)
+            said = measure_memory(pipe.model, Kernels("f32", device.capabilities), size, memory)
+            (image,) = pipe("a fox", seed=1, width=32, height=24, num_inference_steps=1).images
+            assert meter.peak_bytes == said.peak_bytes
+            images.append(np.asarray(image).astype(int))
+            if memory == "low":
+                graph = pipe._engine.program("vae", size).graph
+                assert any(call.entry_point == "merge_statistics" for call in graph.calls)
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
 def held_bytes(info: MemoryInfo) -> int:
     """What the last turn has after a run."""
     last = info.turns[-1]

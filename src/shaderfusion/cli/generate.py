@@ -34,7 +34,11 @@ from shaderfusion.cli.options import (
     add_size,
     add_tuning,
     guidance_scale,
+    rngs,
+    scale,
+    scheduler,
     schedulers,
+    strength,
     text,
     whole_number,
 )
@@ -130,9 +134,12 @@ def _run(args: argparse.Namespace) -> None:
     require_room("--output", paths[0], texts[-1])
     loaded = time.perf_counter()
     images: list[Image] = []
-    with progress_bar(request.num_steps) as draw:
+    with progress_bar(request.num_steps + (second.num_steps if second else 0)) as draw:
         for progress in pipe.run(request):
             draw(progress.step)
+            images = progress.images or []
+        for progress in pipe.run(second.request(images)) if second else ():
+            draw(request.num_steps + progress.step)
             images = progress.images or []
     generated = time.perf_counter()
     for path, image, held in zip(paths, images, texts, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self, get_args
 
@@ -59,6 +59,9 @@ BESIDE_LATENTS = "beside_latents"
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
 
+_MAX_WHOLE_BYTES = 1 << 30
+"""In low memory layers of the decoder that take more are done in bands: the denoiser of any model takes as much."""
+
 _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
 
@@ -108,6 +111,8 @@ class Family(ABC):
     """The network that is run in every step. Its graph is that of `denoising_step`."""
     decoder: ClassVar[str] = "vae"
     """The network from latents (1, H, W, C) to `image` (1, height, width, 3), in -1..1."""
+    encoder: ClassVar[str] = "vae_encoder"
+    """That from `image` to `moments` (1, H, W, 2 C), of which `draw_latents` makes latents. It may be missing."""
 
     def __init__(self, files: ModelFiles) -> None:
         """Reads the configurations of `files`; ModelError where the model cannot be used."""
@@ -123,9 +128,25 @@ class Family(ABC):
     def networks(self) -> Mapping[str, Network]:
         """By name, in the order in which a run needs them."""
 
+    @property
+    def optional_networks(self) -> Mapping[str, Network]:
+        """What only some runs need. An engine loads them when they are first run."""
+        return {}
+
+    @abstractmethod
+    def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Latents (B, H, W, C) as a sampler leaves them, of what the encoder made, with noise of their shape."""
+
     @abstractmethod
     def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
         """The denoiser alone, from `latents`, of `size.rows` rows, to `model_output`."""
+
+    @abstractmethod
+    def decoder_graph(self, kernels: Kernels, size: RunSize, *, max_bytes: int | None = None) -> Graph:
+        """The decoder, from `latents` to `image`.
+
+        With `max_bytes` layers whose input and output take more together may be done in bands.
+        """
 
     @property
     @abstractmethod
@@ -225,7 +246,7 @@ class Family(ABC):
         return {}
 
     @abstractmethod
-    def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
+    def largest_tensors(self, size: RunSize, memory: Memory = "normal") -> Mapping[str, int]:
         """By network, about how many values its largest tensor has; found without recording a graph."""
 
     def latents_shape(self, size: RunSize) -> tuple[int, int, int, int]:
@@ -258,10 +279,10 @@ class Family(ABC):
         width_px, height_px = self.require_side("width", width), self.require_side("height", height)
         return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens)
 
-    def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType) -> None:
+    def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""
         most = min(capabilities.max_buffer_bytes, _MAX_BINDINGS * capabilities.max_binding_bytes)
-        for name, values in self.largest_tensors(size).items():
+        for name, values in self.largest_tensors(size, memory).items():
             needed = values * dtype_size_bytes("f32" if name in self.wide_networks else dtype)
             if needed > most:
                 raise DeviceLimitError(
@@ -271,13 +292,16 @@ class Family(ABC):
                 )
 
     def kernels(self, kernels: Kernels) -> dict[str, Kernels]:
-        """Those of each network, in f32 where its configuration asks for it."""
+        """Those of each network, in f32 where its configuration asks for it; both halves of an autoencoder have one."""
+        networks = {**self.networks, **self.optional_networks}
+        wide = {self.networks[name].source for name in self.wide_networks}
         return {
-            name: replace(kernels, dtype="f32") if name in self.wide_networks else kernels for name in self.networks
+            name: replace(kernels, dtype="f32") if network.source in wide else kernels
+            for name, network in networks.items()
         }
 
     def networks_in(self, memory: Memory) -> Mapping[str, Network]:
-        """What an engine runs: the networks, but in low memory one row of the denoiser, and then UPDATE."""
+        """What an engine runs: the networks, or in low memory the denoiser of one row, UPDATE, a decoder in bands."""
         if memory == "normal":
             return self.networks
         denoiser = self.networks[self.denoiser]
@@ -287,7 +311,8 @@ class Family(ABC):
             size_of=lambda size: denoiser.size_of(size.one_row),
         )
         update = replace(denoiser, record=self._update)
-        return {**self.networks, self.denoiser: row, UPDATE: update}
+        decoder = replace(self.networks[self.decoder], record=partial(self.decoder_graph, max_bytes=_MAX_WHOLE_BYTES))
+        return {**self.networks, self.denoiser: row, UPDATE: update, self.decoder: decoder}
 
     def turns(self, memory: Memory) -> list[tuple[str, ...]]:
         """Which of `networks_in` are on the device together: in low memory one network after the other."""
@@ -296,9 +321,9 @@ class Family(ABC):
         return [(name, UPDATE) if name == self.denoiser else (name,) for name in self.networks]
 
     def kernels_in(self, memory: Memory, kernels: Kernels) -> dict[str, Kernels]:
-        """Those of each of `networks_in`: UPDATE has its denoiser's."""
+        """Those of each of `networks_in`, and of the optional networks: UPDATE has its denoiser's."""
         own = self.kernels(kernels)
-        return {name: own[self.denoiser if name == UPDATE else name] for name in self.networks_in(memory)}
+        return own if memory == "normal" else own | {UPDATE: own[self.denoiser]}
 
     def record(self, kernels: Kernels, size: RunSize, memory: Memory = "normal") -> dict[str, Graph]:
         """Graphs of all that an engine runs."""

@@ -9,10 +9,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
-from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
+from shaderfusion.families.autoencoder import (
+    AnyVaeConfig,
+    any_decoder_graph,
+    any_encoder_graph,
+    draw_latents,
+    read_vae_config,
+)
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Memory, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
@@ -102,8 +108,17 @@ class StableDiffusion(Family):
         return {
             **self._text_networks,
             "unet": Network("unet", self.denoising_step, lambda size: size),
-            "vae": Network("vae", self._decoder, lambda size: (size.height_px, size.width_px)),
+            "vae": Network("vae", self.decoder_graph, lambda size: (size.height_px, size.width_px)),
         }
+
+    @property
+    def optional_networks(self) -> Mapping[str, Network]:
+        """The encoder, for runs that begin with a picture."""
+        return {self.encoder: Network("vae", self._encoder, lambda size: (size.height_px, size.width_px))}
+
+    def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """By the autoencoder's scaling."""
+        return draw_latents(self.config.vae, moments, noise)
 
     @property
     def _text_networks(self) -> Mapping[str, Network]:
@@ -189,9 +204,9 @@ class StableDiffusion(Family):
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
         """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
 
-        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
-        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
-        had there were the latents of a grey one.
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C) without a picture: the mask, of ones, as all of it is
+        to be painted, and zeros for the latents of the picture behind it, which need no encoder. What training had
+        there were the latents of a grey one.
         """
         inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim
@@ -205,9 +220,10 @@ class StableDiffusion(Family):
             inputs[BESIDE_LATENTS][..., 0] = 1
         return inputs
 
-    def largest_tensors(self, size: RunSize) -> Mapping[str, int]:
+    def largest_tensors(self, size: RunSize, memory: Memory = "normal") -> Mapping[str, int]:
         """The UNet's is 4 C wide, in a feed-forward layer, or holds what comes from the level below with a skip
-        connection; the decoder's is the first of its last level, upsampled with the channels of the level below."""
+        connection; the decoder's is the first of its last level, upsampled with the channels of the level below, or
+        in low memory the output of a level."""
         _, H, W, _ = self.latents_shape(size)
         blocks = self.config.unet.down_blocks
         widths = [
@@ -216,7 +232,11 @@ class StableDiffusion(Family):
         ]
         unet = max((H >> level) * (W >> level) * C for level, C in enumerate(widths))
         channels = self.config.vae.block_out_channels[::-1]
-        vae = max((H << level) * (W << level) * channels[max(0, level - 1)] for level in range(len(channels)))
+        if memory == "low" and isinstance(self.config.vae, VaeConfig):
+            widths = channels[:-1] or channels
+        else:
+            widths = [channels[max(0, level - 1)] for level in range(len(channels))]
+        vae = max((H << level) * (W << level) * C for level, C in enumerate(widths))
         return {"unet": size.rows * unet, "vae": vae}
 
     def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
@@ -224,9 +244,14 @@ class StableDiffusion(Family):
         _, H, W, _ = self.latents_shape(size)
         return unet_graph(self.config.unet, kernels, batch=size.rows, height=H, width=W, num_tokens=size.num_tokens)
 
-    def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
+    def decoder_graph(self, kernels: Kernels, size: RunSize, *, max_bytes: int | None = None) -> Graph:
+        """The decoder of AutoencoderKL, or a tiny one."""
         _, H, W, _ = self.latents_shape(size)
-        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+        return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W, max_bytes=max_bytes)
+
+    def _encoder(self, kernels: Kernels, size: RunSize) -> Graph:
+        _, H, W, _ = self.latents_shape(size)
+        return any_encoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
 def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:

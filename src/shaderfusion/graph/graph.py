@@ -70,10 +70,10 @@ class Graph:
         self._scope: tuple[str, ...] = ()
 
     @contextmanager
-    def scope(self, *names: str | int) -> Iterator[None]:
-        """Prefixes the paths recorded inside."""
+    def scope(self, *names: str | int, absolute: bool = False) -> Iterator[None]:
+        """Prefixes the paths recorded inside; with `absolute` none of the scopes around it does."""
         outer = self._scope
-        self._scope = (*outer, *map(str, names))
+        self._scope = (*(() if absolute else outer), *map(str, names))
         try:
             yield
         finally:

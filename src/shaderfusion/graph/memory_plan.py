@@ -16,6 +16,9 @@ from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
 
 __all__ = ["Lifetime", "MemoryPlan", "Place", "find_lifetimes", "largest_of_each", "plan_memory"]
 
+_PERIOD = 64
+"""Lifetimes that may overlap are looked for by periods of so many calls, as a graph may have many thousands."""
+
 
 @dataclass(frozen=True)
 class Lifetime:
@@ -28,6 +31,11 @@ class Lifetime:
     def overlaps(self, other: "Lifetime") -> bool:
         """Whether both are alive during some call."""
         return self.first <= other.last and other.first <= self.last
+
+    @property
+    def periods(self) -> range:
+        """Those of `_PERIOD` calls each in which it is alive."""
+        return range(self.first // _PERIOD, self.last // _PERIOD + 1)
 
 
 class Place(NamedTuple):
@@ -77,20 +85,22 @@ def plan_memory(calls: Sequence[KernelCall]) -> MemoryPlan:
 
     apart = _find_apart(calls)
     sizes: list[int] = []
-    tenants: list[list[Lifetime]] = []  # by buffer
+    tenants: list[dict[int, list[Lifetime]]] = []  # by buffer and period
     place_of: dict[TensorSpec, Place] = {}
     for lifetime in sorted(lifetimes, key=lambda lifetime: -lifetime.tensor.size_bytes):
         tensor = lifetime.tensor
         for index in range(len(sizes) + 1):
             if index == len(sizes):
                 sizes.append(tensor.size_bytes)
-                tenants.append([])
-            others = [other.tensor for other in tenants[index] if lifetime.overlaps(other)]
+                tenants.append({})
+            near = (other for period in lifetime.periods for other in tenants[index].get(period, ()))
+            others = {other.tensor for other in near if lifetime.overlaps(other)}
             taken = ((place_of[other].offset_bytes, other.size_bytes) for other in others)
             offset = _find_gap(tensor.size_bytes, taken)
             fits = offset + tensor.size_bytes <= sizes[index]
             if fits and not any((tensor, other) in apart for other in others):
-                tenants[index].append(lifetime)
+                for period in lifetime.periods:
+                    tenants[index].setdefault(period, []).append(lifetime)
                 place_of[tensor] = Place(index, offset)
                 break
     return MemoryPlan(tuple(sizes), place_of, max(live_bytes, default=0))

@@ -23,7 +23,9 @@ __all__ = [
     "group_norm_unfused",
     "layer_norm",
     "matmul",
+    "merge_statistics",
     "multiply",
+    "normalize",
     "partially_fused_softmax",
     "prepare_weight",
     "softmax_unfused",
@@ -117,6 +119,7 @@ def conv2d_direct(
     *,
     stride: int = 1,
     padding: int = 1,
+    end_padding: int | None = None,
     upsample: int = 1,
     size: tuple[int, int] | None = None,
     scale: float = 1.0,
@@ -126,11 +129,13 @@ def conv2d_direct(
 ) -> Array:
     """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
 
-    u[b, y, x] = x[b, y // upsample, x // upsample], of that `size` (H, W), or as large as x gives.
+    `end_padding` is that after the last row and column, by default P. u[b, y, x] = x[b, y // upsample, x // upsample],
+    of that `size` (H, W), or as large as x gives.
     """
     x = _upsample(x, upsample, size)
     kernel_size = weight.shape[0]
-    padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    border = (padding, padding if end_padding is None else end_padding)
+    padded = np.pad(x, [(0, 0), border, border, (0, 0)])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
     sums = np.einsum("byxcij,ijco->byxo", patches[:, ::stride, ::stride], weight)
     return _epilogue(sums, scale, bias, image_bias, residual)
@@ -170,15 +175,30 @@ def group_norm_statistics(x: Array, *, num_groups: int) -> tuple[Array, Array]:
     return groups.mean(axis=(1, 3)), groups.var(axis=(1, 3))
 
 
+def merge_statistics(
+    part_means: Array, part_variances: Array, means: Array, variances: Array, *, before: int, count: int
+) -> tuple[Array, Array]:
+    """Mean and variance of `before` and `count` values in one, of which each has its own: of E[x] and E[x^2]."""
+    mean, square = (
+        (before * of_all + count * of_part) / (before + count)
+        for of_all, of_part in ((means, part_means), (variances + means**2, part_variances + part_means**2))
+    )
+    return mean, square - mean**2
+
+
+def normalize(x: Array, means: Array, variances: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """(x - mean_g) / sqrt(var_g + eps) * weight + bias, g the channel's group; means, variances: (B, G)."""
+    images = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, P, C)
+    mean, variance = (value.repeat(x.shape[-1] // value.shape[1], axis=1)[:, None] for value in (means, variances))
+    return ((images - mean) / np.sqrt(variance + eps) * weight + bias).reshape(x.shape)
+
+
 def group_norm_unfused(
     x: Array, weight: Array, bias: Array, *, num_groups: int, eps: float, activation: str | None = None
 ) -> Array:
     """activation((x - mean_g) / sqrt(var_g + eps) * weight + bias), g the channel's group."""
-    images = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, P, C)
     statistics = group_norm_statistics(x, num_groups=num_groups)
-    mean, variance = (value.repeat(x.shape[-1] // num_groups, axis=1)[:, None] for value in statistics)  # (B, 1, C)
-    normalized = (images - mean) / np.sqrt(variance + eps)
-    return activate(normalized * weight + bias, activation=activation).reshape(x.shape)
+    return activate(normalize(x, *statistics, weight, bias, eps=eps), activation=activation)
 
 
 def timestep_embedding(

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 from shaderfusion.errors import ShapeError
 from shaderfusion.kernels.baseline.conv2d_direct import conv2d_direct
 from shaderfusion.kernels.baseline.geglu_unfused import geglu_unfused
-from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused
+from shaderfusion.kernels.baseline.group_norm_unfused import group_norm_unfused, normalize
 from shaderfusion.kernels.baseline.softmax_unfused import softmax_unfused
-from shaderfusion.kernels.call import KernelCall, ceil_div
+from shaderfusion.kernels.call import InputRows, KernelCall, ceil_div
 from shaderfusion.kernels.candidates import (
     attention_candidates,
     convolution_candidates,
@@ -22,7 +22,11 @@ from shaderfusion.kernels.candidates import (
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.kernels.common.concat_channels import concat_channels
 from shaderfusion.kernels.common.elementwise import Activation, activate, affine
-from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm, group_norm_statistics
+from shaderfusion.kernels.common.group_norm_statistics import (
+    FoldedGroupNorm,
+    group_norm_statistics,
+    merge_statistics,
+)
 from shaderfusion.kernels.common.layer_norm import layer_norm
 from shaderfusion.kernels.common.matmul import Epilogue, attention_scores, attention_values, matmul
 from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
@@ -44,6 +48,7 @@ from shaderfusion.kernels.tuning import (
     Attention,
     Choice,
     Convolution,
+    ConvolutionRows,
     Flash,
     GatedEpilogue,
     GatedLinear,
@@ -72,6 +77,8 @@ _MAX_LOADED_FILTERS_BYTES = 4 << 20
 _FOLDED_GROUP_SIZE = 1 << 18
 """A group norm of larger groups, in values, is folded into the Winograd convolution that follows: SD 1.4's are all in
 the decoder. 0 folds it wherever Winograd is used."""
+_MAX_SCORES_BYTES = 128 << 20
+"""Of attention without FlashAttention, at a time: enough queries to fill a GPU, in no more memory than layers take."""
 _FUSED_GEGLU_SIZE = 1 << 21
 """A GEGLU of at least so many values, 512 tiles that fill a GPU without splits, is the epilogue of its projection."""
 _FUSED_GROUP_SIZE = 1 << 18
@@ -113,23 +120,28 @@ class Kernels:
         *,
         stride: int = 1,
         upsample: int = 1,
+        padding: int = 1,
         norm: FoldedGroupNorm | None = None,
+        part: ConvolutionRows | None = None,
     ) -> Calls:
         """A 3x3 convolution of x (B, H, W, C_in), upsampled, with padding 1; weight as `conv2d_layout` says.
 
-        It takes a `norm` of x only where `folds_group_norm` says so.
+        With a stride `padding` may be 0: then it is 1 after the last row and column alone.
+        It takes a `norm` of x only where `folds_group_norm` says so. With `part` x and out are some rows of an image.
         """
-        operation = Convolution.of(x, out, stride)
+        if padding != 1 and stride == 1:
+            raise ShapeError(f"conv2d: padding (={padding}) of {x} must be 1 where stride is")
+        operation = part.whole if part else Convolution.of(x, out, stride)
+        rows = part and part.rows
         choice = self._choose_convolution(operation)
         if isinstance(choice, Winograd):
-            return _of(
-                operation, self.winograd_conv(x, weight, out, epilogue, **vars(choice), upsample=upsample, norm=norm)
-            )
+            options = {"upsample": upsample, "norm": norm, "rows": rows}
+            return _of(operation, self.winograd_conv(x, weight, out, epilogue, **vars(choice), **options))
         if norm:
             raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
-        sampling = {"stride": stride, "upsample": upsample}
-        options = {**sampling, "tile": choice.tile or self._tile, "num_splits": choice.num_splits}
-        strips = convolution_strips(self._max_bytes, x, out, epilogue, **sampling)
+        sampling = {"stride": stride, "upsample": upsample, "padding": padding}
+        options = {**sampling, "end_padding": 1, "tile": choice.tile or self._tile, "num_splits": choice.num_splits}
+        strips = convolution_strips(self._max_bytes, x, out, epilogue, **sampling, rows=rows)
         calls = (conv2d_direct(part.x, weight, part.out, part.epilogue, rows=part.rows, **options) for part in strips)
         return _of(operation, _join(calls))
 
@@ -144,6 +156,7 @@ class Kernels:
         tile: AnyTile = None,
         upsample: int = 1,
         norm: FoldedGroupNorm | None = None,
+        rows: InputRows | None = None,
     ) -> Calls:
         """The 3x3 convolution by F(m x m, 3x3), with that tile of its products, or this device's kind of them."""
         return _join(
@@ -160,7 +173,7 @@ class Kernels:
                 max_filters_bytes=min(MAX_FILTERS_BYTES, self._max_bytes),
                 max_temporary_bytes=min(MAX_TEMPORARY_BYTES, self._max_bytes),
             )
-            for strip in convolution_strips(self._max_bytes, x, out, epilogue, stride=1, upsample=upsample)
+            for strip in convolution_strips(self._max_bytes, x, out, epilogue, stride=1, upsample=upsample, rows=rows)
         )
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
@@ -168,12 +181,14 @@ class Kernels:
         is_winograd = isinstance(self._choose_convolution(Convolution.of(x, out, stride=1)), Winograd)
         return is_winograd and self.optimizations.group_norm and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
-    def conv2d_layout(self, x: TensorSpec, out: TensorSpec, *, stride: int = 1) -> FilterLayout:
+    def conv2d_layout(
+        self, x: TensorSpec, out: TensorSpec, *, stride: int = 1, part: ConvolutionRows | None = None
+    ) -> FilterLayout:
         """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
 
         Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
         """
-        choice = self._choose_convolution(Convolution.of(x, out, stride))
+        choice = self._choose_convolution(part.whole if part else Convolution.of(x, out, stride))
         if not isinstance(choice, Winograd):
             return "conv2d"
         filters_bytes = (choice.m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
@@ -251,6 +266,16 @@ class Kernels:
         """Mean and variance of each group of x (B, ..., C), (B, G)."""
         return group_norm_statistics(x, means, variances, max_binding_bytes=self._max_bytes)
 
+    def merge_statistics(
+        self, part: tuple[TensorSpec, TensorSpec], means: TensorSpec, variances: TensorSpec, *, before: int, count: int
+    ) -> Calls:
+        """Means and variances of `before` rows, (B, G), become those of `count` more as well, which have `part`."""
+        return (merge_statistics(*part, means, variances, before=before, count=count),)
+
+    def normalize(self, x: TensorSpec, norm: FoldedGroupNorm, out: TensorSpec) -> Calls:
+        """The group normalization of x (B, ..., C) by statistics that are known, and its activation."""
+        return normalize(x, norm, out, fold_activation=self.optimizations.group_norm)
+
     def layer_norm(self, x: TensorSpec, weight: TensorSpec, bias: TensorSpec, out: TensorSpec, *, eps: float) -> Calls:
         """Layer normalization over the channels of x (..., C)."""
         strips = row_strips(self._max_bytes, x, out)
@@ -327,7 +352,7 @@ class Kernels:
         """softmax(q k^T / sqrt(D)) v by head: q, out (B, N, heads D), k, v (B, M, heads D).
 
         Where heads are padded, `head_dim` is the number of their channels that are not zeros, and of which the root is
-        taken. Without FlashAttention in strips of queries, where the scores of all are too large to bind.
+        taken. Without FlashAttention in strips of queries, where the scores of all are too large.
         """
         B, N, C = q.shape
         M = k.shape[1]
@@ -345,7 +370,7 @@ class Kernels:
         columns = ceil_div(M, 4) * 4
         query_bytes = B * num_heads * columns * dtype_size_bytes(self.dtype)
         calls: list[KernelCall] = []
-        for queries in query_strips(self._max_bytes, N, query_bytes, out.name):
+        for queries in query_strips(min(self._max_bytes, _MAX_SCORES_BYTES), N, query_bytes, out.name):
             scores = TensorSpec(f"{out.name}.scores", (B, num_heads, len(queries), columns), self.dtype)
             strip: dict[str, Any] = {"num_heads": num_heads, "first_query": queries.start}
             calls += attention_scores(q, k, scores, scale=head_dim**-0.5, tile=score_tile, **strip)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
-from shaderfusion.kernels.call import ceil_div
+from shaderfusion.kernels.call import InputRows, ceil_div
 from shaderfusion.kernels.optimized.flash_attention import FlashTile, MatrixFlashTile
 from shaderfusion.kernels.tiles import LaneTile, MatrixTile, Tile
 from shaderfusion.tensor import DType, TensorSpec
@@ -19,6 +19,7 @@ __all__ = [
     "Attention",
     "Choice",
     "Convolution",
+    "ConvolutionRows",
     "Flash",
     "GatedEpilogue",
     "GatedLinear",
@@ -69,6 +70,14 @@ class Convolution:
         """Winograd's tiles of m x m pixels in the output."""
         B, H, W, _ = self.out_shape
         return B * ceil_div(H, m) * ceil_div(W, m)
+
+
+@dataclass(frozen=True)
+class ConvolutionRows:
+    """Some rows of a convolution of one image, which are made as the whole would be."""
+
+    whole: Convolution
+    rows: InputRows
 
 
 @dataclass(frozen=True)

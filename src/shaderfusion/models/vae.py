@@ -1,28 +1,31 @@
 """The image decoder, AutoencoderKL: latents -> pixels. Rombach et al. 2022, arXiv 2112.10752."""
 
-from functools import partial
-
 from shaderfusion.config import VaeConfig
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.models.blocks import attention, conv2d, group_norm, linear, norm_conv2d, resnet_block, upsample
+from shaderfusion.models.bands import Banded, BandedLayers
+from shaderfusion.models.blocks import attention, conv2d, group_norm, linear
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["decoder_graph"]
+__all__ = ["decoder_graph", "pixel_attention"]
 
 _EPS = 1e-6  # AutoencoderKL has no option for it
 
 
-def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: int, width: int) -> Graph:
+def decoder_graph(
+    config: VaeConfig, kernels: Kernels, *, batch: int, height: int, width: int, max_bytes: int | None = None
+) -> Graph:
     """Height and width are in latent cells, f is the model's scale factor.
+
+    With `max_bytes`, and then a batch of 1, no layer whose input and output take more together is whole (see bands).
 
     Inputs: latents (B, H, W, C), as the sampler leaves them: the first layer divides by the scaling factor.
     Outputs: image (B, f H, f W, 3): red, green, blue in -1..1.
     """
     g = Graph("vae", kernels)
     num_groups = config.norm_num_groups
-    resnet = partial(resnet_block, g, num_groups=num_groups, eps=_EPS, in_place=True)
-    h: TensorSpec = g.input("latents", batch, height, width, channels=config.latent_channels)
+    layers = BandedLayers(g, num_groups=num_groups, eps=_EPS, max_bytes=max_bytes)
+    h: TensorSpec | Banded = g.input("latents", batch, height, width, channels=config.latent_channels)
     scale = 1 / config.scaling_factor
     if config.use_post_quant_conv:
         h = linear(g, "post_quant_conv", h, config.latent_channels, scale=scale)
@@ -31,23 +34,23 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
         channels = config.block_out_channels[::-1]
         h = conv2d(g, "conv_in", h, channels[0], scale=scale)
         with g.scope("mid_block"):
-            h = resnet("resnets.0", h, channels[0])
+            h = layers.whole(layers.resnet("resnets.0", h, channels[0]))
             if config.mid_block_add_attention:
-                h = _attention(g, "attentions.0", h, num_groups)
-            h = resnet("resnets.1", h, channels[0])
+                h = pixel_attention(g, "attentions.0", h, num_groups)
+            h = layers.resnet("resnets.1", h, channels[0])
         for block, C in enumerate(channels):
             with g.scope("up_blocks", block):
                 for layer in range(config.layers_per_block + 1):
-                    h = resnet(f"resnets.{layer}", h, C)
+                    h = layers.resnet(f"resnets.{layer}", h, C)
                 if block != len(channels) - 1:
-                    h = upsample(g, "upsamplers.0", h)
+                    h = layers.upsample("upsamplers.0", h)
         f = config.scale_factor
         out = g.output("image", batch, f * height, f * width, channels=config.out_channels)
-        norm_conv2d(g, "conv_norm_out", "conv_out", h, config.out_channels, num_groups=num_groups, eps=_EPS, out=out)
+        layers.norm_conv2d("conv_norm_out", "conv_out", h, out)
     return g
 
 
-def _attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpec:
+def pixel_attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpec:
     """x + attention among all pixels, one head over all channels; x: (B, H, W, C)."""
     B, H, W, padded = x.shape
     tokens = (B, H * W, padded)

@@ -8,8 +8,11 @@ from kernel_runner import relative_error, run_calls, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Program
 from shaderfusion.kernels import reference
-from shaderfusion.kernels.common.group_norm_statistics import group_norm_statistics
+from shaderfusion.kernels.common.group_norm_statistics import group_norm_statistics, merge_statistics
+from shaderfusion.kernels.select import Kernels
 
 BOUND = 2e-6
 
@@ -40,6 +43,32 @@ def test_statistics(
         assert relative_error(values, expected_values) < BOUND
 
 
+@pytest.mark.parametrize("parts", [(1, 1), (7, 130), (130, 7)], ids=str)
+def test_merged_statistics(any_device: Device, parts: tuple[int, int]) -> None:
+    """Those of the rows of two parts in one, whose means are far from each other and from zero."""
+    x = np.random.default_rng(6).standard_normal((2, sum(parts), 5, 300)) + 100
+    x[:, : parts[0]] += 3
+    groups = {"num_groups": 150}
+    arrays = {}
+    for name, rows in (("all", x[:, : parts[0]]), ("part", x[:, parts[0] :])):
+        for kind, values in zip(("means", "variances"), reference.group_norm_statistics(rows, **groups), strict=True):
+            arrays[tensor_out(f"{name} {kind}", *values.shape)] = values
+    means, variances, *part = arrays
+    graph = Graph("test", Kernels("f32"))
+    graph.calls = [merge_statistics(*part, means, variances, before=parts[0], count=parts[1])]
+    graph.outputs = {tensor.name: tensor for tensor in arrays}
+    program = Program(any_device, graph, {})
+    program.write_all({tensor.name: values for tensor, values in arrays.items()})
+    program.run()
+    counts = {"before": parts[0], "count": parts[1]}
+    merged = reference.merge_statistics(*map(arrays.__getitem__, (*part, means, variances)), **counts)
+    for tensor, expected, of_all in zip(
+        (means, variances), merged, reference.group_norm_statistics(x, **groups), strict=True
+    ):
+        assert relative_error(program.read(tensor.name), expected) < BOUND
+        assert relative_error(expected, of_all) < BOUND
+
+
 def test_large_groups_are_cut_into_slices() -> None:
     means, variances = tensor_out("mean", 1, 32), tensor_out("variance", 1, 32)
     sums, *_ = group_norm_statistics(tensor_out("x", 1, 512, 512, 128), means, variances)
@@ -52,5 +81,8 @@ def test_shape_errors() -> None:
         for pair in ((means, wrong), (wrong, means)):
             with pytest.raises(ShapeError, match=r"group_norm: .* and .* must be \(B, G\) f32 for x\[2, 9, 320\]:f32"):
                 group_norm_statistics(x, *pair)
+    for part, before in ((tensor_out("v", 1, 32), 1), (means, 0)):
+        with pytest.raises(ShapeError, match=r"merge_statistics: .* must be f32 of one shape, before and count"):
+            merge_statistics(part, means, means, means, before=before, count=1)
     with pytest.raises(ShapeError, match=r"with C a multiple of G"):
         group_norm_statistics(x, tensor_out("mean", 2, 33), tensor_out("variance", 2, 33))

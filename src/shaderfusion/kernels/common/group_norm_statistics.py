@@ -9,7 +9,7 @@ from shaderfusion.kernels.common.elementwise import Activation
 from shaderfusion.kernels.strips import PixelStrip, pixel_strips
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["FoldedGroupNorm", "group_norm_statistics", "require_group_norm_shapes"]
+__all__ = ["FoldedGroupNorm", "group_norm_statistics", "merge_statistics", "require_group_norm_shapes"]
 
 _WORKGROUP_SIZE = 128
 _SUM_INVOCATIONS = 65536
@@ -119,6 +119,31 @@ def group_norm_statistics(
         average("mean", sums, means),
         *partial_sums("sum_squares", (means,), squares),
         average("variance", squares, variances),
+    )
+
+
+def merge_statistics(
+    part_means: TensorSpec,
+    part_variances: TensorSpec,
+    means: TensorSpec,
+    variances: TensorSpec,
+    *,
+    before: int,
+    count: int,
+) -> KernelCall:
+    """Means and variances of `before` equal parts become those of `count` more as well; all (B, G) f32."""
+    tensors = (part_means, part_variances, means, variances)
+    if any(tensor.shape != means.shape or tensor.dtype != "f32" for tensor in tensors) or min(before, count) < 1:
+        raise ShapeError(f"merge_statistics: {tensors} must be f32 of one shape, before and count at least 1")
+    merged = tuple(Binding(tensor, "read_write") for tensor in (means, variances))
+    return KernelCall(
+        source="common/group_norm_statistics.wgsl",
+        entry_point="merge_statistics",
+        dtype="f32",
+        bindings=read(part_means, part_variances) + merged,
+        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "PASS": "merge"},
+        params={"num_values": means.size, "before": float(before), "count": float(count)},
+        workgroups=spread_workgroups(ceil_div(means.size, _WORKGROUP_SIZE)),
     )
 
 

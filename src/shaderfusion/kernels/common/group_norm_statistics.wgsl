@@ -93,3 +93,24 @@ fn variance(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: 
     if (lane == 0) { average_out[bg] = value; }
 }
 #endif
+
+#ifdef PASS_MERGE
+@group(0) @binding(1) var<storage, read> part_means: array<f32>;            // (B, G)
+@group(0) @binding(2) var<storage, read> part_variances: array<f32>;        // (B, G)
+@group(0) @binding(3) var<storage, read_write> merged_means: array<f32>;     // (B, G)
+@group(0) @binding(4) var<storage, read_write> merged_variances: array<f32>; // (B, G)
+
+// Of two parts in one (Chan, Golub and LeVeque 1979): with d = mean_2 - mean_1 and w the share of part 2,
+//   mean = mean_1 + w d, var = (1 - w) var_1 + w var_2 + w (1 - w) d^2
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn merge_statistics(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                    @builtin(local_invocation_index) lane: u32) {
+    let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane;
+    if (i >= params.num_values) { return; }
+    let w = params.count / (params.before + params.count);
+    let d = part_means[i] - merged_means[i];
+    let within = mix(merged_variances[i], part_variances[i], w);
+    merged_variances[i] = within + w * (1.0 - w) * d * d;
+    merged_means[i] += w * d;
+}
+#endif
