@@ -82,7 +82,10 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("info", "required: MODEL"),
         ("generate x --output none/a.png", "--output (=none/a.png) must be in a folder that exists; make none first"),
         ("generate x --output . --seed 7", "--output (=.) is a folder; name a file in it, such as x-7.png"),
-        ("generate x --output a.jpg", "--output (=a.jpg) must end in .png, the only format that is written; try a.png"),
+        (
+            "generate x --output a.gif",
+            "--output (=a.gif) must end in .png or .jpg or .jpeg or .webp, formats that are written; try a.png",
+        ),
         ("generate x --output a", "--output (=a) must end in .png"),
         (f"generate x --output {'a' * 300}.png", "cannot be a file"),
         (f"generate x --num-images 10 --output {'a' * 249}.png", "a-10.png) cannot be a file (File name too long)"),
@@ -180,20 +183,25 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
     with Image.open(folder / "a-red-heart-5.png") as image:
         assert image.size == (128, 128)
         assert image.getextrema() != ((0, 0), (0, 0), (0, 0))
-        assert image.info == {
-            "prompt": "A red/heart: \u2764",
-            "negative_prompt": "",
-            "seed": "5",
-            "steps": "2",
-            "guidance_scale": "7.5",
-            "scheduler": "ddim",
-            "eta": "0.0",
-            "rng": "cpu",
-            "seeds": "joint",
-            "model": "emoji",
-            "runtime": "wgpu",
-            "software": f"shaderfusion {shaderfusion.__version__}",
-        }
+        assert set(image.info) == {"parameters", "shaderfusion"}
+        settings = json.loads(image.info["shaderfusion"])
+    made_by = {name: settings.pop(name) for name in ("device", "driver", "dtype", "tuning")}
+    assert all(made_by.values())
+    assert settings == {
+        "prompt": "A red/heart: \u2764",
+        "steps": 2,
+        "guidance_scale": 7.5,
+        "seed": 5,
+        "scheduler": "ddim",
+        "width": 128,
+        "height": 128,
+        "num_images": 1,
+        "model": "emoji",
+        "optimizations": "all",
+        "memory": "normal",
+        "runtime": "wgpu",
+        "version": shaderfusion.__version__,
+    }
 
 
 def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,8 +221,10 @@ def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     images = [Image.open(path) for path in paths]
     assert {image.size for image in images} == {(32, 32)}
     assert images[0].tobytes() != images[1].tobytes()
-    assert {image.info["seed"] for image in images} == {str(report["seed"])}
-    assert [image.info["image"] for image in images] == ["1 of 2", "2 of 2"]
+    settings = [json.loads(image.info["shaderfusion"]) for image in images]
+    assert {each["seed"] for each in settings} == {report["seed"]}
+    assert [(each["number"], each["num_images"]) for each in settings] == [(1, 2), (2, 2)]
+    assert "Batch size: 2, Batch pos: 1" in images[1].info["parameters"]
 
 
 def test_generate_from_a_picture_and_in_two_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +295,8 @@ def test_model_folder_of_any_name(folder: Path) -> None:
     shutil.copytree(model_folder("sd1"), folder / "\udcff")
     assert main(["generate", "x", *SMALL, "--model", "\udcff", "--output", "a.png"]) == 0
     with Image.open("a.png") as image:
-        assert image.info["model"] == r"\udcff"
+        assert json.loads(image.info["shaderfusion"])["model"] == "\udcff"
+        assert r"Model: \udcff, " in image.info["parameters"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has other pipes")

@@ -26,6 +26,7 @@ ORDER = [
     "text",
     "prompts",
     "schedulers",
+    "metadata",
     "kernels",
     "graph.graph",
     "graph.memory_plan",
@@ -64,6 +65,7 @@ ORDER = [
     "bench",
     "tune",
     "verify",
+    "batch",
     "cli",
     "__main__",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import shaderfusion
-from shaderfusion import tuning_file
+from shaderfusion import files
 from shaderfusion.errors import InputError
 from shaderfusion.gpu.device import DeviceInfo
 from shaderfusion.kernels.tuning import NO_TUNING, Tuning
@@ -124,7 +124,7 @@ def test_the_platforms_cache_folder(
     for name in ("SHADERFUSION_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME" if sys.platform != "win32" else "USERPROFILE", str(tmp_path))
-    monkeypatch.setattr(tuning_file.sys, "platform", platform)
+    monkeypatch.setattr(files.sys, "platform", platform)
     assert default_path(INFO, "f16").parent == tmp_path / below / "shaderfusion"
     if variable:
         monkeypatch.setenv(variable, str(tmp_path / "x"))

@@ -1,19 +1,39 @@
-"""A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file."""
+"""A model's JSON and text files, whatever they hold: their contents, or a ModelError that names the file.
+
+And where the user's caches are.
+"""
 
 import json
 import math
+import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["exists", "is_folder", "load_bytes", "load_json", "load_text", "shown"]
+__all__ = ["cache_folder", "exists", "is_folder", "load_bytes", "load_json", "load_text", "parse_json", "shown"]
 
 LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
 DEEPEST_NESTING = 64
 SHOWN_CHARACTERS = 120
+
+
+def cache_folder() -> Path:
+    """The user's for this package, as the platform has it, or that of SHADERFUSION_CACHE where it is set."""
+    if chosen := os.environ.get("SHADERFUSION_CACHE"):
+        return Path(chosen)
+    home = Path(os.path.expanduser("~"))
+    match sys.platform:
+        case "win32":
+            folder = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
+        case "darwin":
+            folder = home / "Library" / "Caches"
+        case _:
+            folder = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
+    return Path(folder) / "shaderfusion"
 
 
 def is_folder(path: Path) -> bool:
@@ -71,17 +91,21 @@ def load_json(file: Path, remedy: str = "fetch the file again") -> dict[str, Any
     What JSON has not and Python reads all the same, NaN and Infinity, is refused too; but -Infinity is read, which
     diffusers writes into scheduler_config.json.
     """
-    text = load_text(file, remedy)
+    return parse_json(str(file), load_text(file, remedy), remedy)
+
+
+def parse_json(name: str, text: str, remedy: str = "fetch the file again") -> dict[str, Any]:
+    """The JSON object of a text, as `load_json`; errors begin with `name`."""
     try:
         options = json.loads(text, parse_constant=_read_constant)
         if not _is_shallow(options):
             raise RecursionError
     except RecursionError:
-        raise ModelError(f"{file}: must be nested at most {DEEPEST_NESTING} deep; {remedy}") from None
+        raise ModelError(f"{name}: must be nested at most {DEEPEST_NESTING} deep; {remedy}") from None
     except ValueError as error:  # a number of over 4300 digits too
-        raise ModelError(f"{file}: is not valid JSON ({error}); {remedy}") from None
+        raise ModelError(f"{name}: is not valid JSON ({error}); {remedy}") from None
     if not isinstance(options, dict):
-        raise ModelError(f"{file}: must hold a JSON object, not a {type(options).__name__}; {remedy}")
+        raise ModelError(f"{name}: must hold a JSON object, not a {type(options).__name__}; {remedy}")
     return options
 
 

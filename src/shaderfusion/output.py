@@ -45,17 +45,21 @@ class Table:
         return "\n".join(lines)
 
 
-def require_writable(option: str, path: Path, suffix: str, example: str) -> None:
+def require_writable(option: str, path: Path, suffixes: str | Sequence[str], example: str) -> None:
     """InputError, naming the option, unless `write_whole` could write a file at `path`; `example` is a name for it.
+
+    Its suffix must be one of `suffixes`, the first of which is what errors propose.
 
     What write_whole will do is tried: a file is made and removed, of that name or, where one exists, beside it.
     """
+    suffixes = [suffixes] if isinstance(suffixes, str) else suffixes
     rule = None
     try:
         if path.is_dir():
             rule = f"is a folder; name a file in it, such as {path / example}"
-        elif path.suffix.lower() != suffix:
-            rule = f"must end in {suffix}, the only format that is written; try {path.with_suffix(suffix)}"
+        elif path.suffix.lower() not in suffixes:
+            only = "the only format that is" if len(suffixes) == 1 else "formats that are"
+            rule = f"must end in {' or '.join(suffixes)}, {only} written; try {path.with_suffix(suffixes[0])}"
         elif not path.parent.is_dir():
             rule = f"must be in a folder that exists; make {path.parent} first"
         elif _belongs_to_others(path):

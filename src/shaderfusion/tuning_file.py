@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from typing import Any
 
 import shaderfusion
 from shaderfusion.errors import InputError, ModelError
-from shaderfusion.files import exists, load_json, shown
+from shaderfusion.files import cache_folder, exists, load_json, shown
 from shaderfusion.gpu.device import DeviceInfo
 from shaderfusion.kernels.tuning import NO_TUNING, Tuning
 from shaderfusion.output import write_whole
@@ -49,22 +47,7 @@ def default_path(info: DeviceInfo, dtype: DType) -> Path:
     maker = maker_of(info, dtype)
     name = re.sub(r"\W+", "-", info.name.lower())[:40].strip("-")
     digest = hashlib.sha256(json.dumps(maker).encode()).hexdigest()[:12]
-    return _cache_folder() / f"tuning-{name}-{dtype}-{digest}.json"
-
-
-def _cache_folder() -> Path:
-    """The platform's, for this package."""
-    if chosen := os.environ.get("SHADERFUSION_CACHE"):
-        return Path(chosen)
-    home = Path(os.path.expanduser("~"))
-    match sys.platform:
-        case "win32":
-            folder = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
-        case "darwin":
-            folder = home / "Library" / "Caches"
-        case _:
-            folder = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
-    return Path(folder) / "shaderfusion"
+    return cache_folder() / f"tuning-{name}-{dtype}-{digest}.json"
 
 
 def find_tuning(setting: str | Path, info: DeviceInfo, dtype: DType) -> Tuning:

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import shaderfusion
-from shaderfusion.cli import bench, devices, generate, info, tune, verify
+from shaderfusion.cli import batch, bench, devices, generate, info, inspect, tune, verify
 from shaderfusion.errors import InputError, ShaderfusionError
 from shaderfusion.output import discard, say, show
 
 __all__ = ["main"]
 
-COMMANDS = (generate, devices, info, verify, tune, bench)
+COMMANDS = (generate, batch, inspect, devices, info, verify, tune, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    Returns 0, 1 where `verify` finds other values, 2 after an error of ours, 130 after Ctrl-C, 141 where nobody reads
-    the output.
+    Returns 0, 1 where `verify` finds other values or a job of `batch` fails, 2 after an error of ours, 130 after
+    Ctrl-C, 141 where nobody reads the output.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

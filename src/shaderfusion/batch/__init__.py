@@ -1,0 +1,1 @@
+"""`shaderfusion batch`: many pictures of one model, by a file of jobs."""

@@ -1,0 +1,144 @@
+"""What `generate` and `batch` share: opening a model beside its device, and the settings that go into a picture."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import shaderfusion
+
+if TYPE_CHECKING:
+    from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.pipeline import StableDiffusionPipeline
+    from shaderfusion.run import Request
+
+__all__ = [
+    "DEFAULTS",
+    "NO_SETTINGS",
+    "Hashes",
+    "fill_defaults",
+    "make_job_request",
+    "make_settings",
+    "open_model_and_device",
+]
+
+T = TypeVar("T")
+
+DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1}
+"""Of options that a picture or a job may give, where nobody gives them."""
+
+NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
+NO_SETTINGS += ("at_once",)
+"""Options that no picture depends on."""
+
+
+def fill_defaults(args: argparse.Namespace) -> None:
+    for name, value in DEFAULTS.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+
+
+def open_model_and_device(
+    args: argparse.Namespace, check: "Callable[[Family], T]"
+) -> "tuple[T, Callable[[RunSize], StableDiffusionPipeline]]":
+    """What `check` makes of the model, and a function that loads the weights for runs of a size.
+
+    Everything that can be refused is refused before weights load, and the driver is opened meanwhile.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from shaderfusion.gpu.backend import runtimes
+    from shaderfusion.gpu.device import open_device
+
+    runtimes(args.runtime)[0].load()  # alone: beside other imports it would take longer, and the driver begin later
+    with ThreadPoolExecutor(1) as beside:
+        # The driver takes a while, and what follows does not need it yet.
+        opening = beside.submit(open_device, args.device, runtime=args.runtime)
+        from shaderfusion.families import open_model
+        from shaderfusion.kernels.optimizations import Optimizations
+        from shaderfusion.pipeline import StableDiffusionPipeline
+
+        optimizations = Optimizations.parse(args.optimizations)
+        model = open_model(args.model, vae=args.vae, prediction_type=args.prediction_type, revision=args.revision)
+        for path in args.embedding:
+            model.added_tokens.load(path, None, model.tokenizers)
+        checked = check(model)
+        device = opening.result()
+
+    def load(size: "RunSize") -> StableDiffusionPipeline:
+        return StableDiffusionPipeline.from_pretrained(
+            model,
+            device=device,
+            dtype=args.dtype,
+            scheduler=args.scheduler,
+            optimizations=optimizations,
+            size=size,
+            tuning=args.tuning,
+            loras=args.lora,
+            memory=args.memory,
+        )
+
+    return checked, load
+
+
+def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -> "Request":
+    """What the options ask for, and other arguments of `run.make_request`, checked against the model."""
+    from shaderfusion.run import make_request
+
+    return make_request(
+        model,
+        args.prompt,
+        negative_prompt=args.negative_prompt,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        width=args.width,
+        height=args.height,
+        num_images_per_prompt=args.num_images,
+        seed=args.seed,
+        scheduler=args.scheduler,
+        **others,
+    )
+
+
+class Hashes:
+    """Of the files that a command names, by the keys that settings have for them."""
+
+    def __init__(self, args: argparse.Namespace, model: "Family") -> None:
+        from shaderfusion.metadata.hashes import embedding_hash, file_hash, lora_hash
+
+        self.model = file_hash(model.files.path)
+        self._settings = {
+            "model_hash": self.model,
+            "vae_hash": file_hash(args.vae) if args.vae else None,
+            "lora": [{"file": str(path), "strength": scale, "hash": lora_hash(path)} for path, scale in args.lora],
+            "embedding": [{"file": str(path), "hash": embedding_hash(path)} for path in args.embedding],
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self._settings)
+
+
+def make_settings(
+    args: argparse.Namespace, pipe: "StableDiffusionPipeline", request: "Request", hashes: Hashes
+) -> dict[str, Any]:
+    """All that a picture depends on, and what it was made by, as its file holds it (`metadata.settings`)."""
+    from shaderfusion.metadata.samplers import schedule_type
+
+    info = pipe.device.info
+    name = request.schedule.name
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    made_by = {
+        "scheduler": name,
+        "schedule_type": schedule_type(pipe.model.scheduler_config, name),
+        "width": request.size.width_px,
+        "height": request.size.height_px,
+        "seed": request.seed,
+        "device": info.name,
+        "driver": info.driver,
+        "runtime": info.runtime,
+        "dtype": pipe.dtype,
+        "tuning": pipe.tuning,
+        "version": shaderfusion.__version__,
+    }
+    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS} | hashes.settings() | made_by
+    return {key: value for key, value in settings.items() if value is not None and value != []}

@@ -1,0 +1,187 @@
+"""What made a picture, as the texts in its file say it: ours, those of web UIs and stable-diffusion.cpp, InvokeAI's."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shaderfusion.files import parse_json
+from shaderfusion.metadata.image_files import OWN, PARAMETERS
+from shaderfusion.metadata.infotext import read_infotext
+from shaderfusion.metadata.samplers import find_sampler
+
+__all__ = ["COMFY_UI", "READ", "Recipe", "read_recipes"]
+
+COMFY_UI = ("prompt", "workflow")
+"""Keys under which ComfyUI keeps its graph, of which nothing is read."""
+_INVOKE_AI = "invokeai_metadata"
+
+TAKEN = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "scheduler", "width", "height", "num_images")
+"""Options of ours that a picture gives."""
+
+
+@dataclass
+class Recipe:
+    """What one text says, in three parts. Names are ours in options, and the writer's own elsewhere."""
+
+    source: str
+    """The program that wrote it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """By the name of the option of ours that does it; TAKEN has them."""
+    demands: dict[str, str] = field(default_factory=dict)
+    """What changes the picture, or may, and no option above does."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What does not: the model's name and hash, versions, devices."""
+
+
+def read_recipes(name: str, texts: Mapping[str, str]) -> list[Recipe]:
+    """What each text says that one of the programs wrote, the most exact first; ModelError, which begins with `name`,
+    where JSON is damaged."""
+    return [read(f"{name} ({key})", texts[key]) for key, read in READ.items() if key in texts]
+
+
+def _whole(value: Any) -> int:
+    is_whole = value.isdecimal() if isinstance(value, str) else isinstance(value, int) and value >= 0
+    if not is_whole or isinstance(value, bool):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+_KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "prompt": str,
+    "negative_prompt": str,
+    "steps": _whole,
+    "guidance_scale": _number,
+    "seed": _whole,
+    "width": _whole,
+    "height": _whole,
+    "num_images": _whole,
+}
+
+
+def _take(recipe: Recipe, option: str, name: str, value: Any) -> None:
+    """As an option where the value is of its kind, else as a demand."""
+    try:
+        recipe.options[option] = _KINDS[option](value)
+    except (ValueError, TypeError, OverflowError):
+        recipe.demands[name] = _text(value)
+
+
+def _take_sampler(recipe: Recipe, name: str, value: str) -> None:
+    scheduler, schedule = find_sampler(value)
+    if scheduler is None:
+        recipe.demands[name] = value
+        return
+    recipe.options["scheduler"] = scheduler
+    if schedule:
+        recipe.demands["Schedule type"] = schedule
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_OWN_FACTS = ("model", "model_hash", "revision", "version", "device", "driver", "runtime", "dtype", "tuning", "memory")
+_OWN_FACTS += ("optimizations", "number")
+"""What does not change a picture but by rounding, or is compared with what is there."""
+_OWN_DEMANDS = {
+    "vae": "VAE",
+    "vae_hash": "VAE hash",
+    "lora": "Lora",
+    "embedding": "TI",
+    "schedule_type": "Schedule type",
+}
+
+
+def _read_own(name: str, text: str) -> Recipe:
+    recipe = Recipe(OWN)
+    for key, value in parse_json(name, text).items():
+        if key == "scheduler":
+            _take_sampler(recipe, "Sampler", _text(value))
+        elif key in TAKEN:
+            _take(recipe, key, key, value)
+        elif key in _OWN_DEMANDS:
+            recipe.demands[_OWN_DEMANDS[key]] = _text(value)
+        elif key in _OWN_FACTS:
+            recipe.facts[key] = _text(value)
+        else:
+            recipe.demands[key] = _text(value)
+    return recipe
+
+
+_FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed"}
+_FACTS = ("Model", "Model hash", "Lora hashes", "Batch size", "Batch pos", "User", "Created Date", "Version")
+_FACTS += ("Hashes", "Civitai resources", "Civitai metadata", "SDCPP")
+_SD_CPP = "stable-diffusion.cpp"
+_SD_CPP_FACTS = ("Guidance", "Eta")
+"""Written always, of which the first is for other models, and the other the sampler's own."""
+_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
+
+
+def _read_parameters(name: str, text: str) -> Recipe:
+    infotext = read_infotext(text)
+    fields = dict(infotext.fields)
+    is_sd_cpp = fields.get("Version", "").startswith(_SD_CPP)
+    is_ours = fields.get("Version", "").startswith(OWN)
+    recipe = Recipe(_SD_CPP if is_sd_cpp else OWN if is_ours else "web UI")
+    networks = _NETWORK.findall(infotext.prompt)
+    recipe.options["prompt"] = _NETWORK.sub("", infotext.prompt).strip() if networks else infotext.prompt
+    if infotext.negative_prompt:
+        recipe.options["negative_prompt"] = infotext.negative_prompt
+    for field_name, value in fields.items():
+        if field_name in _FIELDS:
+            _take(recipe, _FIELDS[field_name], field_name, value)
+        elif field_name == "Sampler":
+            _take_sampler(recipe, field_name, value)
+        elif size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", value) if field_name == "Size" else None:
+            recipe.options |= {"width": int(size[1]), "height": int(size[2])}
+        elif field_name in _FACTS or (is_sd_cpp and field_name in _SD_CPP_FACTS):
+            recipe.facts[field_name] = value
+        elif (field_name, value.lower()) not in _USUAL:
+            recipe.demands[field_name] = value
+    if fields and fields.get("RNG", "GPU").upper() != "CPU":
+        recipe.demands["RNG"] = fields.get("RNG", "GPU")
+    if networks:
+        recipe.demands["Lora"] = ", ".join(networks)
+    return recipe
+
+
+_USUAL = (("Clip skip", "1"), ("Schedule type", "automatic"), ("RNG", "cpu"), ("Emphasis", "original"))
+"""What is done anyway."""
+
+
+def _read_invoke_ai(name: str, text: str) -> Recipe:
+    recipe = Recipe("InvokeAI")
+    names = {"positive_prompt": "prompt", "cfg_scale": "guidance_scale"}
+    for key, value in parse_json(name, text).items():
+        option = names.get(key, key)
+        if key == "scheduler":
+            _take_sampler(recipe, key, _text(value))
+        elif option in TAKEN:
+            _take(recipe, option, key, value)
+        elif key == "model" and isinstance(value, dict):
+            recipe.facts["Model"] = _text(value.get("name", value))
+        elif key in ("app_version", "generation_mode", "canvas_v2_metadata"):
+            recipe.facts[key] = _text(value)
+        elif value not in (None, [], {}, "", 0, False, "cpu"):  # what is turned off, and where the noise is made
+            recipe.demands[key] = _text(value)
+    return recipe
+
+
+READ: Mapping[str, Callable[[str, str], Recipe]] = {
+    OWN: _read_own,
+    PARAMETERS: _read_parameters,
+    _INVOKE_AI: _read_invoke_ai,
+}
+"""How the texts of each key are read, the most exact first."""

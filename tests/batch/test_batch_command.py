@@ -1,0 +1,202 @@
+"""`shaderfusion batch` from outside: what it leaves, whenever it ends."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shaderfusion.batch.report import append_line
+from shaderfusion.cli import batch, main
+from shaderfusion.errors import InputError
+
+SOURCE = Path(__file__).parents[2] / "src"
+SMALL = ["--output-dir", "out", "--steps", "1", "--width", "32", "--height", "32"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pictures() -> dict[str, bytes]:
+    """The pictures that are there, each decoded whole, without the contact sheet."""
+    found = {}
+    for path in sorted(Path("out").glob("*.png")):
+        if path.name != "contact.png":
+            with Image.open(path) as image:
+                found[path.name] = image.tobytes()
+    return found
+
+
+def report() -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
+
+
+def test_pictures_are_those_of_generate(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("jobs.csv").write_text("prompt,seed,scheduler\na heart,5,euler_a\na rocket,,\na heart,5,euler_a\n")
+    assert main(["batch", "jobs.csv", *SMALL, "--vary", "guidance=3,1"]) == 0
+    made = pictures()
+    assert len(made) == 4  # two lines are one job
+    assert capsys.readouterr().out.split() == [f"out/{line['file']}" for line in report()]
+    assert {line["status"] for line in report()} == {"made"}
+    with Image.open("out/contact.png") as sheet:
+        assert sheet.width > sheet.height * 0.8  # two columns
+    first = report()[0]["file"]
+    assert main(["generate", "a heart", "--seed", "5", "--scheduler", "euler_a", "--guidance-scale", "3", *SMALL[2:],
+                 "--output", "a.png"]) == 0  # fmt: skip
+    with Image.open("a.png") as image:
+        assert image.tobytes() == made[str(first)]
+    capsys.readouterr()
+
+    (Path("out") / str(first)).unlink()
+    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("a-*.png")}
+    assert main(["batch", "jobs.csv", *SMALL, "--vary", "guidance=3,1"]) == 0
+    assert capsys.readouterr().out == f"out/{first}\n"
+    assert pictures() == made
+    assert all(path.stat().st_mtime_ns == old for path, old in before.items())
+
+
+def test_a_failed_job_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"prompt": "x", "width": 33}, {"prompt": "x", "steps": 0}, {"prompt": "x", "scheduler": "best"}]
+    Path("jobs.jsonl").write_text("\n".join(json.dumps(line) for line in [*lines, {"prompt": "a heart"}]))
+    assert main(["batch", "jobs.jsonl", *SMALL]) == 1
+    assert len(pictures()) == 1
+    assert [line["status"] for line in report()] == ["failed", "failed", "failed", "made"]
+    err = capsys.readouterr().err
+    for line, sentence in zip(report(), ["--steps: '0'", "'best'", "width (=33)"], strict=False):
+        assert sentence in str(line["error"])
+        assert sentence in err
+    assert Path("out/contact.png").exists()
+
+
+def test_a_run_that_fails_on_the_device_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("jobs.txt").write_text("a heart\na rocket\n")
+    encode, left = batch.write_whole, [1]
+
+    def fail_once(option: str, path: Path, data: bytes) -> None:
+        if left:
+            left.pop()
+            raise InputError("no room")
+        encode(option, path, data)
+
+    monkeypatch.setattr(batch, "write_whole", fail_once)
+    assert main(["batch", "jobs.txt", *SMALL]) == 1
+    assert [line["status"] for line in report()] == ["failed", "made"]
+    assert main(["batch", "jobs.txt", *SMALL]) == 0
+    assert len(pictures()) == 2
+
+
+def test_an_interrupt_ends_between_two_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("jobs.txt").write_text("a heart\na rocket\na tree\n")
+    monkeypatch.setattr(batch, "show", lambda _: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["batch", "jobs.txt", *SMALL]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "interrupted; 1 of 3 pictures are there" in capsys.readouterr().err
+    assert len(pictures()) == 1
+    assert not Path("out/contact.png").exists()
+
+
+def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("jobs.txt").write_text("a heart\n")
+    drawn: list[int] = []
+
+    @contextlib.contextmanager
+    def bar(total: int) -> Iterator[Callable[[int], None]]:
+        def draw(done: int) -> None:
+            drawn.append(done)
+            if done == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        yield draw
+
+    monkeypatch.setattr(batch, "progress_bar", bar)
+    assert main(["batch", "jobs.txt", *SMALL, "--steps", "5"]) == 130
+    assert drawn == [1, 2]
+    assert pictures() == {}
+
+
+def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["a heart,bad,1,ddim,3", "a rocket,worse,2,ddim,3", "a tree,bad,3,ddim,3"]  # one run of 2, and one of 1
+    rows += ["a sun,,4,ddim,3", "a moon,,5,ddim,2", "a star,,6,euler_a,3", "a cat,,7,euler_a,3"]  # each alone
+    Path("jobs.csv").write_text("prompt,negative,seed,scheduler,guidance\n" + "\n".join(rows))
+    assert main(["batch", "jobs.csv", *SMALL, "--steps", "2"]) == 0
+    singly = pictures()
+    shutil.rmtree("out")
+    sizes: list[int] = []
+    one_request = batch._one_request
+    monkeypatch.setattr(
+        batch, "_one_request", lambda group, model: sizes.append(len(group)) or one_request(group, model)
+    )
+    assert main(["batch", "jobs.csv", *SMALL, "--steps", "2", "--at-once", "2"]) == 0
+    assert sizes == [2]
+    together = pictures()
+    assert singly.keys() == together.keys()
+    for name, single in singly.items():
+        levels = [np.frombuffer(data, np.uint8).astype(int) for data in (single, together[name])]
+        assert np.abs(levels[0] - levels[1]).max() <= 1  # but for rounding
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_killed_at_several_moments_and_resumed() -> None:
+    """Every picture is there once and whole, whenever the process ends."""
+    Path("jobs.txt").write_text("".join(f"a heart of {number}\n" for number in range(8)))
+    command = [sys.executable, "-m", "shaderfusion", "batch", "jobs.txt", *SMALL]
+    for number, wait_s in ((1, 0.0), (2, 0.03), (4, 0.11)):
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(Path("out").glob("a-*.png"))) < number:
+            time.sleep(0.005)
+        time.sleep(wait_s)
+        process.kill()
+        process.wait()
+        assert number <= len(pictures()) <= 8
+    half = pictures()
+    assert main(command[3:]) == 0
+    made = pictures()
+    assert len(made) == 8
+    assert half.items() <= made.items()
+    files = [line["file"] for line in report()]
+    assert len(set(files)) == len(files)
+    assert set(files) <= set(made)
+
+
+def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    append_line(path, {"a": 1})
+    with path.open("a") as stream:
+        stream.write('{"cut')
+    append_line(path, {"b": 2})
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"cut', '{"b": 2}']
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["batch", "jobs.txt", *SMALL, "--vary", "seed"], "--vary (='seed') must be"),
+        (["batch", "none.txt", *SMALL], "no such file"),
+        (["batch", "jobs.txt"], "required: --output-dir"),
+        (["batch", "jobs.txt", "--output-dir", "jobs.txt"], "--output-dir (=jobs.txt) cannot be a folder"),
+        (["batch", "jobs.txt", *SMALL, "--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("jobs.txt").write_text("a heart\n")
+    assert main(args) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(Path().glob("out/*"))

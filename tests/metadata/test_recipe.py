@@ -1,0 +1,205 @@
+"""What texts of several programs say, by our options."""
+
+import json
+
+import pytest
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.errors import ModelError
+from shaderfusion.metadata.recipe import read_recipes
+from shaderfusion.metadata.samplers import WEB_UI_NAMES, find_sampler, schedule_type
+from shaderfusion.metadata.settings import make_texts
+from shaderfusion.schedulers import SCHEDULERS
+
+SETTINGS = {
+    "prompt": "a fox",
+    "negative_prompt": "blurry",
+    "steps": 20,
+    "scheduler": "dpmpp_2m",
+    "schedule_type": "Karras",
+    "guidance_scale": 7.0,
+    "seed": 5,
+    "num_images": 2,
+    "number": 2,
+    "width": 512,
+    "height": 768,
+    "model": "folder/dream, 8.safetensors",
+    "model_hash": "0123456789",
+    "vae": "folder/v.safetensors",
+    "vae_hash": "9876543210",
+    "lora": [{"file": "l/style.safetensors", "strength": 0.8, "hash": "0123456789ab"}],
+    "embedding": [{"file": "word.safetensors", "hash": "ba9876543210"}],
+    "version": "0.1.0",
+}
+
+
+def test_infotext_of_settings() -> None:
+    assert make_texts(SETTINGS)["parameters"] == (
+        "a fox <lora:style:0.8>\n"
+        "Negative prompt: blurry\n"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x768, "
+        'Model hash: 0123456789, Model: "dream, 8", VAE hash: 9876543210, VAE: v.safetensors, RNG: CPU, '
+        'Lora hashes: "style: 0123456789ab", TI hashes: "word: ba9876543210", Batch size: 2, Batch pos: 1, '
+        "Version: shaderfusion 0.1.0"
+    )
+
+
+def test_our_own_texts_come_back() -> None:
+    exact, infotext = read_recipes("a.png", make_texts(SETTINGS))
+    taken = ("prompt", "negative_prompt", "steps", "scheduler", "guidance_scale", "seed", "width", "height")
+    assert exact.source == infotext.source == "shaderfusion"
+    assert exact.options == {name: SETTINGS[name] for name in (*taken, "num_images")}
+    assert infotext.options == {name: SETTINGS[name] for name in taken}
+    assert set(exact.demands) == {"Schedule type", "VAE", "VAE hash", "Lora", "TI"}
+    assert set(infotext.demands) == {"Schedule type", "VAE", "VAE hash", "Lora", "TI hashes"}
+    assert exact.facts["model_hash"] == infotext.facts["Model hash"] == "0123456789"
+
+
+def test_an_option_of_another_version_is_a_demand() -> None:
+    (recipe,) = read_recipes("a.png", {"shaderfusion": json.dumps({"prompt": "x", "frobnication": 3})})
+    assert (recipe.options, recipe.demands) == ({"prompt": "x"}, {"frobnication": "3"})
+
+
+WEB_UI = (
+    "a fox <lora:style:0.8>, night\nNegative prompt: bad\n"
+    "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 18446744073709551615, Size: 640x512, "
+    "Model hash: 31e35c80fc, Model: sd_xl, Denoising strength: 0.5, Clip skip: 2, Hires upscale: 2, Version: v1.10.1"
+)
+
+
+def test_a_web_uis() -> None:
+    (recipe,) = read_recipes("a.png", {"parameters": WEB_UI})
+    assert recipe.source == "web UI"
+    assert recipe.options == {
+        "prompt": "a fox , night",
+        "negative_prompt": "bad",
+        "steps": 20,
+        "scheduler": "dpmpp_2m",
+        "guidance_scale": 6.5,
+        "seed": 2**64 - 1,
+        "width": 640,
+        "height": 512,
+    }
+    assert recipe.demands == {
+        "Schedule type": "Karras",
+        "Denoising strength": "0.5",
+        "Clip skip": "2",
+        "Hires upscale": "2",
+        "RNG": "GPU",
+        "Lora": "<lora:style:0.8>",
+    }
+    assert recipe.facts == {"Model hash": "31e35c80fc", "Model": "sd_xl", "Version": "v1.10.1"}
+
+
+def test_stable_diffusion_cpps() -> None:
+    text = (
+        "a fox\nNegative prompt: bad\nSteps: 8, CFG scale: 7.000000, Guidance: 3.500000, Eta: 0.000000, Seed: 42, "
+        "Size: 512x512, Model: sd.safetensors, RNG: cuda, Sampler: dpm++2m karras, Version: stable-diffusion.cpp, "
+        'SDCPP: {"seed": 42, "prompt": {"positive": "a, b: c"}}'
+    )
+    (recipe,) = read_recipes("a.png", {"parameters": text})
+    assert recipe.source == "stable-diffusion.cpp"
+    assert recipe.options["scheduler"] == "dpmpp_2m"
+    assert recipe.options["guidance_scale"] == 7
+    assert recipe.demands == {"RNG": "cuda", "Schedule type": "Karras"}
+
+
+def test_invoke_ais() -> None:
+    metadata = {
+        "app_version": "5.0",
+        "generation_mode": "txt2img",
+        "positive_prompt": "a fox",
+        "negative_prompt": "",
+        "width": 512,
+        "height": 512,
+        "seed": 7,
+        "rand_device": "cpu",
+        "cfg_scale": 7.5,
+        "cfg_rescale_multiplier": 0,
+        "steps": 30,
+        "scheduler": "dpmpp_2m_k",
+        "model": {"name": "dreamshaper", "hash": "blake3:00"},
+        "loras": [{"model": {"name": "style"}, "weight": 0.5}],
+        "seamless_x": True,
+    }
+    (recipe,) = read_recipes("a.png", {"invokeai_metadata": json.dumps(metadata)})
+    assert recipe.options == {
+        "prompt": "a fox",
+        "negative_prompt": "",
+        "width": 512,
+        "height": 512,
+        "seed": 7,
+        "guidance_scale": 7.5,
+        "steps": 30,
+        "scheduler": "dpmpp_2m",
+    }
+    assert set(recipe.demands) == {"Schedule type", "loras", "seamless_x"}
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("Steps: many", "Steps"),
+        (f"Steps: {'9' * 5000}", "Steps"),
+        ("CFG scale: high", "CFG scale"),
+        ("CFG scale: nan", "CFG scale"),
+        ("Seed: -1", "Seed"),
+        ("Size: large", "Size"),
+        (f"Size: {'9' * 50}x8", "Size"),
+        ("Sampler: Heun++ 2", "Sampler"),
+    ],
+)
+def test_a_value_outside_its_rule_is_a_demand(field: str, name: str) -> None:
+    (recipe,) = read_recipes("a.png", {"parameters": f"x\n{field}, Version: 1, Model: m, RNG: CPU"})
+    assert set(recipe.demands) == {name}
+    assert set(recipe.options) == {"prompt"}
+
+
+@pytest.mark.parametrize("key", ["shaderfusion", "invokeai_metadata"])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is not valid JSON"),
+        ("[1]", "must hold a JSON object"),
+        ('{"a":' * 70 + "1" + "}" * 70, "nested"),
+        ('{"a":' * 100_000, "nested"),
+        (f'{{"steps": {"9" * 5000}}}', "is not valid JSON"),
+        ('{"steps": NaN}', "is not valid JSON"),
+    ],
+)
+def test_damaged_json(key: str, text: str, sentence: str) -> None:
+    with pytest.raises(ModelError, match=rf"a.png \({key}\): .*{sentence}"):
+        read_recipes("a.png", {key: text})
+
+
+@pytest.mark.parametrize("value", [None, [], {}, True, -1, 1e400, "5.5", {"a": 1}])
+def test_json_of_another_kind_is_a_demand(value: object) -> None:
+    text = json.dumps({"prompt": "x", "steps": value}).replace("Infinity", "1e400")
+    (recipe,) = read_recipes("a.png", {"shaderfusion": text})
+    assert set(recipe.options) == {"prompt"}
+    assert set(recipe.demands) == {"steps"}
+
+
+def test_samplers_of_all_schedulers() -> None:
+    assert set(WEB_UI_NAMES) == set(SCHEDULERS)
+    for ours, theirs in WEB_UI_NAMES.items():
+        assert find_sampler(ours) == find_sampler(theirs) == find_sampler(theirs.upper()) == (ours, None)
+        assert find_sampler(f"{theirs} Karras") == (ours, "Karras")
+    assert find_sampler("k_euler_a") == ("euler_a", None)
+    assert find_sampler("Euler SGM Uniform") == ("euler", "SGM Uniform")
+    assert find_sampler("Karras") == find_sampler("") == find_sampler("k") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "name"),
+    [
+        ("euler", {"use_karras_sigmas": True}, "Karras"),
+        ("euler", {"timestep_spacing": "trailing"}, "SGM Uniform"),
+        ("euler", {"timestep_spacing": "linspace"}, "Uniform"),
+        ("euler", {"timestep_spacing": "leading"}, None),
+        ("dpmpp_2m", {"timestep_spacing": "linspace"}, None),
+        ("ddim", {"timestep_spacing": "trailing"}, None),
+    ],
+)
+def test_schedule_types(scheduler: str, options: dict[str, object], name: str | None) -> None:
+    assert schedule_type(SchedulerConfig.from_options(options, "scheduler"), scheduler) == name
