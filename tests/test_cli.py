@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from golden.models import model_folder
 from PIL import Image
@@ -63,7 +64,17 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("generate x --num-images 0", "--num-images: '0' must be a whole number"),
         (f"generate x --num-images {10**9}", f"--num-images: '{10**9}' must be a whole number from 1 to 1000"),
         ("generate x --dtype f8", "'f8' (choose from"),
-        ("generate x --scheduler best", "'best' (choose from"),
+        ("generate x --scheduler best", "--scheduler: scheduler (='best') must be one of ddim, ddpm, "),
+        ("generate x --scheduler lcm_karras", "lcm is not implemented with karras; it has none"),
+        ("generate x --rng cuda", "'cuda' (choose from"),
+        ("generate x --seeds every", "'every' (choose from"),
+        ("generate x --eta much", "--eta: invalid float value: 'much'"),
+        ("generate x --image a.png --strength 0", "--strength: '0' must be a number above 0 and at most 1"),
+        ("generate x --image a.png --strength nan", "--strength: 'nan' must be a number above 0 and at most 1"),
+        ("generate x --hires 0.5", "--hires: '0.5' must be a number from 1 to 16, such as 2"),
+        ("generate x --hires big", "--hires: 'big' must be a number from 1 to 16, such as 2"),
+        ("generate x --hires-steps 4", "--hires-steps (=4) must come with --hires, the second run's scale"),
+        ("generate x --hires-strength 0.5", "--hires-strength (=0.5) must come with --hires"),
         ("generate x --runtime best", "'best' (choose from"),
         ("bench kernels --runtime best", "'best' (choose from"),
         ("generate x --step 3", "unrecognized arguments: --step 3"),
@@ -98,6 +109,10 @@ def test_refuses_before_loading_anything(
         ("generate x --width 101", "101"),
         ("generate x --device abacus", "'abacus'"),
         ("generate x --steps 5000", "5000"),
+        ("generate x --image nowhere.png", "image (='nowhere.png') must be a picture's file, and there is no file"),
+        ("generate x --mask nowhere.png", "mask_image must come with image, the picture that is kept"),
+        ("generate x --strength 0.5", "strength (=0.5) must come with image, the picture to begin with"),
+        ("generate x --hires 2 --hires-steps 4 --hires-strength 0.2", "strength (=0.2) times num_inference_steps (=4)"),
     ],
 )
 def test_refuses_what_the_model_or_device_cannot(
@@ -172,6 +187,9 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
             "steps": "2",
             "guidance_scale": "7.5",
             "scheduler": "ddim",
+            "eta": "0.0",
+            "rng": "cpu",
+            "seeds": "joint",
             "model": "emoji",
             "runtime": "wgpu",
             "software": f"shaderfusion {shaderfusion.__version__}",
@@ -197,6 +215,23 @@ def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert images[0].tobytes() != images[1].tobytes()
     assert {image.info["seed"] for image in images} == {str(report["seed"])}
     assert [image.info["image"] for image in images] == ["1 of 2", "2 of 2"]
+
+
+def test_generate_from_a_picture_and_in_two_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGBA", (50, 30), (200, 10, 60, 255)).save(folder / "in.png")
+    mask = Image.new("L", (50, 30))
+    mask.paste(255, (25, 0, 50, 30))
+    mask.save(folder / "mask.png")
+    args = "generate x --seed 1 --steps 2 --width 32 --height 32 --image in.png --mask mask.png --strength 1"
+    args += " --hires 1.5 --hires-steps 4 --hires-strength 0.5 --output out.png"
+    assert main(args.split()) == 0
+    assert main([*args.replace("--mask mask.png ", "").replace("out.png", "all.png").split()]) == 0
+    assert capsys.readouterr().out == "out.png\nall.png\n"
+    with Image.open(folder / "out.png") as image, Image.open(folder / "all.png") as painted_whole:
+        assert (image.info["strength"], image.info["hires"], image.info["hires_strength"]) == ("1.0", "1.5", "0.5")
+        assert image.size == (48, 48)
+        difference = np.abs(np.asarray(image, float) - np.asarray(painted_whole, float))
+    assert difference[:, :16].mean() > 20  # there the picture was kept
 
 
 def test_empty_prompt_is_allowed(folder: Path) -> None:
@@ -302,7 +337,7 @@ def test_full_output(args: str) -> None:
 def test_scheduler_names_are_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    assert f"one of {', '.join(SCHEDULERS)}; default" in " ".join(capsys.readouterr().out.split())
+    assert f"one of {', '.join(SCHEDULERS)}; most take a spacing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_failed_write_keeps_the_old_file(

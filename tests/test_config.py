@@ -312,6 +312,7 @@ def test_configs_are_frozen_and_hashable(config: Any) -> None:
         ("transformer_layers_per_block", [[1, 1]] * 4),  # without reverse_transformer_layers_per_block
         ("transformer_layers_per_block", [[[1, 1], 1], 1, 1, 1]),
         ("transformer_layers_per_block", [1, -1, 1, 1]),
+        ("transformer_layers_per_block", 64),  # after each of 16 residual blocks
         ("up_block_types", ["UpBlock2D"] * 3 + ["SimpleCrossAttnUpBlock2D"]),
         ("use_linear_projection", None),
     ],

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import PrecisionWarning
-from shaderfusion.errors import DeviceError, GpuMemoryError, NotFiniteError
+from shaderfusion.errors import DeviceError, GpuMemoryError, InputError, NotFiniteError
 from shaderfusion.families.family import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
@@ -27,6 +27,7 @@ from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import NormalGenerator
 from shaderfusion.run import Run
 from shaderfusion.schedulers import Update
+from shaderfusion.seeds import Rng
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "width": 16, "height": 8}
 CALLS: list[dict[str, Any]] = [
@@ -201,6 +202,38 @@ def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, mo
     finish(pipe.generate("a cat", latents=drawn[0], **options))
     expected = np.stack([*drawn[1:4], *drawn[:3]]).transpose(0, 1, 3, 4, 2)
     np.testing.assert_array_equal(np.stack(given), expected)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "eta", "rng"), [("ddim", 0.8, "cpu"), ("euler_a", 0.0, "philox"), ("dpmpp_sde", 0.0, "cpu")]
+)
+def test_seeds_each_make_the_pictures_of_each_seed(
+    pipe: StableDiffusionPipeline, scheduler: str, eta: float, rng: Rng, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latents and the steps' noise."""
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    options: dict[str, Any] = {"num_inference_steps": 2, "width": 8, "height": 8, "rng": rng, "eta": eta}
+    together = list(pipe.generate("a cat", seed=3, num_images_per_prompt=2, seeds="each", **options))
+    for index in range(2):
+        alone = list(pipe.generate("a cat", seed=3 + index, **options))
+        for ours, theirs in zip(together, alone, strict=True):
+            np.testing.assert_allclose(ours.latents[index], theirs.latents[0], rtol=1e-4, atol=1e-4)
+    joint = next(pipe.generate("a cat", seed=3, num_images_per_prompt=2, **options))
+    assert np.abs(joint.latents[1] - together[0].latents[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rng": "cuda"}, r"rng \(='cuda'\) must be cpu or philox"),
+        ({"seeds": "every"}, r"seeds \(='every'\) must be joint or each"),
+        ({"eta": 0.5}, r"eta \(=0.5\) must be 0 with the scheduler pndm; only ddim and tcd take another"),
+        ({"seed": 2**64 - 1, "seeds": "each", "num_images_per_prompt": 2}, r"seed \(=18446744073709551616\) must be"),
+    ],
+)
+def test_refuses_noise(pipe: StableDiffusionPipeline, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        pipe.generate("a cat", **{**OPTIONS, "seed": 1, **options})
 
 
 def raise_out_of_memory(*_: Any, **__: Any) -> None:

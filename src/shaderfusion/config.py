@@ -24,6 +24,7 @@ from shaderfusion.config_rules import (
     Fixed,
     Fraction,
     Fractions,
+    Indices,
     Number,
     Offset,
     PerSide,
@@ -55,6 +56,7 @@ CONVERT_PICKLE = (
     "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
 )
 
+_MOST_LAYERS = 1000  # of a UNet's transformers: with more it would be recorded for minutes
 
 T = TypeVar("T")
 
@@ -198,6 +200,9 @@ class UNetConfig(Config):
         rule = "have an entry for each residual block where it has a list for a block"
         self._require(all(len(block.transformers) == count for block, count in down), key, rule)
         self._require(all(len(block.transformers) == count + 1 for block, count in up), reverse_key, rule)
+        blocks = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        num_layers = sum(depth or 0 for block in blocks for depth in block.transformers)
+        self._require(num_layers <= _MOST_LAYERS, key, f"come to at most {_MOST_LAYERS} layers in all blocks")
 
     def _check_time_ids(self) -> None:
         for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
@@ -280,9 +285,10 @@ class UNetConfig(Config):
 
 @dataclass(frozen=True)
 class VaeConfig(Config):
-    """The decoder half of the autoencoder (AutoencoderKL), from vae/config.json.
+    """The autoencoder (AutoencoderKL), from vae/config.json.
 
-    The decoder's first block has the last of `block_out_channels`; each has `layers_per_block + 1` residual blocks.
+    The decoder's first block has the last of `block_out_channels`; each has `layers_per_block + 1` residual blocks. The
+    encoder's first block has the first; each has `layers_per_block`. What only the encoder needs is checked when it is.
     """
 
     _FIXED: ClassVar[Fixed] = {
@@ -294,12 +300,15 @@ class VaeConfig(Config):
     }
 
     latent_channels: Width = 4
+    in_channels: Width = 3
     out_channels: Width = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",)
     block_out_channels: Widths = (64,)
     layers_per_block: Depth = 1
     norm_num_groups: Width = 32
     scaling_factor: Positive = 0.18215  # decode(latents / scaling_factor)
+    use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True  # one head over all channels
     force_upcast: bool | None = None  # to f32; absent it is true to diffusers' SDXL, and its SD 1.x and 2.x ignore it
@@ -309,6 +318,12 @@ class VaeConfig(Config):
         rule = f"have one entry for each of block_out_channels (={self.block_out_channels})"
         self._require(fits, "up_block_types", rule)
         self._require_divisible("block_out_channels", "norm_num_groups")
+
+    def require_encoder(self) -> None:
+        """ModelError unless the encoder is one of pictures in colour, of the blocks that are implemented."""
+        self._require(self.in_channels == 3, "in_channels", "be 3 to encode pictures: red, green and blue")
+        blocks = ("DownEncoderBlock2D",) * len(self.block_out_channels)
+        self._require(self.down_block_types == blocks, "down_block_types", f"be {list(blocks)} to encode pictures")
 
     @property
     def scale_factor(self) -> int:
@@ -336,13 +351,15 @@ class SchedulerConfig(Config):
     trained_betas: Fractions | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing", "ays", "ays_xl"] | None = None  # the last two are ours
     steps_offset: Offset = 0
     set_alpha_to_one: bool | None = None
     clip_sample: bool | None = None
     clip_sample_range: Positive = 1.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     use_karras_sigmas: bool | None = None
+    use_exponential_sigmas: bool | None = None
+    use_beta_sigmas: bool | None = None
     original_inference_steps: Count = 50  # of which LCM takes some
     timestep_scaling: Positive = 10.0  # of LCM's boundary condition
     solver_order: Count = 2  # of DPM-Solver, as the next two
@@ -351,8 +368,9 @@ class SchedulerConfig(Config):
     # ---- read only to be refused
     skip_prk_steps: bool = False
     thresholding: bool = False
-    use_exponential_sigmas: bool | None = None
-    use_beta_sigmas: bool | None = None
+    predict_x0: bool = True
+    disable_corrector: Indices = ()
+    solver_p: str | None = None
     use_lu_lambdas: bool | None = None
     use_flow_sigmas: bool | None = None
     use_dynamic_shifting: bool = False

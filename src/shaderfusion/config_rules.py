@@ -21,6 +21,7 @@ __all__ = [
     "Fixed",
     "Fraction",
     "Fractions",
+    "Indices",
     "Number",
     "Offset",
     "PerSide",
@@ -78,6 +79,10 @@ Number = Annotated[float, _Rule(lambda v: _is_number(v, -math.inf, math.inf), "a
 Fraction = Annotated[float, _Rule(_is_fraction, "a number between 0 and 1")]
 Fractions = Annotated[
     tuple[float, ...], _Rule(lambda v: _is_tuple(v, _is_fraction), "a list of numbers between 0 and 1")
+]
+Indices = Annotated[
+    tuple[int, ...],
+    _Rule(lambda v: v == () or _is_tuple(v, _whole(0, 1_000_000).accepts), "a list of whole numbers, or an empty one"),
 ]
 Widths = Annotated[
     tuple[int, ...],

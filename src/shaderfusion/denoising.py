@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class DenoisingState:
                 latents = np.concatenate([latents, beside], axis=3)
             inputs["latents"] = latents
         return inputs
+
+    def with_latents(self, x_t: np.ndarray) -> DenoisingState:
+        """The same but for x_t, (B, H, W, C) f32. No device holds it yet."""
+        carried = {name: array for name, array in self.carried.items() if name != "latents"}  # made of x_t
+        return replace(self, x_t=x_t, carried=carried)
 
 
 @dataclass(frozen=True, eq=False)

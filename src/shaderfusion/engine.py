@@ -66,7 +66,8 @@ class Engine:
         self.device = device
         self.model = model
         self.memory: Memory = memory
-        self._networks = model.networks_in(memory)
+        self._usual_networks = model.networks_in(memory)
+        self._networks = {**self._usual_networks, **model.optional_networks}
         self._kernels = model.kernels_in(memory, kernels)
         self._weights = WeightStore(device)
         self._arena = Arena(device)
@@ -83,16 +84,16 @@ class Engine:
     # ------------------------------------------------------------------------------------------ programs
 
     def load(self, size: RunSize) -> None:
-        """Makes what a run of that size needs, where it is not there: weights, while pipelines compile beside.
+        """Makes what all runs of that size need, where it is not there: weights, while pipelines compile beside.
 
         In low memory pipelines alone: weights, which are looked for but not read, are loaded when their network runs.
         """
         with self.device.turn:
             self.require_fits(size)
             if self.memory == "normal":
-                self._load(self._networks, size)
+                self._load(self._usual_networks, size)
             elif size not in self._pipelines:
-                graphs = {self._record(name, size): self._source(name) for name in self._networks}
+                graphs = {self._record(name, size): self._source(name) for name in self._usual_networks}
                 self._weights.check(graphs)
                 for old in list(self._pipelines)[: 1 - _MAX_SIZES]:
                     del self._pipelines[old]
@@ -133,7 +134,7 @@ class Engine:
 
     def _together(self, name: str) -> tuple[str, ...]:
         """The networks that are on the device whenever this one is."""
-        return next(names for names in self.model.turns(self.memory) if name in names)
+        return next((names for names in self.model.turns(self.memory) if name in names), (name,))
 
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
@@ -236,6 +237,12 @@ class Engine:
                 del self._prompts[key]
             found = [known[size.clip_skip, row.tobytes()] for row in tokens]
             return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+    def encode(self, images: np.ndarray, size: RunSize) -> np.ndarray:
+        """The moments (B, H, W, 2 C) of pictures (B, height, width, 3), in -1..1, for the family's `draw_latents`."""
+        with self.device.turn:
+            rows = [self.run(self.model.encoder, size, {"image": row[None]}, ["moments"]) for row in images]
+        return np.concatenate([row["moments"] for row in rows], dtype=np.float32)
 
     def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
         """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""

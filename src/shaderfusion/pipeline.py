@@ -17,10 +17,12 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
 from shaderfusion.gpu.device import Device, open_device
+from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.run import Progress, Request, Run, make_request
-from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers import require_scheduler
+from shaderfusion.seeds import Rng, Seeds
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.lora.adapters import Adapters, Strength
@@ -84,11 +86,11 @@ class StableDiffusionPipeline:
 
         vae, prediction_type and revision are those of `families.open_model`; devices those of `shaderfusion devices`.
         runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
-        dtype is f16 where the GPU has it and f32 else; scheduler (schedulers.SCHEDULERS) is the model's own by default;
-        optimizations are all by default. What a run of `size` needs is made ready, by default one picture of the
-        model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the device's own
-        file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths as of
-        `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
+        dtype is f16 where the GPU has it and f32 else; scheduler, a name of schedulers.find_scheduler, is the model's
+        own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
+        picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
+        device's own file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths
+        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
         ModelError, DeviceError or InputError.
 
         memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
@@ -105,7 +107,7 @@ class StableDiffusionPipeline:
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
             found = _open(model, vae=vae, prediction_type=prediction_type, revision=revision)
-            make_schedule(found.scheduler_config, 1, scheduler)  # refuses what is not implemented before weights load
+            require_scheduler(found.scheduler_config, scheduler)  # before weights load
             found.tokenize([""])
             for path in embeddings:
                 found.added_tokens.load(path, None, found.tokenizers)
@@ -145,6 +147,12 @@ class StableDiffusionPipeline:
         negative_prompt_embeds: Any = None,
         pooled_prompt_embeds: Any = None,
         negative_pooled_prompt_embeds: Any = None,
+        image: AnyPicture | Sequence[AnyPicture] | None = None,
+        mask_image: AnyPicture | None = None,
+        strength: float | None = None,
+        eta: float = 0.0,
+        rng: Rng = "cpu",
+        seeds: Seeds = "joint",
         prompt_syntax: str = "plain",
         clip_skip: int | None = None,
         emphasis: str | None = None,
@@ -156,14 +164,23 @@ class StableDiffusionPipeline:
         and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
         and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
         first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
-        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). clip_skip layers of the text encoders
-        are left out, as diffusers counts them: 1 is what web UIs call 2. InputError at once for an argument outside its
-        rule, and DeviceLimitError for a size that the device cannot hold.
+        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise
+        the steps of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each"
+        draws picture i's by itself with seed + i, as the web UIs do. clip_skip layers of the text encoders are left
+        out, as diffusers counts them: 1 is what web UIs call 2.
+
+        With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
+        width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
+        run; strength is 0.8 by default. mask_image is white where to paint and black where the picture is kept, but
+        for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
 
         With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
         changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
         active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
         is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
+
+        InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
+        hold.
         """
         request = make_request(
             self.model,
@@ -180,10 +197,16 @@ class StableDiffusionPipeline:
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
             prompt_syntax=prompt_syntax,
             clip_skip=clip_skip,
             emphasis=emphasis,
             scheduler=self.scheduler,
+            eta=eta,
+            rng=rng,
+            seeds=seeds,
         )
         return self.run(request)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from shaderfusion.errors import InputError
 
-__all__ = ["NormalGenerator", "randn", "require_seed"]
+__all__ = ["NormalGenerator", "randn", "require_seed", "require_shape"]
 
 BLOCK = 16  # values that torch fills at once: 8 cosines, then 8 sines
 
@@ -59,12 +59,7 @@ class NormalGenerator:
 
         Raises InputError for a shape that is not a sequence of whole numbers of at least 0.
         """
-        try:
-            shape = tuple(operator.index(length) for length in shape)
-        except TypeError:
-            raise InputError(f"shape (={shape!r}) must be a sequence of whole numbers") from None
-        if any(length < 0 for length in shape):
-            raise InputError(f"shape (={shape}) must have no negative length")
+        shape = require_shape(shape)
         size = math.prod(shape)
         if size >= BLOCK:
             return _many(self._words, size).reshape(shape)
@@ -83,6 +78,17 @@ def require_seed(seed: int) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
         raise InputError(f"seed (={seed!r}) must be a whole number from -2^63 to 2^64 - 1")
     return seed
+
+
+def require_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A tensor's shape; InputError for what is none."""
+    try:
+        lengths = tuple(operator.index(length) for length in shape)
+    except TypeError:
+        raise InputError(f"shape (={shape!r}) must be a sequence of whole numbers") from None
+    if any(length < 0 for length in lengths):
+        raise InputError(f"shape (={lengths}) must have no negative length")
+    return lengths
 
 
 def _words(generator: np.random.RandomState, num_words: int) -> np.ndarray:

@@ -7,22 +7,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
-from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale
+from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale, require_strength
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
-from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
 from shaderfusion.files import shown
+from shaderfusion.images import AnyPicture, Source, read_source
 from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read_positive, read_prompts
-from shaderfusion.random import NormalGenerator, require_seed
 from shaderfusion.schedulers import Schedule, make_schedule
+from shaderfusion.seeds import PictureNoise, Rng, Seeds, require_noise
 
-__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Progress", "Request", "Run", "make_request"]
+__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Progress", "Request", "Run", "last_steps", "make_request"]
+
+_STRENGTH = 0.8
+"""As in diffusers."""
 
 Prompts = np.ndarray | ScheduledPrompts | Conditioning
 """Rows of token ids, texts in the web UIs' syntax, or what the denoiser is given for each prompt."""
@@ -44,6 +48,10 @@ class Request:
     """With guidance the negative ones, then the others; a row for each prompt."""
     latents: np.ndarray | None = field(repr=False)
     """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
+    source: Source | None = field(default=None, repr=False)
+    """The picture to begin with; None begins with noise alone."""
+    rng: Rng = "cpu"
+    seeds: Seeds = "joint"
     adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """That the prompts name, with the strength of each by component."""
 
@@ -53,7 +61,7 @@ class Request:
         return len(self.schedule.updates)
 
     def changes_at(self, step: int) -> bool:
-        """Whether a step, counted from 0, shows something else than the one before."""
+        """Whether a step, counted from 0, shows something else than the one before; after the last one nothing does."""
         return any(prompts.changes_at(step) for prompts in self.prompts if isinstance(prompts, ScheduledPrompts))
 
 
@@ -75,6 +83,15 @@ class Progress:
     images: list[Image.Image] | None = None
 
 
+class _Kept(NamedTuple):
+    """Where a mask keeps a picture, every step's latents are those of the picture, as noisy as they are then."""
+
+    latents: np.ndarray
+    noise: np.ndarray
+    mask: np.ndarray
+    """1 where to paint"""
+
+
 class Run(Iterator[Progress]):
     """The pictures of one request, as an iterator over its denoising steps.
 
@@ -88,7 +105,8 @@ class Run(Iterator[Progress]):
         self._state: DenoisingState | None = None
         self._made: list[Conditioning] = []
         """Of each of the request's prompts, once they are read."""
-        self._generator = NormalGenerator(request.seed)
+        self._kept: _Kept | None = None
+        self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
@@ -105,14 +123,17 @@ class Run(Iterator[Progress]):
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
                 if request.changes_at(self._step):  # a state of its own: the device does not hold it
-                    self._state = replace(self._state, conditioning=self._conditioning(self._step))
-                indices = [self._step]
-                if self._step + 1 < request.num_steps and not request.changes_at(self._step + 1):
-                    indices.append(self._step + 1)
+                    conditioning = self._state.conditioning | self._conditioning(self._step)
+                    self._state = replace(self._state, conditioning=conditioning)
+                # The next step may need the latents that are kept, or another embedding.
+                ahead = 1 if self._kept or request.changes_at(self._step + 1) else 2
+                indices = range(self._step, request.num_steps)[:ahead]
                 self._next += map(self._make_step, indices[len(self._next) :])
                 self._engine.denoise(self._state, *self._next)
                 del self._next[0]
                 self._step += 1
+                if self._kept:
+                    self._state = self._keep(self._state, self._kept)
             latents = self._state.x_t
             preview = partial(_decode, self._engine, latents, request.size)
             if self._step == request.num_steps:
@@ -125,20 +146,68 @@ class Run(Iterator[Progress]):
         request, size = self.request, self.request.size
         self._engine.load(size)
         self._made = self._condition()
-        conditioning = self._conditioning(self._step)
-        noise = self._draw() if request.latents is None else request.latents
-        x_t = (request.schedule.init_noise_sigma * noise).astype(np.float32)
+        conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
+        if request.source:
+            x_t = self._begin_with(request.source, conditioning)
+        else:
+            x_t = (request.schedule.init_noise_sigma * self._first_noise()).astype(np.float32)
         return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
+    def _begin_with(self, source: Source, conditioning: Conditioning) -> np.ndarray:
+        """The first x_t, of a picture. Noise is drawn in diffusers' order, and only after all that may fail.
+
+        A denoiser that reads a mask is given it beside its latents, and those of the picture without what it hides; of
+        others the picture's own are kept where the mask says so.
+        """
+        model, size = self._engine.model, self.request.size
+        reads_mask = model.input_channels > model.latent_channels
+        begins_with_noise = source.mask is not None and source.strength == 1
+        hidden_moments = None
+        if source.mask is not None and reads_mask:
+            hidden_moments = self._engine.encode(source.pixels * (1 - source.mask), size)
+        latents = None
+        if not (begins_with_noise and reads_mask):
+            latents = self._draw_latents(self._engine.encode(source.pixels, size), size.batch)
+        noise = self._first_noise()
+        if source.mask is not None:
+            f = model.scale_factor
+            mask = source.mask[:, ::f, ::f]
+            if hidden_moments is not None:
+                hidden = self._draw_latents(hidden_moments, size.rows)
+                cells = np.broadcast_to(mask, (*hidden.shape[:3], 1))
+                conditioning[BESIDE_LATENTS] = np.concatenate([cells, hidden], axis=3)
+            elif latents is not None:
+                self._draw(len(source.pixels))  # diffusers encodes what is hidden here too
+                self._kept = _Kept(latents, noise, mask)
+        if begins_with_noise or latents is None:
+            return (self.request.schedule.init_noise_sigma * noise).astype(np.float32)
+        return self.request.schedule.noised(latents, noise, 0)
+
+    def _draw_latents(self, moments: np.ndarray, num_rows: int) -> np.ndarray:
+        """Of an encoder's moments, (N, H, W, 2 C), repeated to that many rows."""
+        noise = self._draw(len(moments))
+        moments = np.tile(moments, (len(noise) // len(moments), 1, 1, 1))
+        drawn = self._engine.model.draw_latents(moments, noise)
+        return np.tile(drawn, (num_rows // len(drawn), 1, 1, 1))
+
+    def _keep(self, state: DenoisingState, kept: _Kept) -> DenoisingState:
+        """The state after a step, with the picture's latents where the mask keeps them: at last without noise."""
+        picture = kept.latents
+        if self._step < self.request.num_steps:
+            picture = self.request.schedule.noised(picture, kept.noise, self._step)
+        return state.with_latents(np.where(kept.mask == 1, state.x_t, picture))
+
+    def _first_noise(self) -> np.ndarray:
+        return self._draw() if self.request.latents is None else self.request.latents
+
     def _conditioning(self, step: int) -> Conditioning:
-        """What the denoiser is given in a step, a row for each of its batch."""
+        """What the denoiser is given of the prompts in a step, a row for each of its batch."""
         size, rows = self.request.size, list[Conditioning]()
         for prompts, made in zip(self.request.prompts, self._made, strict=True):
             if isinstance(prompts, ScheduledPrompts):
                 made = {name: array[prompts.row_of[step]] for name, array in made.items()}
             rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in made.items()})
-        conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return conditioning | self._engine.model.shared_inputs(size, self.request.guidance_scale)
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _make_step(self, index: int) -> Step:
         schedule, update = self.request.schedule, self.request.schedule.updates[index]
@@ -146,10 +215,13 @@ class Run(Iterator[Progress]):
         noise = self._draw() if update.c_noise else None
         return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
-    def _draw(self) -> np.ndarray:
-        """The generator's next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step."""
-        B, H, W, C = self._engine.model.latents_shape(self.request.size)
-        return self._generator.randn((B, C, H, W)).transpose(0, 2, 3, 1)  # torch's order, then channels last
+    def _draw(self, num_rows: int | None = None) -> np.ndarray:
+        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step.
+
+        `num_rows` are drawn where one generator is for all pictures.
+        """
+        _, H, W, C = self._engine.model.latents_shape(self.request.size)
+        return self._noise.draw((C, H, W), num_rows).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def _condition(self) -> list[Conditioning]:
         """What the text networks make of the request's prompts, in one turn; of ScheduledPrompts each text's."""
@@ -203,7 +275,13 @@ def make_request(
     negative_prompt_embeds: Any = None,
     pooled_prompt_embeds: Any = None,
     negative_pooled_prompt_embeds: Any = None,
+    image: AnyPicture | Sequence[AnyPicture] | None = None,
+    mask_image: AnyPicture | None = None,
+    strength: float | None = None,
     scheduler: str | None = None,
+    eta: float = 0.0,
+    rng: Rng = "cpu",
+    seeds: Seeds = "joint",
     prompt_syntax: str = "plain",
     clip_skip: int | None = None,
     emphasis: str | None = None,
@@ -215,8 +293,11 @@ def make_request(
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height, clip_skip=clip_skip)
     scale = require_guidance_scale(guidance_scale)
-    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler)
+    schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale
+    if image is not None:
+        strength = _STRENGTH if strength is None else require_strength(strength)
+        schedule = last_steps(schedule, num_inference_steps, strength)
     read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}
@@ -247,9 +328,34 @@ def make_request(
                 f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
             )
     size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
+    source = None
+    if image is not None and strength is not None:
+        source = read_source(
+            image,
+            mask_image,
+            strength,
+            width_px=size.width_px,
+            height_px=size.height_px,
+            batch=size.batch,
+        )
+    elif mask_image is not None:
+        raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
+    elif strength is not None:
+        raise InputError(f"strength (={strength!r}) must come with image, the picture to begin with")
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
-    seed = require_seed(secrets.randbelow(2**32) if seed is None else seed)
-    return Request(size, schedule, scale, seed, tuple(prompts), noise, adapters)
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    require_noise(seed, size.batch, rng, seeds)
+    return Request(size, schedule, scale, seed, tuple(prompts), noise, source, rng, seeds, adapters)
+
+
+def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) -> Schedule:
+    """Those of a run that begins with a picture, int(num_inference_steps strength); InputError where that is none."""
+    num_steps = int(num_inference_steps * strength)
+    if num_steps < 1:
+        raise InputError(
+            f"strength (={strength:g}) times num_inference_steps (={num_inference_steps}) must be at least 1: one step"
+        )
+    return schedule.tail((num_inference_steps - num_steps) * schedule.calls_per_step)
 
 
 def _reader(

@@ -9,17 +9,31 @@ is that of a generator with seed STEP_SEED.
 
 import inspect
 import json
+import sys
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import AysSchedules
+
+sys.modules.setdefault("torchsde", ModuleType("torchsde"))  # whose Brownian tree BrownianPath stands in for
+from diffusers.schedulers.scheduling_dpmsolver_sde import DPMSolverSDEScheduler  # noqa: E402
 
 CLASSES = {
     "ddim": diffusers.DDIMScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "dpm2": diffusers.KDPM2DiscreteScheduler,
+    "dpm2_a": diffusers.KDPM2AncestralDiscreteScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "dpmpp_2m_sde": diffusers.DPMSolverMultistepScheduler,
+    "dpmpp_sde": DPMSolverSDEScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "tcd": diffusers.TCDScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "euler_a": diffusers.EulerAncestralDiscreteScheduler,
     "lcm": diffusers.LCMScheduler,
@@ -27,6 +41,8 @@ CLASSES = {
     "pndm": diffusers.PNDMScheduler,
 }
 NUM_STEPS = (1, 2, 3, 5, 20, 50)
+FEWER_NUM_STEPS = (1, 2, 5, 20)  # of rules that call the model twice a step, and of those beside them
+FEW = ("ddpm", "dpm2", "dpm2_a", "dpmpp_2m_sde", "dpmpp_sde", "heun", "tcd")
 STEP_SEED = 7
 STABLE_DIFFUSION = {
     "beta_start": 0.00085,
@@ -38,7 +54,51 @@ STABLE_DIFFUSION = {
     "steps_offset": 1,
 }
 # Options that only some schedulers read, or whose default differs between them.
+EXPONENTIAL, BETA = {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}
+SPACED = [
+    {"use_karras_sigmas": True, "prediction_type": "v_prediction"},
+    {"use_karras_sigmas": True, "timestep_spacing": "leading"},
+    EXPONENTIAL,
+    {**EXPONENTIAL, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    BETA,
+    {**BETA, "timestep_spacing": "leading", "prediction_type": "v_prediction"},
+]
+SDE = {"algorithm_type": "sde-dpmsolver++"}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "ddpm": [
+        {"clip_sample": True},
+        {"clip_sample": True, "clip_sample_range": 0.5, "prediction_type": "v_prediction"},
+        {"variance_type": "fixed_large"},
+        {"variance_type": "fixed_small_log"},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+    ],
+    "dpm2": SPACED,
+    "dpm2_a": SPACED,
+    "dpmpp_2m_sde": [
+        *SPACED,
+        {"final_sigmas_type": "sigma_min"},
+        {"final_sigmas_type": "sigma_min", "lower_order_final": False},
+        {"solver_order": 1},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+    ],
+    "dpmpp_sde": SPACED,
+    "heun": SPACED,
+    "tcd": [
+        {"original_inference_steps": 77, "num_train_timesteps": 900},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        {"clip_sample": True, "set_alpha_to_one": True, "timestep_spacing": "trailing"},  # none is read by this one
+    ],
+    "unipc": [
+        *SPACED,
+        {"solver_order": 1},
+        {"solver_order": 3},
+        # The last step of bh1 to sigma = 0 is NaN in diffusers.
+        {"solver_order": 3, "solver_type": "bh1", "prediction_type": "v_prediction", "final_sigmas_type": "sigma_min"},
+        {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        {"solver_type": "midpoint", "final_sigmas_type": "sigma_min"},
+        {"solver_order": 3, "final_sigmas_type": "sigma_min", "lower_order_final": False},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+    ],
     "ddim": [
         {"clip_sample": True},
         {"clip_sample": True, "clip_sample_range": 0.5, "prediction_type": "v_prediction"},
@@ -56,12 +116,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"use_karras_sigmas": True},
         {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "prediction_type": "v_prediction"},
         {"use_karras_sigmas": True, "beta_schedule": "linear", "timestep_spacing": "trailing"},
+        EXPONENTIAL,
+        {**BETA, "prediction_type": "v_prediction", "final_sigmas_type": "sigma_min"},
         {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
     ],
     "euler": [
         {"final_sigmas_type": "sigma_min"},
         {"use_karras_sigmas": True},
         {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "timestep_spacing": "leading"},
+        EXPONENTIAL,
+        {**BETA, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
         {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
         {"beta_schedule": "linear"},
     ],
@@ -81,6 +145,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lms": [
         {"use_karras_sigmas": True},
         {"use_karras_sigmas": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+        EXPONENTIAL,
+        {**BETA, "prediction_type": "v_prediction", "timestep_spacing": "leading"},
         {"rescale_betas_zero_snr": True, "final_sigmas_type": "sigma_min"},  # not read by this one
     ],
     "pndm": [
@@ -91,32 +157,81 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 ABSENT = {"skip_prk_steps": True}  # every other key is the rule's default
 
 
-def options_of(name: str) -> list[tuple[dict[str, Any], int]]:
-    """(scheduler_config.json, number of steps) of each case."""
-    main = product(("epsilon", "v_prediction"), ("leading", "linspace", "trailing"), NUM_STEPS)
+ETAS: dict[str, list[tuple[float, dict[str, Any]]]] = {
+    "ddim": [
+        (1.0, {}),
+        (0.3, {"clip_sample": True, "prediction_type": "v_prediction"}),
+        (0.7, {"set_alpha_to_one": True, "timestep_spacing": "trailing"}),
+        (0.7, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    ],
+    "tcd": [(0.3, {}), (0.3, {"prediction_type": "v_prediction"}), (0.75, {}), (1.0, {})],
+}
+AYS = {"ays": "StableDiffusionTimesteps", "ays_xl": "StableDiffusionXLTimesteps"}
+TAKES_TIMESTEPS = ("ddpm", "dpmpp_2m", "dpmpp_2m_sde", "euler", "heun")
+
+
+class BrownianPath:
+    """New noise for a step to its middle, then for the whole step, of the path that was begun."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator("cpu").manual_seed(STEP_SEED)
+        self.begun: Any = None
+
+    def __call__(self, sigma: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(8, generator=self.generator)
+        if self.begun is None:
+            self.begun = (target, noise)
+            return noise
+        (middle, first), self.begun = self.begun, None
+        a = (sigma - middle) / (sigma - target)
+        return a**0.5 * first + (1 - a) ** 0.5 * noise
+
+
+def cases_of(name: str) -> list[dict[str, Any]]:
+    """Arguments of `run` for each case."""
+    spacings = ("leading",) if name == "tcd" else ("leading", "linspace", "trailing")
+    main = product(("epsilon", "v_prediction"), spacings, FEWER_NUM_STEPS if name in FEW else NUM_STEPS)
     cases = [(STABLE_DIFFUSION | {"prediction_type": p, "timestep_spacing": s}, n) for p, s, n in main]
-    return cases + [(STABLE_DIFFUSION | variant, 5) for variant in VARIANTS[name]] + [(ABSENT, 5)]
+    cases += [(STABLE_DIFFUSION | variant, 5) for variant in VARIANTS[name]] + [(ABSENT, 5)]
+    saved = json.loads(CLASSES[name]().to_json_string())  # every key
+    cases += [(saved | ABSENT | (SDE if name == "dpmpp_2m_sde" else {}), 5)]
+    result: list[dict[str, Any]] = [{"name": name, "options": options, "num_steps": n} for options, n in cases]
+    for eta, variant in ETAS.get(name, []):
+        result += [{"name": name, "options": STABLE_DIFFUSION | variant, "num_steps": n, "eta": eta} for n in (3, 20)]
+    if name in TAKES_TIMESTEPS:
+        result += [{"name": f"{name}_{ays}", "options": STABLE_DIFFUSION, "num_steps": 10} for ays in AYS]
+    return result
 
 
-def run(name: str, options: dict[str, Any], num_steps: int, noise: np.ndarray, outputs: np.ndarray) -> tuple:
+def run(
+    rule: str, noise: np.ndarray, outputs: np.ndarray, *, name: str, options: dict[str, Any], num_steps: int, eta=0.0
+) -> tuple:
     """The case's facts, and the samples after each step."""
-    scheduler: Any = CLASSES[name].from_config(options)
-    scheduler.set_timesteps(num_steps)
+    scheduler: Any = CLASSES[rule].from_config(options | SDE if rule == "dpmpp_2m_sde" else options)
+    if name == rule:
+        scheduler.set_timesteps(num_steps)
+    else:
+        scheduler.set_timesteps(timesteps=AysSchedules[AYS[name.removeprefix(f"{rule}_")]])
     if hasattr(scheduler, "set_begin_index"):  # else it begins at the second of two equal timesteps
         scheduler.set_begin_index(0)
+    if rule == "dpmpp_sde":
+        scheduler.noise_sampler = BrownianPath()
     init_noise_sigma = float(scheduler.init_noise_sigma)
     x = torch.from_numpy(noise) * init_noise_sigma
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    options_of_step = {"generator": torch.Generator("cpu").manual_seed(STEP_SEED)} if takes_noise else {}
+    taken = inspect.signature(scheduler.step).parameters
+    options_of_step = {"generator": torch.Generator("cpu").manual_seed(STEP_SEED), "eta": eta}
+    options_of_step = {key: value for key, value in options_of_step.items() if key in taken}
     samples, input_scales = [], []
     for t, m in zip(scheduler.timesteps, torch.from_numpy(outputs), strict=False):
         input_scales.append(float(scheduler.scale_model_input(torch.ones(1), t)[0]))
-        x = scheduler.step(m, t, x, **options_of_step).prev_sample
+        # UniPC's einsum wants a batch and a channel.
+        x = scheduler.step(m.view(1, 1, -1), t, x.view(1, 1, -1), **options_of_step).prev_sample.view(-1)
         samples.append(x.numpy())
     case = {
         "scheduler": name,
         "options": options,
         "num_inference_steps": num_steps,
+        "eta": eta,
         "timesteps": scheduler.timesteps.tolist(),
         "init_noise_sigma": init_noise_sigma,
         "input_scales": input_scales,
@@ -129,7 +244,7 @@ def main() -> None:
     rng = np.random.default_rng(20231)
     noise = rng.standard_normal(8).astype(np.float32)
     outputs = rng.standard_normal((max(NUM_STEPS) + 1, 8)).astype(np.float32)
-    runs = [run(name, options, n, noise, outputs) for name in CLASSES for options, n in options_of(name)]
+    runs = [run(rule, noise, outputs, **case) for rule in sorted(CLASSES) for case in cases_of(rule)]
     path = Path(__file__).with_name("schedulers.npz")
     np.savez_compressed(
         path,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
 
-from shaderfusion.errors import DeviceLimitError
+from shaderfusion.errors import DeviceLimitError, ShapeError
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels import reference, tiles
 from shaderfusion.kernels.call import KernelCall
@@ -100,6 +100,23 @@ def test_convolution(
     terms = {"scale": 0.5, "bias": bias, "image_bias": image_biases[:, 32:64], "residual": residual}
     expected = reference.conv2d_direct(x, weight, stride=stride, upsample=upsample, size=size, **terms)
     assert relative_error(actual, expected) < (BOUND if dtype == "f32" else F16_BOUND)
+
+
+@pytest.mark.parametrize("B", [1, 2])
+def test_convolution_padded_at_the_end_alone(device: Device, kind: Capabilities, B: int) -> None:
+    limit = 38 * KIB
+    kernels = kernels_of(kind, limit)
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((B, 32, 24, 32)), rng.standard_normal((3, 3, 32, 32))
+    tx, tweight, out = tensor_in("x", x), tensor_in("weight", weight), tensor_out("out", B, 16, 12, 32)
+    calls = kernels.conv2d(tx, tweight, out, Epilogue(), stride=2, padding=0)
+    require_cut(calls, limit)
+    (actual,) = run_calls(device, calls, {tx: x, tweight: weight}, out)
+    x, weight = rounded(x, "f32"), rounded(weight, "f32")
+    expected = reference.conv2d_direct(x, weight, stride=2, padding=0, end_padding=1)
+    assert relative_error(actual, expected) < BOUND
+    with pytest.raises(ShapeError, match=r"conv2d: padding \(=0\) of x.* must be 1 where stride is"):
+        kernels.conv2d(tx, tweight, tensor_out("out", B, 32, 24, 32), Epilogue(), padding=0)
 
 
 @pytest.mark.parametrize("B", [1, 2])

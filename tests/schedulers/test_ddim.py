@@ -1,13 +1,14 @@
 """ddim: diffusers' trajectories, and the equation's own limits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from trajectories import Case, check, golden_cases, trajectory
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import ModelError
+from shaderfusion.errors import InputError, ModelError
 from shaderfusion.schedulers import make_schedule
 
 
@@ -44,3 +45,18 @@ def test_refuses_epsilon_from_pure_noise() -> None:
     config = SchedulerConfig(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(ModelError, match="timestep 999 is pure noise"):
         make_schedule(config, 4, "ddim")
+
+
+def test_eta_1_has_the_noise_of_ddpm() -> None:
+    """For the same x_0 unclipped, equation 16's note."""
+    config = SchedulerConfig(clip_sample=False)
+    ddim, ddpm = make_schedule(config, 10, "ddim", eta=1.0), make_schedule(config, 10, "ddpm")
+    for ours, theirs in zip(ddim.updates[:-1], ddpm.updates[:-1], strict=True):
+        assert ours.c_noise == pytest.approx(theirs.c_noise, rel=1e-9)
+        assert (ours.c_x, ours.c_m) == pytest.approx((theirs.c_x, theirs.c_m), rel=1e-9)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan"), "1", True])
+def test_eta_outside_its_rule(eta: Any) -> None:
+    with pytest.raises(InputError, match=r"eta \(=.*\) must be a number from 0 to 1"):
+        make_schedule(SchedulerConfig(), 4, "ddim", eta=eta)

@@ -47,15 +47,13 @@ def test_order_of_each_step(num_steps: int, options: dict[str, Any], orders: lis
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("algorithm_type", "sde-dpmsolver++"),
         ("algorithm_type", "dpmsolver"),
+        ("algorithm_type", "sde-dpmsolver"),
         ("lambda_min_clipped", -5.1),
         ("solver_order", 3),
         ("solver_type", "heun"),
         ("thresholding", True),
-        ("use_beta_sigmas", True),
         ("use_dynamic_shifting", True),
-        ("use_exponential_sigmas", True),
         ("use_flow_sigmas", True),
         ("use_lu_lambdas", True),
         ("variance_type", "learned_range"),
@@ -68,9 +66,10 @@ def test_refuses(key: str, value: Any) -> None:
     assert make_schedule(config, 4, "euler_a").name == "euler_a"  # which reads none of them, in diffusers neither
 
 
-def test_refuses_karras_sigmas_of_a_cosine() -> None:
-    with pytest.raises(ModelError, match=r"dpmpp_2m: beta_schedule \(='squaredcos_cap_v2'\) must be"):
-        make_schedule(SchedulerConfig(use_karras_sigmas=True, beta_schedule="squaredcos_cap_v2"), 4, "dpmpp_2m")
+@pytest.mark.parametrize("spacing", ["karras", "exponential", "beta"])
+def test_refuses_spaced_sigmas_of_a_cosine(spacing: str) -> None:
+    with pytest.raises(ModelError, match=rf"dpmpp_2m_{spacing}: beta_schedule \(='squaredcos_cap_v2'\) must be"):
+        make_schedule(SchedulerConfig(beta_schedule="squaredcos_cap_v2"), 4, f"dpmpp_2m_{spacing}")
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])

@@ -28,11 +28,9 @@ def test_input_has_unit_variance() -> None:
     [
         ("interpolation_type", "log_linear"),
         ("timestep_type", "continuous"),
-        ("use_beta_sigmas", True),
-        ("use_exponential_sigmas", True),
     ],
 )
-def test_refuses_other_sigmas(key: str, value: Any) -> None:
+def test_refuses(key: str, value: Any) -> None:
     config = SchedulerConfig(**{key: value})
     with pytest.raises(ModelError, match=key):
         make_schedule(config, 4, "euler")
@@ -40,8 +38,10 @@ def test_refuses_other_sigmas(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["sigma_min", "sigma_max"])
-def test_refuses_other_ends_of_karras_sigmas(key: str) -> None:
+@pytest.mark.parametrize("spacing", ["karras", "exponential", "beta"])
+def test_refuses_other_ends_of_spaced_sigmas(key: str, spacing: str) -> None:
     options: dict[str, Any] = {key: 0.5}
-    make_schedule(SchedulerConfig(**options), 4, "euler")
-    with pytest.raises(ModelError, match=rf"euler: {key} \(=0.5\) must be None"):
-        make_schedule(SchedulerConfig(use_karras_sigmas=True, **options), 4, "euler")
+    config = SchedulerConfig(**options)
+    make_schedule(config, 4, "euler")
+    with pytest.raises(ModelError, match=rf"euler_{spacing}: {key} \(=0.5\) must be None"):
+        make_schedule(config, 4, f"euler_{spacing}")

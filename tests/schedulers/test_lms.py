@@ -1,14 +1,12 @@
-"""lms: diffusers' trajectories, exactness for slopes that are cubic in sigma, and refusals."""
+"""lms: diffusers' trajectories, exactness for slopes that are cubic in sigma."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from trajectories import Case, check, golden_cases, trajectory
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import ModelError
 from shaderfusion.schedulers import make_schedule
 
 
@@ -24,10 +22,3 @@ def test_integrates_a_cubic() -> None:
     cubic = np.polynomial.Polynomial([0.3, -1.1, 0.02, 0.005])
     x = trajectory(schedule, np.zeros(1), cubic(sigmas[:-1])[:, None])[:, 0]
     np.testing.assert_allclose(np.diff(x)[2:], np.diff(cubic.integ()(sigmas[3:])), rtol=1e-6)
-
-
-@pytest.mark.parametrize("key", ["use_beta_sigmas", "use_exponential_sigmas"])
-def test_refuses_other_sigmas(key: str) -> None:
-    options: dict[str, Any] = {key: True}
-    with pytest.raises(ModelError, match=rf"lms: {key} \(=True\) must be False or None"):
-        make_schedule(SchedulerConfig(**options), 4, "lms")

@@ -1,4 +1,4 @@
-"""`Update` holds more than the schedulers use: two others, as their papers write them and as Updates.
+"""`Update` and its equation, without the package's rules: two schedulers as their papers write them and as Updates.
 
 Model outputs are random here, as a linear rule must hold for any. In units where x = x_0 + sigma eps, with
 v-prediction: x_0 = x / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) m, so that every rule needs both x and m.

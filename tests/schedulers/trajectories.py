@@ -9,9 +9,11 @@ import numpy as np
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.random import NormalGenerator
-from shaderfusion.schedulers import Schedule, Update, make_schedule
+from shaderfusion.schedulers import Schedule, Update, find_scheduler, make_schedule
 
 STEP_SEED = 7  # of make_schedulers.py
+VARIED = ("clip_sample", "rescale_betas_zero_snr", "solver_order", "solver_type", "final_sigmas_type")
+VARIED += ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 GOLDEN = Path(__file__).parents[1] / "golden" / "schedulers.npz"
 
 
@@ -22,6 +24,7 @@ class Case:
     scheduler: str
     options: dict[str, Any]
     num_inference_steps: int
+    eta: float
     timesteps: list[float]
     init_noise_sigma: float
     input_scales: list[float]
@@ -30,8 +33,10 @@ class Case:
     samples: np.ndarray  # (calls, 8)
 
     def __str__(self) -> str:
-        keys = ("prediction_type", "timestep_spacing", "clip_sample", "rescale_betas_zero_snr", "use_karras_sigmas")
-        return "-".join([str(self.options.get(key)) for key in keys] + [str(self.num_inference_steps)])
+        usual = {"prediction_type", "timestep_spacing", *VARIED}
+        keys = [key for key in usual if self.options.get(key) not in (None, False)]
+        values = [f"{key}={self.options[key]}" if key in VARIED else str(self.options[key]) for key in sorted(keys)]
+        return "-".join([self.scheduler, *values, f"eta={self.eta}", str(self.num_inference_steps)])
 
     def config(self, folder: Path) -> SchedulerConfig:
         """The options, read as a model's file."""
@@ -40,7 +45,7 @@ class Case:
 
 
 def golden_cases(scheduler: str) -> list[Case]:
-    """The cases of one scheduler."""
+    """The cases of one scheduler, with every spacing."""
     with np.load(GOLDEN) as golden:
         cases = json.loads(str(golden["cases"]))
         noise, model_outputs, samples = golden["noise"], golden["model_outputs"], golden["samples"]
@@ -49,7 +54,7 @@ def golden_cases(scheduler: str) -> list[Case]:
         num_calls = len(case["timesteps"])
         parts = {"noise": noise, "model_outputs": model_outputs[:num_calls], "samples": samples[start:][:num_calls]}
         start += num_calls
-        if case["scheduler"] == scheduler:
+        if find_scheduler(case["scheduler"]).rule == scheduler:
             result.append(Case(**case, **parts))
     return result
 
@@ -95,13 +100,13 @@ def relative_error(case: Case, schedule: Schedule) -> float:
     return float(np.max(np.abs(ours - case.samples).max(axis=1) / np.abs(case.samples).max(axis=1)))
 
 
-def check(case: Case, folder: Path, tolerance: float) -> None:
+def check(case: Case, folder: Path, tolerance: float, timestep_tolerance: float = 1e-6) -> None:
     """Assert that our schedule does what diffusers did."""
-    schedule = make_schedule(case.config(folder), case.num_inference_steps, case.scheduler)
+    schedule = make_schedule(case.config(folder), case.num_inference_steps, case.scheduler, eta=case.eta)
     assert schedule.name == case.scheduler
     assert len(schedule.timesteps) == len(schedule.input_scales) == len(schedule.updates)
     # Whole numbers are equal; those between, of sigmas that are spaced, float32 rounds in diffusers.
-    np.testing.assert_allclose(schedule.timesteps, case.timesteps, rtol=5e-6, atol=1e-6)
+    np.testing.assert_allclose(schedule.timesteps, case.timesteps, rtol=5e-6, atol=timestep_tolerance)
     np.testing.assert_allclose(schedule.init_noise_sigma, case.init_noise_sigma, rtol=tolerance)
     np.testing.assert_allclose(schedule.input_scales, case.input_scales, rtol=tolerance)
     assert relative_error(case, schedule) <= tolerance

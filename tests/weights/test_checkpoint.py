@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,30 @@ def test_web_page_instead_of_a_file(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("<!doctype html><title>Sign in</title>" * 9)
     with pytest.raises(WeightsError, match=r"not a whole safetensors file"):
         Checkpoint(tmp_path)
+
+
+def test_a_header_larger_than_any_models(tmp_path: Path) -> None:
+    with (tmp_path / NAME).open("wb") as file:
+        file.write((16_000_001).to_bytes(8, "little") + b"{")
+        file.truncate(17_000_000)
+    with pytest.raises(WeightsError, match=rf"{NAME}: not .*its header must have at most 16,000,000 bytes.*; download"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("names", [map(str, range(20_001)), ["x" * 257]])
+def test_more_names_than_any_model_has_and_longer_ones(tmp_path: Path, names: Iterable[str]) -> None:
+    write_safetensors(tmp_path / NAME, {name: np.zeros(0) for name in names})
+    with pytest.raises(WeightsError, match=rf"{NAME}: must hold at most 20,000 tensors, with names of at most 256"):
+        Checkpoint(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_file_or_shard(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "pipe.safetensors"}}))
+    for path in (pipe, tmp_path):
+        with pytest.raises(WeightsError, match=r"pipe.safetensors: not .*it is no regular file.*; download it again"):
+            Checkpoint(path)
 
 
 def test_missing_tensor(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:

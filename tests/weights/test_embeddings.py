@@ -13,6 +13,7 @@ from golden.models import FOLDER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors_file import write_safetensors
+from weights.hostile_files import HostileFile, encode_header, lying_files, whole_files
 
 from shaderfusion.config import ClipTextConfig
 from shaderfusion.errors import InputError, ModelError, ShaderfusionError, WeightsError
@@ -296,50 +297,12 @@ def test_rows_of_the_table_alone_stay_as_they_are_stored(tokens: AddedTokens, st
 
 # ---- files that lie
 
-NAMES = st.one_of(
-    st.sampled_from(["emb_params", "clip_l", "clip_g", "string_to_param.*", "<a>", "__metadata__"]), st.text(max_size=9)
-)
-NUMBERS = st.one_of(st.integers(-2, 40), st.sampled_from([2**31, 2**63, 2**64, 2**70, 8, 16, 1.5, "8", None]))
-TENSORS = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "F8_E4M3", "F4", "BOOL", "C64", "", 3]),
-        "shape": st.one_of(st.lists(NUMBERS, max_size=4), NUMBERS),
-        "data_offsets": st.one_of(st.tuples(NUMBERS, NUMBERS), st.lists(NUMBERS, max_size=3), NUMBERS),
-    }
-)
-HONEST = st.builds(
-    lambda dtype, shape: (dtype, shape),
-    st.sampled_from(["F32", "F16", "BF16", "F64", "F8_E4M3"]),
-    st.lists(st.sampled_from([0, 1, 2, 3, 8, 16]), max_size=3),
-)
-SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "F8_E4M3": 1}
+NAMES = ["emb_params", "clip_l", "clip_g", "string_to_param.*", "<a>"]
 
 
-@st.composite
-def honest_files(draw: st.DrawFn) -> bytes:
-    """Files that are whole, of whatever names, dtypes, shapes and values."""
-    header, size = {}, 0
-    for name, (dtype, shape) in draw(st.dictionaries(NAMES, HONEST, min_size=1, max_size=3)).items():
-        end = size + SIZES[dtype] * int(np.prod(shape, dtype=int))
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [size, end]}
-        size = end
-    data = draw(st.sampled_from([b"\0", b"\x3c", b"\xff", b"\x7c"])) * size
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-@st.composite
-def lying_files(draw: st.DrawFn) -> bytes:
-    """Headers that may say anything, at times not even JSON or of another length, before any data."""
-    header = draw(st.one_of(st.dictionaries(NAMES, TENSORS, max_size=3), st.recursive(NUMBERS, st.lists)))
-    text = draw(st.one_of(st.just(json.dumps(header).encode()), st.binary(max_size=40)))
-    length = draw(st.one_of(st.just(len(text)), st.sampled_from([0, 1, 2**20, 2**40, 2**64 - 1])))
-    return length.to_bytes(8, "little") + text + draw(st.binary(max_size=64))
-
-
-def check_file(path: Path, data: bytes, word: str | None) -> None:
+def check_file(path: Path, file: HostileFile, word: str | None = None) -> None:
     """It is read to vectors of numbers that have a place in a prompt, or refused as all is; never with much memory."""
-    path.write_bytes(data)
+    file.write(path)
     messages = []
     for encoders in (SD1, SDXL):
         tokens = AddedTokens(encoders)
@@ -362,16 +325,16 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lies") / "file_name.safetensors"
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(data=honest_files(), word=st.one_of(st.none(), st.text(max_size=8)))
-def test_whole_files_of_anything(scratch: Path, data: bytes, word: str | None) -> None:
-    check_file(scratch, data, word)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(file=whole_files(NAMES), word=st.one_of(st.none(), st.text(max_size=8)))
+def test_whole_files_of_anything(scratch: Path, file: HostileFile, word: str | None) -> None:
+    check_file(scratch, file, word)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(data=st.one_of(lying_files(), st.binary(max_size=99)))
-def test_files_that_lie(scratch: Path, data: bytes) -> None:
-    check_file(scratch, data, None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(file=lying_files(NAMES))
+def test_files_that_lie(scratch: Path, file: HostileFile) -> None:
+    check_file(scratch, file)
 
 
 @pytest.mark.parametrize("shape", [[2**40, 8], [2**62, 8], [3, 2**31], [2**32, 2**32], [2**63]])
@@ -380,7 +343,7 @@ def test_what_a_file_claims_is_not_allocated(scratch: Path, shape: list[int], en
     text = json.dumps({"emb_params": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     tracemalloc.start()
     try:
-        check_file(scratch, len(text).to_bytes(8, "little") + text + bytes(32), None)
+        check_file(scratch, HostileFile(encode_header(text), bytes(32)))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -389,4 +352,4 @@ def test_what_a_file_claims_is_not_allocated(scratch: Path, shape: list[int], en
 
 @pytest.mark.parametrize("body", [b'{"a":' * 600_000, b"[" * 3_900_000, b'{"__metadata__":{' + b'"":"",' * 600_000])
 def test_headers_that_are_large(scratch: Path, body: bytes) -> None:
-    check_file(scratch, len(body).to_bytes(8, "little") + body, None)
+    check_file(scratch, HostileFile(encode_header(body)))

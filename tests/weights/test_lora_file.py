@@ -57,9 +57,9 @@ FAMILY = "; take .*family"
         (lora("lora_te2_text_model_encoder_layers_0_mlp_fc1", 16, 16), "is a LoRA for SDXL"),
         (lora("lora_unet_double_blocks_0_img_mod_lin", 16, 16), "is a LoRA for Flux"),
         (GOOD | {f"x{i}.lora_up.weight": ones(2, 2) for i in range(5)},
-         r"5 names in it are not \(x0 \(up\), x1 \(up\), x2 \(up\), ...\)" + FAMILY),
-        (GOOD | {f"{Q}.oft_blocks": ones(2, 2)}, rf"1 names in it are not \({Q}.oft_blocks\)"),
-        (GOOD | {"emb_params": ones(2, 2)}, r"1 names in it are not \(emb_params\)"),
+         r"5 names in it are not \('x0 \(up\)', 'x1 \(up\)', 'x2 \(up\)', ...\)" + FAMILY),
+        (GOOD | {f"{Q}.oft_blocks": ones(2, 2)}, rf"1 names in it are not \('{Q}.oft_blocks'\)"),
+        (GOOD | {"emb_params": ones(2, 2)}, r"1 names in it are not \('emb_params'\)"),
         (lora(Q, 16, 12), rf"{Q}: it changes a weight of size \(16, 12\), and the model's is of size \(16, 16\)"),
         (lora(CONV, 16, 16), r"size \(16, 16\), and the model's is of size \(16, 144\)"),
         (lora("lora_unet_conv_in", 16, 36) | {"lora_unet_conv_in.diff_b": ones(5)}, r"bias of size \(5, 1\), and"),
@@ -74,11 +74,12 @@ FAMILY = "; take .*family"
          | {f"{Q}.hada_w2_b": ones(2, 8)}, r"products are of sizes \(16, 16\) and \(16, 8\)"),
         (lora(Q, 16, 16, dora_scale=ones(1, 8)), r"its magnitude has shape \(1, 8\)"),
         (lora(Q, 16, 16, 5000), r"rank \(=5000\) must be from 1 to 4096"),
-        (lora(Q, 16, 16, alpha=ones(3)), r"alpha has shape \(3,\), must be one number"),
+        (lora(Q, 16, 16, alpha=ones(3)), r"alpha' has shape \(3,\), must be one number"),
         (lora(Q, 16, 16, alpha=np.float32(np.inf)), r"alpha \(=inf\) must be a number"),
         ({**GOOD, f"{Q}.lora_mid.weight": ones(2, 2, 3, 3)}, r"size \(16, 144\)"),
         (GOOD | {f"{Q}.lora_up.weight": np.full((16, 2), np.nan, np.float32)}, f"{Q}.lora_up.weight: has NaN or"),
         ({key: value.astype(np.int32) for key, value in GOOD.items()}, "has dtype I32, must be one of F32, F16, BF16"),
+        (GOOD | {"x\n" * 99: ones(2)}, r"1 names in it are not \('x\\nx\\n.*\.\.\.\)" + FAMILY),
         (GOOD | {f"{Q}.lora_up.weight": ones(16, 0)}, "must be 1 to 4 dimensions of at least 1"),
         (GOOD | {f"{Q.replace('lora_unet', 'unet')}.lora_A.weight": ones(2, 16),
                  f"{Q.replace('lora_unet', 'unet')}.lora_B.weight": ones(16, 2)}, "its layer is there twice"),
@@ -143,11 +144,19 @@ def test_a_damaged_file(targets: Targets, tmp_path: Path) -> None:
 
 def test_a_large_core_is_refused_before_it_is_multiplied(targets: Targets, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
-    tensors = lora(CONV, 16, 16, 20_000)
-    tensors = {f"{CONV}.lora_up.weight": ones(16, 20_000), f"{CONV}.lora_down.weight": ones(1, 16)}
-    save_file(tensors | {f"{CONV}.lora_mid.weight": ones(20_000, 1, 3, 3)}, file)
-    with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
-        read_adapter(file, targets)
+    for R, S in ((20_000, 1), (1, 20_000)):
+        tensors = {f"{CONV}.lora_up.weight": ones(16, R), f"{CONV}.lora_down.weight": ones(S, 16)}
+        save_file(tensors | {f"{CONV}.lora_mid.weight": ones(R, S, 3, 3)}, file)
+        with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
+            read_adapter(file, targets)
+
+
+def test_a_magnitude_for_a_norm(targets: Targets, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.safetensors"
+    save_file(lora("lora_unet_conv_norm_out", 16, 1, dora_scale=ones(1, 16)), file)
+    ((key, change),) = read_adapter(file, targets).items()
+    assert key == ("unet", "conv_norm_out.weight")
+    np.testing.assert_allclose(change.difference(np.full((16, 1), -4.0)), np.full((16, 1), 3))  # m (W + d) / |W + d|
 
 
 def test_which_file(tmp_path: Path) -> None:

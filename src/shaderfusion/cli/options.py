@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.arguments import LARGEST_F32, require_guidance_scale
+from shaderfusion.arguments import LARGEST_F32, LARGEST_SCALE, require_guidance_scale, require_strength
 from shaderfusion.files import shown
 
 __all__ = [
@@ -25,7 +25,11 @@ __all__ = [
     "add_tuning",
     "guidance_scale",
     "not_empty",
+    "rngs",
+    "scale",
+    "scheduler",
     "schedulers",
+    "strength",
     "text",
     "whole_number",
 ]
@@ -90,10 +94,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 class Names:
-    """The choices of an option, looked up where they are needed: their modules import others, which takes time."""
+    """The choices of an option, looked up where they are needed: their modules import others, which takes time.
 
-    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+    Where the option's type refuses what is not one, `has_other_names` leaves that to it.
+    """
+
+    def __init__(self, load: Callable[[], Iterable[str]], *, has_other_names: bool = False) -> None:
         self._load = load
+        self._has_other_names = has_other_names
+
+    def __contains__(self, name: object) -> bool:
+        return self._has_other_names or name in tuple(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._load())
@@ -103,6 +114,23 @@ def schedulers() -> Iterable[str]:
     from shaderfusion.schedulers import SCHEDULERS
 
     return SCHEDULERS
+
+
+def scheduler(text: str) -> str:
+    """The short name of a scheduler."""
+    from shaderfusion.errors import InputError
+    from shaderfusion.schedulers import find_scheduler
+
+    try:
+        return str(find_scheduler(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def rngs() -> Iterable[str]:
+    from shaderfusion.seeds import RNGS
+
+    return RNGS
 
 
 def _memories() -> Iterable[str]:
@@ -139,6 +167,22 @@ def guidance_scale(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{shown(text)} must be a number from 0 to {LARGEST_F32:.2g}, such as 7.5"
         ) from None
+
+
+def strength(text: str) -> float:
+    try:
+        return require_strength(float(text))
+    except ValueError:  # also of no number; InputError is one
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be a number above 0 and at most 1") from None
+
+
+def scale(text: str) -> float:
+    try:
+        if 1 <= float(text) <= LARGEST_SCALE:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{shown(text)} must be a number from 1 to {LARGEST_SCALE}, such as 2")
 
 
 def adapter(text: str) -> tuple[Path, float]:

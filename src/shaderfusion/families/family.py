@@ -110,6 +110,8 @@ class Family(ABC):
     """The network that is run in every step. Its graph is that of `denoising_step`."""
     decoder: ClassVar[str] = "vae"
     """The network from latents (1, H, W, C) to `image` (1, height, width, 3), in -1..1."""
+    encoder: ClassVar[str] = "vae_encoder"
+    """That from `image` to `moments` (1, H, W, 2 C), of which `draw_latents` makes latents. It may be missing."""
 
     def __init__(self, files: ModelFiles) -> None:
         """Reads the configurations of `files`; ModelError where the model cannot be used."""
@@ -124,6 +126,15 @@ class Family(ABC):
     @abstractmethod
     def networks(self) -> Mapping[str, Network]:
         """By name, in the order in which a run needs them."""
+
+    @property
+    def optional_networks(self) -> Mapping[str, Network]:
+        """What only some runs need. An engine loads them when they are first run."""
+        return {}
+
+    @abstractmethod
+    def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Latents (B, H, W, C) as a sampler leaves them, of what the encoder made, with noise of their shape."""
 
     @abstractmethod
     def denoiser_graph(self, kernels: Kernels, size: RunSize) -> Graph:
@@ -295,9 +306,12 @@ class Family(ABC):
                 )
 
     def kernels(self, kernels: Kernels) -> dict[str, Kernels]:
-        """Those of each network, in f32 where its configuration asks for it."""
+        """Those of each network, in f32 where its configuration asks for it; both halves of an autoencoder have one."""
+        networks = {**self.networks, **self.optional_networks}
+        wide = {self.networks[name].source for name in self.wide_networks}
         return {
-            name: replace(kernels, dtype="f32") if name in self.wide_networks else kernels for name in self.networks
+            name: replace(kernels, dtype="f32") if network.source in wide else kernels
+            for name, network in networks.items()
         }
 
     def networks_in(self, memory: Memory) -> Mapping[str, Network]:
@@ -320,9 +334,9 @@ class Family(ABC):
         return [(name, UPDATE) if name == self.denoiser else (name,) for name in self.networks]
 
     def kernels_in(self, memory: Memory, kernels: Kernels) -> dict[str, Kernels]:
-        """Those of each of `networks_in`: UPDATE has its denoiser's."""
+        """Those of each of `networks_in`, and of the optional networks: UPDATE has its denoiser's."""
         own = self.kernels(kernels)
-        return {name: own[self.denoiser if name == UPDATE else name] for name in self.networks_in(memory)}
+        return own if memory == "normal" else own | {UPDATE: own[self.denoiser]}
 
     def record(self, kernels: Kernels, size: RunSize, memory: Memory = "normal") -> dict[str, Graph]:
         """Graphs of all that an engine runs."""

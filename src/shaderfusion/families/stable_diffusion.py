@@ -11,7 +11,13 @@ import numpy as np
 
 from shaderfusion.config import ClipTextConfig, Config, UNetConfig
 from shaderfusion.errors import ModelError
-from shaderfusion.families.autoencoder import AnyVaeConfig, any_decoder_graph, read_vae_config
+from shaderfusion.families.autoencoder import (
+    AnyVaeConfig,
+    any_decoder_graph,
+    any_encoder_graph,
+    draw_latents,
+    read_vae_config,
+)
 from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
@@ -106,6 +112,15 @@ class StableDiffusion(Family):
         }
 
     @property
+    def optional_networks(self) -> Mapping[str, Network]:
+        """The encoder, for runs that begin with a picture."""
+        return {self.encoder: Network("vae", self._encoder, lambda size: (size.height_px, size.width_px))}
+
+    def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """By the autoencoder's scaling."""
+        return draw_latents(self.config.vae, moments, noise)
+
+    @property
     def _text_networks(self) -> Mapping[str, Network]:
         def record(kernels: Kernels, size: RunSize) -> Graph:
             return text_encoder_graph(self.config.text_encoder, kernels, skip_layers=size.clip_skip)
@@ -195,9 +210,9 @@ class StableDiffusion(Family):
     def shared_inputs(self, size: RunSize, guidance_scale: float) -> Conditioning:
         """guidance_embedding (1, C) where the UNet reads it: 1000 (guidance_scale - 1) as sinusoids.
 
-        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C): the mask, of ones, as all of the picture is to be
-        painted, and zeros for the latents of the picture behind it. There is no encoder of pictures yet: what training
-        had there were the latents of a grey one.
+        For an inpainting model, BESIDE_LATENTS (1, H, W, 1 + C) without a picture: the mask, of ones, as all of it is
+        to be painted, and zeros for the latents of the picture behind it, which need no encoder. What training had
+        there were the latents of a grey one.
         """
         inputs: Conditioning = {}
         C = self.config.unet.time_cond_proj_dim
@@ -233,6 +248,10 @@ class StableDiffusion(Family):
     def _decoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)
         return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
+
+    def _encoder(self, kernels: Kernels, size: RunSize) -> Graph:
+        _, H, W, _ = self.latents_shape(size)
+        return any_encoder_graph(self.config.vae, kernels, batch=1, height=H, width=W)
 
 
 def encode(run: RunNetwork, name: str, tokens: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:

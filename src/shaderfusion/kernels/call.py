@@ -94,7 +94,7 @@ class InputRows:
     """Which rows of its input a convolution has, if not all, that makes some rows of its output."""
 
     first: int
-    """Row y of out is centred on row stride * y + first of what it has, upsampled."""
+    """Row y of out reads from row stride * y + first - padding of what it has, upsampled."""
     count: int
     """It has so many rows, upsampled. What lies beyond is outside of the image."""
 

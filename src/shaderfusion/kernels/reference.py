@@ -117,6 +117,7 @@ def conv2d_direct(
     *,
     stride: int = 1,
     padding: int = 1,
+    end_padding: int | None = None,
     upsample: int = 1,
     size: tuple[int, int] | None = None,
     scale: float = 1.0,
@@ -126,11 +127,13 @@ def conv2d_direct(
 ) -> Array:
     """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
 
-    u[b, y, x] = x[b, y // upsample, x // upsample], of that `size` (H, W), or as large as x gives.
+    `end_padding` is that after the last row and column, by default P. u[b, y, x] = x[b, y // upsample, x // upsample],
+    of that `size` (H, W), or as large as x gives.
     """
     x = _upsample(x, upsample, size)
     kernel_size = weight.shape[0]
-    padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    border = (padding, padding if end_padding is None else end_padding)
+    padded = np.pad(x, [(0, 0), border, border, (0, 0)])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
     sums = np.einsum("byxcij,ijco->byxo", patches[:, ::stride, ::stride], weight)
     return _epilogue(sums, scale, bias, image_bias, residual)

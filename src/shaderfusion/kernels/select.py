@@ -113,12 +113,16 @@ class Kernels:
         *,
         stride: int = 1,
         upsample: int = 1,
+        padding: int = 1,
         norm: FoldedGroupNorm | None = None,
     ) -> Calls:
         """A 3x3 convolution of x (B, H, W, C_in), upsampled, with padding 1; weight as `conv2d_layout` says.
 
+        With a stride `padding` may be 0: then it is 1 after the last row and column alone.
         It takes a `norm` of x only where `folds_group_norm` says so.
         """
+        if padding != 1 and stride == 1:
+            raise ShapeError(f"conv2d: padding (={padding}) of {x} must be 1 where stride is")
         operation = Convolution.of(x, out, stride)
         choice = self._choose_convolution(operation)
         if isinstance(choice, Winograd):
@@ -127,8 +131,8 @@ class Kernels:
             )
         if norm:
             raise ShapeError(f"conv2d: the direct convolution of {x} takes no norm; normalize {x} before")
-        sampling = {"stride": stride, "upsample": upsample}
-        options = {**sampling, "tile": choice.tile or self._tile, "num_splits": choice.num_splits}
+        sampling = {"stride": stride, "upsample": upsample, "padding": padding}
+        options = {**sampling, "end_padding": 1, "tile": choice.tile or self._tile, "num_splits": choice.num_splits}
         strips = convolution_strips(self._max_bytes, x, out, epilogue, **sampling)
         calls = (conv2d_direct(part.x, weight, part.out, part.epilogue, rows=part.rows, **options) for part in strips)
         return _of(operation, _join(calls))

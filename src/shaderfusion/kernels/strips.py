@@ -93,9 +93,19 @@ def pixel_strips(max_binding_bytes: int, *tensors: TensorSpec) -> list[PixelStri
 
 
 def convolution_strips(
-    max_binding_bytes: int, x: TensorSpec, out: TensorSpec, epilogue: Epilogue, *, stride: int, upsample: int
+    max_binding_bytes: int,
+    x: TensorSpec,
+    out: TensorSpec,
+    epilogue: Epilogue,
+    *,
+    stride: int,
+    upsample: int,
+    padding: int = 1,
 ) -> list[ConvolutionStrip]:
-    """A 3x3 convolution with padding 1 of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out."""
+    """A 3x3 convolution of x (B, H, W, C_in), upsampled, to out (B, H', W', C_out): by rows of out.
+
+    `padding`, 1 or 0, is that before the first row.
+    """
     added = [epilogue.residual] if epilogue.residual else []
     if _fit(max_binding_bytes, [x, out, *added]):
         return [ConvolutionStrip(x, out, epilogue, None, 0)]
@@ -109,8 +119,8 @@ def convolution_strips(
 
     def input_span(span: range) -> range:
         """Rows of x for some of out, and above them as many as it takes to begin where a view may."""
-        top = max(0, stride * span.start - 1) // upsample
-        end = min(upsampled, stride * (span.stop - 1) + 2)
+        top = max(0, stride * span.start - padding) // upsample
+        end = min(upsampled, stride * (span.stop - 1) + 3 - padding)
         return range(top // in_step * in_step, ceil_div(end, upsample))
 
     def fits(spans: list[range]) -> bool:

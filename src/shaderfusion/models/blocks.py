@@ -118,6 +118,7 @@ def conv2d(
     *,
     stride: int = 1,
     upsample: int = 1,
+    padding: int = 1,
     size: tuple[int, int] | None = None,
     bias: bool = True,
     scale: float = 1.0,
@@ -129,7 +130,8 @@ def conv2d(
     """scale * (3x3 convolution, zero-padded) + biases + residual; x: (B, H, W, C) -> (B, H', W', channels).
 
     x is normalized by `norm`, then made `upsample` times larger on each side, by its nearest pixels; the convolution
-    takes every stride-th pixel. `size` says (H', W') where the last row or column of the larger x is left out.
+    takes every stride-th pixel. `size` says (H', W') where the last row or column of the larger x is left out. Without
+    `padding` nothing pads x before its first row and column: a stride of 2 then begins at a patch that x has whole.
     """
     B, H, W, C_in = x.shape
     with g.scope(name):
@@ -140,7 +142,7 @@ def conv2d(
         weight = g.weight("weight", channels, x.channels, 3, 3, layout=layout, padded_to=C_out, in_padded_to=C_in)
         added = g.weight("bias", channels, padded_to=C_out) if bias else None
         epilogue = Epilogue(scale, added, image_bias, residual)
-        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample, norm=norm))
+        g.add(*g.kernels.conv2d(x, weight, out, epilogue, stride=stride, upsample=upsample, padding=padding, norm=norm))
     return out
 
 
@@ -231,10 +233,10 @@ def upsample(g: Graph, name: str, x: TensorSpec, size: tuple[int, int] | None = 
         return conv2d(g, "conv", x, x.channels, upsample=2, size=size)
 
 
-def downsample(g: Graph, name: str, x: TensorSpec) -> TensorSpec:
-    """A 3x3 convolution of stride 2: half the size, rounded up."""
+def downsample(g: Graph, name: str, x: TensorSpec, *, padding: int = 1) -> TensorSpec:
+    """A 3x3 convolution of stride 2: half the size, rounded up; padding as of `conv2d`."""
     with g.scope(name):
-        return conv2d(g, "conv", x, x.channels, stride=2)
+        return conv2d(g, "conv", x, x.channels, stride=2, padding=padding)
 
 
 def resnet_block(

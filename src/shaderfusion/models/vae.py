@@ -8,7 +8,7 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.blocks import attention, conv2d, group_norm, linear, norm_conv2d, resnet_block, upsample
 from shaderfusion.tensor import TensorSpec
 
-__all__ = ["decoder_graph"]
+__all__ = ["decoder_graph", "pixel_attention"]
 
 _EPS = 1e-6  # AutoencoderKL has no option for it
 
@@ -33,7 +33,7 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
         with g.scope("mid_block"):
             h = resnet("resnets.0", h, channels[0])
             if config.mid_block_add_attention:
-                h = _attention(g, "attentions.0", h, num_groups)
+                h = pixel_attention(g, "attentions.0", h, num_groups)
             h = resnet("resnets.1", h, channels[0])
         for block, C in enumerate(channels):
             with g.scope("up_blocks", block):
@@ -47,7 +47,7 @@ def decoder_graph(config: VaeConfig, kernels: Kernels, *, batch: int, height: in
     return g
 
 
-def _attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpec:
+def pixel_attention(g: Graph, name: str, x: TensorSpec, num_groups: int) -> TensorSpec:
     """x + attention among all pixels, one head over all channels; x: (B, H, W, C)."""
     B, H, W, padded = x.shape
     tokens = (B, H * W, padded)

@@ -8,28 +8,26 @@ predictions of x_0:
 """
 
 import math
+from collections.abc import Callable
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import InputError
-from shaderfusion.schedulers.noise import inference_timesteps, prediction
+from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
-from shaderfusion.schedulers.sigmas import karras_sigmas, sigmas_at, timesteps_at, trained_sigmas
+from shaderfusion.schedulers.sigmas import solver_sigmas, trained_sigmas
 
-__all__ = ["dpmpp_2m"]
+__all__ = ["dpmpp_2m", "solve"]
 
 FEW_STEPS = 15
 """lower_order_final is for fewer steps."""
 
 # Files of other schedulers say deis, logrho, bh1 or bh2, for which diffusers takes dpmsolver++ and midpoint.
 IMPLEMENTED = {
-    "algorithm_type": ("dpmsolver++", "deis"),
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis"),  # of the first two the rule's name decides
     "lambda_min_clipped": (-math.inf,),
     "solver_order": (1, 2),
     "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
     "thresholding": (False,),
-    "use_beta_sigmas": (False, None),
     "use_dynamic_shifting": (False,),
-    "use_exponential_sigmas": (False, None),
     "use_flow_sigmas": (False, None),
     "use_lu_lambdas": (False, None),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),  # not learned
@@ -41,37 +39,43 @@ def dpmpp_2m(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     Raises InputError (number of steps) and ModelError (an option that is not implemented).
     """
+    return solve(config, num_inference_steps, _update)
+
+
+def solve(
+    config: SchedulerConfig,
+    num_inference_steps: int,
+    update: Callable[[float, float, float, SchedulerConfig], Update],
+) -> Schedule:
+    """A schedule of steps from sigma to sigma_prev with D = x_0 + correction (x_0 - x_0_last), each by
+    `update(sigma, sigma_prev, correction, config)`.
+    """
     for key, values in IMPLEMENTED.items():
         require_option(config, key, *values)
     trained = trained_sigmas(config, zero_terminal_snr=config.rescale_betas_zero_snr)
-    timesteps = inference_timesteps(config, num_inference_steps, "linspace", leaves_out_last=True).round()
-    if len(set(timesteps)) < num_inference_steps:
-        raise InputError(
-            f"num_inference_steps (={num_inference_steps}) must be less than num_train_timesteps "
-            f"(={config.num_train_timesteps}) for this scheduler"
-        )
-    sigmas = sigmas_at(timesteps, trained)
-    if config.use_karras_sigmas:
-        require_option(config, "beta_schedule", None, "linear", "scaled_linear")  # of others diffusers truncates t
-        sigmas = karras_sigmas(trained[-1], trained[0], num_inference_steps)
-        timesteps = timesteps_at(sigmas, trained).round()
-    sigmas = [*sigmas.tolist(), 0.0 if config.final_sigmas_type == "zero" else float(trained[0])]
+    timesteps, sigmas = solver_sigmas(config, num_inference_steps, trained)
 
     last = num_inference_steps - 1
     ends_simply = config.final_sigmas_type == "zero" or config.euler_at_final
     ends_simply = ends_simply or (config.lower_order_final and num_inference_steps < FEW_STEPS)
-    updates = []
-    for i in range(num_inference_steps):
-        is_first_order = i == 0 or config.solver_order == 1 or (i == last and ends_simply)
-        correction = 0.0
-        if not is_first_order:
-            correction = math.log(sigmas[i] / sigmas[i + 1]) / (2 * math.log(sigmas[i - 1] / sigmas[i]))
-        updates.append(_update(sigmas[i], sigmas[i + 1], correction, config))
+
+    def updates_from(first: int) -> tuple[Update, ...]:
+        updates = []
+        for i in range(first, num_inference_steps):
+            is_first_order = i == first or config.solver_order == 1 or (i == last and ends_simply)
+            correction = 0.0
+            if not is_first_order:
+                correction = math.log(sigmas[i] / sigmas[i + 1]) / (2 * math.log(sigmas[i - 1] / sigmas[i]))
+            updates.append(update(sigmas[i], sigmas[i + 1], correction, config))
+        return tuple(updates)
+
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(timesteps.tolist()),
         input_scales=(1.0,) * num_inference_steps,
-        updates=tuple(updates),
+        updates=updates_from(0),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
+        updates_from=updates_from,
     )
 
 

@@ -8,7 +8,7 @@ In units where x = x_0 + sigma eps, sigma = sqrt((1 - alpha) / alpha):
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
-from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
+from shaderfusion.schedulers.sigmas import inference_sigmas, slope, spacing_of_sigmas, trained_sigmas, with_sigmas
 
 __all__ = ["euler"]
 
@@ -18,17 +18,13 @@ def euler(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 
     Raises InputError (number of steps) and ModelError (an option that is not implemented).
     """
-    for key in ("use_exponential_sigmas", "use_beta_sigmas"):
-        require_option(config, key, False, None)
     require_option(config, "interpolation_type", "linear")
     require_option(config, "timestep_type", "discrete")
-
-    if config.use_karras_sigmas:
+    if spacing_of_sigmas(config):
         for key in ("sigma_min", "sigma_max"):
             require_option(config, key, None)
-
     trained = trained_sigmas(config, zero_terminal_snr=config.rescale_betas_zero_snr)
-    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained, karras=bool(config.use_karras_sigmas))
+    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained)
     last_sigma = 0.0 if config.final_sigmas_type == "zero" else float(trained[0])
 
     updates = []

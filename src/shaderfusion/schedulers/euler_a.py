@@ -21,7 +21,7 @@ def euler_a(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     no noise. Raises InputError (number of steps).
     """
     trained = trained_sigmas(config, zero_terminal_snr=config.rescale_betas_zero_snr)
-    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained, karras=False)
+    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained, reads_spacing=False)
 
     updates = []
     for sigma, sigma_prev in zip(sigmas, [*sigmas[1:], 0.0], strict=True):

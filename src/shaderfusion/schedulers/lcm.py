@@ -8,11 +8,8 @@ The model goes from any x_t to an image in one step; new noise takes the image b
 The timesteps are num_inference_steps of the original_inference_steps that the model was distilled with (section 4.3).
 """
 
-import numpy as np
-
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import ModelError
-from shaderfusion.schedulers.noise import alphas_cumprod, prediction, require_num_steps, require_signal
+from shaderfusion.schedulers.noise import alphas_cumprod, distillation_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 
 __all__ = ["lcm"]
@@ -27,7 +24,7 @@ def lcm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     """
     require_option(config, "thresholding", False)
     config = config.with_defaults(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    timesteps = _timesteps(config, num_inference_steps)
+    timesteps = distillation_timesteps(config, num_inference_steps)
     alphas = alphas_cumprod(config, zero_terminal_snr=config.rescale_betas_zero_snr)
     updates = []
     for t, t_prev in zip(timesteps, [*timesteps[1:], None], strict=True):
@@ -39,18 +36,8 @@ def lcm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         timesteps=tuple(map(float, timesteps)),
         input_scales=(1.0,) * len(updates),
         updates=tuple(updates),
+        alphas=tuple(alphas[timesteps].tolist()),
     )
-
-
-def _timesteps(config: SchedulerConfig, num_inference_steps: int) -> list[int]:
-    """Falling, and about evenly spaced among those of the distillation: the first of each share."""
-    T, num_original = config.num_train_timesteps, config.original_inference_steps
-    if num_original > T:
-        raise ModelError(f"original_inference_steps (={num_original}) must be at most num_train_timesteps (={T})")
-    require_num_steps(num_inference_steps, num_original, "original_inference_steps")
-    original = (np.arange(1, num_original + 1) * (T // num_original) - 1)[::-1]
-    chosen = np.floor(np.linspace(0, num_original, num_inference_steps, endpoint=False))
-    return original[chosen.astype(int)].tolist()
 
 
 def _update(t: int, alpha_t: float, alpha_prev: float, config: SchedulerConfig) -> Update:

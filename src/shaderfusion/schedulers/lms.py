@@ -9,11 +9,12 @@ the last four slopes eps_j at sigma_j:
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.schedulers.schedule import Schedule, Update, require_option
+from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
 
 __all__ = ["lms"]
@@ -26,20 +27,24 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER // 2)
 def lms(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     """The updates of diffusers' LMSDiscreteScheduler; linspace timesteps are fractions, as there.
 
-    Raises InputError (number of steps) and ModelError (an option that is not implemented).
+    Raises InputError (number of steps) and ModelError (two spacings of sigmas at once).
     """
-    for key in ("use_exponential_sigmas", "use_beta_sigmas"):
-        require_option(config, key, False, None)
     trained = trained_sigmas(config, zero_terminal_snr=False)
-    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained, karras=bool(config.use_karras_sigmas))
+    timesteps, sigmas = inference_sigmas(config, num_inference_steps, trained)
 
-    updates = []
-    for i, (sigma, sigma_prev) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
-        eps_x, eps_m = slope(sigma, config.prediction_type)
-        w, *earlier = _weights(sigmas[i::-1][:ORDER], sigma_prev)
-        c_h1, c_h2, c_h3 = [*earlier, 0.0, 0.0, 0.0][:3]
-        updates.append(Update(c_x=1 + w * eps_x, c_m=w * eps_m, c_h1=c_h1, c_h2=c_h2, c_h3=c_h3, h_x=eps_x, h_m=eps_m))
-    return with_sigmas(config, timesteps, sigmas, updates)
+    def updates_from(first: int) -> tuple[Update, ...]:
+        """As in diffusers, a run that begins later has the weights of the whole one, and slopes of 0 before it."""
+        updates = []
+        for i, (sigma, sigma_prev) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
+            eps_x, eps_m = slope(sigma, config.prediction_type)
+            w, *earlier = _weights(sigmas[i::-1][:ORDER], sigma_prev)
+            c_h1, c_h2, c_h3 = [*earlier[: max(0, i - first)], 0.0, 0.0, 0.0][:3]
+            update = Update(c_x=1 + w * eps_x, c_m=w * eps_m, c_h1=c_h1, c_h2=c_h2, c_h3=c_h3, h_x=eps_x, h_m=eps_m)
+            updates.append(update)
+        return tuple(updates[first:])
+
+    schedule = with_sigmas(config, timesteps, sigmas, list(updates_from(0)))
+    return replace(schedule, updates_from=updates_from)
 
 
 def _weights(sigmas: Sequence[float], sigma_prev: float) -> list[float]:

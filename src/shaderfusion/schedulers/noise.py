@@ -12,14 +12,23 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
 
 __all__ = [
+    "ALIGN_YOUR_STEPS",
     "Prediction",
     "alphas_cumprod",
     "betas",
+    "distillation_timesteps",
     "inference_timesteps",
     "prediction",
     "require_num_steps",
     "require_signal",
 ]
+
+# Timesteps optimized for a model: Sabour, Fidler and Kreis 2024, "Align Your Steps", arXiv 2404.14507; the numbers are
+# those that their project page publishes, as diffusers' AysSchedules has them, of 10 steps for SD 1.5 and for SDXL.
+ALIGN_YOUR_STEPS = {
+    "ays": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+    "ays_xl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+}
 
 
 def betas(config: SchedulerConfig) -> np.ndarray:
@@ -65,12 +74,15 @@ def inference_timesteps(
 
     With `leaves_out_last`, leading and linspace are spaced for one step more, whose timestep, near 0, is not visited.
     trailing is cut to num_inference_steps, where rounding makes diffusers append timestep -1 (61 steps of 1000, say).
+    ays and ays_xl are ALIGN_YOUR_STEPS.
 
     Raises InputError if there are not as many distinct timesteps in the model's training.
     """
     T, n = config.num_train_timesteps, num_inference_steps
     require_num_steps(n, T, "num_train_timesteps")
     spacing = default_spacing if config.timestep_spacing is None else config.timestep_spacing
+    if spacing in ALIGN_YOUR_STEPS:
+        return _align_your_steps(spacing, n, T)
     num_spaced = n + 1 if leaves_out_last else n
     if spacing == "linspace":
         return np.linspace(0, T - 1, num_spaced)[::-1][:n]
@@ -83,6 +95,36 @@ def inference_timesteps(
             f"{timesteps[0]:.0f}, after the last one trained, {T - 1}; ask for fewer steps"
         )
     return timesteps
+
+
+def _align_your_steps(name: str, num_inference_steps: int, num_train_timesteps: int) -> np.ndarray:
+    timesteps = np.array(ALIGN_YOUR_STEPS[name], dtype=np.float64)
+    if num_inference_steps != len(timesteps):
+        raise InputError(
+            f"num_inference_steps (={num_inference_steps}) must be {len(timesteps)} with the timesteps {name}, which "
+            "are published for no other number"
+        )
+    if num_train_timesteps <= timesteps[0]:
+        raise ModelError(
+            f"num_train_timesteps (={num_train_timesteps}) must be more than {timesteps[0]:.0f} with the timesteps "
+            f"{name}; choose another spacing"
+        )
+    return timesteps
+
+
+def distillation_timesteps(config: SchedulerConfig, num_inference_steps: int) -> list[int]:
+    """Some of the original_inference_steps that a consistency model was distilled with (Luo et al. 2023, arXiv
+    2310.04378, section 4.3): falling, and about evenly spaced among them, the first of each share.
+
+    Raises InputError for more steps than those, ModelError where there are more of those than training timesteps.
+    """
+    T, num_original = config.num_train_timesteps, config.original_inference_steps
+    if num_original > T:
+        raise ModelError(f"original_inference_steps (={num_original}) must be at most num_train_timesteps (={T})")
+    require_num_steps(num_inference_steps, num_original, "original_inference_steps")
+    original = (np.arange(1, num_original + 1) * (T // num_original) - 1)[::-1]
+    chosen = np.floor(np.linspace(0, num_original, num_inference_steps, endpoint=False))
+    return original[chosen.astype(int)].tolist()
 
 
 def require_num_steps(num_inference_steps: int, most: int, name_of_most: str) -> None:

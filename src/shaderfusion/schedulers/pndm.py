@@ -31,6 +31,7 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     Raises InputError (number of steps) and ModelError (the Runge-Kutta warm-up, which needs more memory than h1..h3).
     """
     require_option(config, "skip_prk_steps", True, remedy="; set it to true in scheduler_config.json")
+    require_option(config, "timestep_spacing", None, "leading", "linspace", "trailing")  # of one stride
     visited = inference_timesteps(config, num_inference_steps, "leading").round()
     alphas = alphas_cumprod(config, zero_terminal_snr=False)
     final_alpha = 1.0 if config.set_alpha_to_one else float(alphas[0])
@@ -54,17 +55,25 @@ def pndm(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
         )
 
     timesteps = visited.astype(int).tolist()
-    updates = [step(timesteps[0], ADAMS_BASHFORTH[0], first=True)]
-    if num_inference_steps > 1:
-        timesteps.insert(1, timesteps[1])
-        updates.append(step(timesteps[1] + stride, HEUN, again=True))
-        updates += [step(t, ADAMS_BASHFORTH[min(k, 3)]) for k, t in enumerate(timesteps[2:], start=1)]
+    timesteps[1:1] = timesteps[1:2]
 
+    def updates_from(first: int) -> tuple[Update, ...]:
+        """As in diffusers the second call repeats the first one's step wherever a run begins; of a timestep that comes
+        but once, the stride after it is so left out."""
+        begin, *others = timesteps[first:]
+        updates = [step(begin, ADAMS_BASHFORTH[0], first=True)]
+        updates += [step(t + stride, HEUN, again=True) for t in others[:1]]
+        updates += [step(t, ADAMS_BASHFORTH[min(k, 3)]) for k, t in enumerate(others[1:], start=1)]
+        return tuple(updates)
+
+    updates = updates_from(0)
     return Schedule(
         init_noise_sigma=1.0,
         timesteps=tuple(map(float, timesteps)),
         input_scales=(1.0,) * len(updates),
-        updates=tuple(updates),
+        updates=updates,
+        alphas=tuple(alphas[timesteps].tolist()),
+        updates_from=updates_from,
     )
 
 

@@ -1,6 +1,9 @@
 """What a scheduler makes: a table of linear updates that one GPU kernel applies, one row a call of the UNet."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
@@ -53,8 +56,32 @@ class Schedule:
     timesteps: tuple[float, ...]
     input_scales: tuple[float, ...]
     updates: tuple[Update, ...]
+    alphas: tuple[float, ...]
+    """Before call i, x is (sqrt(alpha_i) x_0 + sqrt(1 - alpha_i) eps) / input_scale_i, with eps normal noise."""
     name: str = ""
     """In SCHEDULERS, once it is known."""
+    calls_per_step: int = 1
+    """A run may begin at calls that are multiples of it."""
+    updates_from: Callable[[int], tuple[Update, ...]] | None = field(default=None, repr=False, compare=False)
+    """The updates of a run that begins at that call; None where they are the last ones of the whole run."""
+
+    def noised(self, x_0: np.ndarray, noise: np.ndarray, call: int) -> np.ndarray:
+        """x before that call, of a picture's latents x_0 and normal noise, of any shape."""
+        alpha, input_scale = self.alphas[call], self.input_scales[call]
+        x = (alpha**0.5 * x_0 + (1 - alpha) ** 0.5 * noise) / input_scale
+        return x.astype(np.float32)
+
+    def tail(self, first_call: int) -> "Schedule":
+        """That of a run which begins at a call after the first, from `noised` latents."""
+        updates = self.updates[first_call:] if self.updates_from is None else self.updates_from(first_call)
+        return replace(
+            self,
+            timesteps=self.timesteps[first_call:],
+            input_scales=self.input_scales[first_call:],
+            updates=updates,
+            alphas=self.alphas[first_call:],
+            updates_from=None,
+        )
 
 
 def require_option(config: SchedulerConfig, key: str, *supported: object, remedy: str = "") -> None:

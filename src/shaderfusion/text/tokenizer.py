@@ -21,7 +21,7 @@ from shaderfusion.text.words import AddedWords
 if TYPE_CHECKING:
     import tokenizers  # imported where used: it takes longer than all of shaderfusion
 
-__all__ = ["PromptTruncatedWarning", "Tokenizer"]
+__all__ = ["PROMPT_LENGTHS", "PromptTruncatedWarning", "Tokenizer"]
 
 # One word: a contraction's end, letters, one digit, or a run of anything else that is not white space.
 WORD = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -36,7 +36,8 @@ CLIP_TOKENS = {
 CLIP_MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 """Of CLIP's own vocabulary, by script/make_vocabulary."""
 
-LONGEST_LENGTH = 4096  # transformers writes 1e30 into model_max_length for "unknown"
+PROMPT_LENGTHS = range(3, 4097)
+"""Tokens of a prompt with its ends. transformers writes 1e30 into model_max_length for "unknown"."""
 SHOWN_CHARACTERS = 60
 
 
@@ -66,10 +67,11 @@ class Tokenizer:
         config_file = folder / "tokenizer_config.json"
         config = load_json(config_file)
         max_length = config.get("model_max_length")
-        if not isinstance(max_length, int) or not 3 <= max_length <= LONGEST_LENGTH:
+        if not isinstance(max_length, int) or max_length not in PROMPT_LENGTHS:
             raise ModelError(
-                f"{config_file}: model_max_length (={shown(max_length)}) must be a whole number from 3 to "
-                f"{LONGEST_LENGTH}; set it to the text encoder's max_position_embeddings (77 for Stable Diffusion)"
+                f"{config_file}: model_max_length (={shown(max_length)}) must be a whole number from "
+                f"{PROMPT_LENGTHS[0]} to {PROMPT_LENGTHS[-1]}; set it to the text encoder's max_position_embeddings "
+                "(77 for Stable Diffusion)"
             )
         fast_file = folder / "tokenizer.json"
         fast = load_json(fast_file) if exists(fast_file) else None

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
-from shaderfusion.files import exists, load_json
+from shaderfusion.files import exists, is_folder, load_json, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
 
@@ -26,6 +26,11 @@ _F8_E4M3 = [(8 + m) * 2.0 ** (e - 10) if e else m * 2.0**-9 for e in range(16) f
 """By the 7 lower bits, of which the last is NaN: Micikevicius et al. 2022, arXiv 2209.05433."""
 
 _STEMS = ("diffusion_pytorch_model", "model")
+
+# Bounds on headers, far beyond any model or adapter: what reads names may take long for long ones.
+_LARGEST_HEADER_BYTES = 16_000_000
+_MOST_TENSORS = 20_000
+_LONGEST_NAME = 256
 
 
 class StoredTensor(NamedTuple):
@@ -93,7 +98,7 @@ class Checkpoint:
         self.metadata: dict[str, str] = {}
         """What the files say of themselves."""
         self._entries: dict[str, _Entry] = {}
-        for path_of_file in [path] if path.is_file() else _find_files(path):
+        for path_of_file in [path] if exists(path) and not is_folder(path) else _find_files(path):
             file = MappedFile(path_of_file)
             self.metadata |= file.metadata()
             self._entries |= file.entries()
@@ -115,8 +120,8 @@ class Checkpoint:
             # 1x1 convolutions and linear layers hold the same numbers; releases differ in which they call it.
             if _without_ones(actual) != _without_ones(shape):
                 raise WeightsError(
-                    f"{file.path}: {name} has shape {actual}, must be {shape} by the model's configuration; take the "
-                    "weights of that model"
+                    f"{file.path}: {name} has shape {shown(actual)}, must be {shape} by the model's configuration; "
+                    "take the weights of that model"
                 )
             if dtype not in STORED_SIZE_BYTES:
                 known = ", ".join(STORED_SIZE_BYTES)
@@ -143,14 +148,25 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not path.is_file():  # to open a pipe would wait
+                raise ValueError("it is no regular file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._header_bytes = 8 + int.from_bytes(self._map[:8], "little")
+            if self._header_bytes > _LARGEST_HEADER_BYTES:
+                raise ValueError(f"its header must have at most {_LARGEST_HEADER_BYTES:,} bytes")
             with safe_open(path, framework="numpy"):  # checks the header, and that offsets, shapes and size agree
                 pass
-            self._header_bytes = 8 + int.from_bytes(self._map[:8], "little")
             self._header = json.loads(self._map[8 : self._header_bytes])
         except (SafetensorError, OSError, ValueError) as error:
-            raise WeightsError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+            raise WeightsError(
+                f"{path}: not a whole safetensors file ({shown(str(error))}); download it again"
+            ) from error
+        if len(self._header) > _MOST_TENSORS or max(map(len, self._header), default=0) > _LONGEST_NAME:
+            raise WeightsError(
+                f"{path}: must hold at most {_MOST_TENSORS:,} tensors, with names of at most {_LONGEST_NAME} "
+                "characters; choose another file"
+            )
 
     def entries(self) -> dict[str, _Entry]:
         """All tensors, by name."""

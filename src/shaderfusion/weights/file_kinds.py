@@ -35,7 +35,7 @@ _OTHER_KINDS = (
 """By what a name of theirs holds. Names of whole models hold none of it."""
 
 _WITHOUT_A_UNET = (
-    (r"^(first_stage_model\.)?decoder\.conv_in\.", "is a VAE alone; give it as vae, beside a model"),
+    (r"^(first_stage_model\.)?decoder\.(conv_in|layers)\.", "is a VAE alone; give it as vae, beside a model"),
     (
         r"^down_blocks\.",
         "is a UNet alone in diffusers' layout; put it into the folder of a model, as "

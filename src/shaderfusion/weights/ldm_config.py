@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shaderfusion.errors import ModelError
+from shaderfusion.files import shown
 from shaderfusion.weights.ldm_names import UNetBlocks, unet_name
 
 __all__ = ["Shapes", "read_clip", "read_open_clip", "read_unet", "read_vae"]
@@ -14,7 +15,6 @@ __all__ = ["Shapes", "read_clip", "read_open_clip", "read_unet", "read_vae"]
 _NUM_GROUPS = 32  # of all norms of all releases
 _TEXT_HEAD_DIM = 64  # of OpenAI's and OpenCLIP's text encoders
 _TIME_ID_CHANNELS = 256  # of each of SDXL's
-_LONGEST_NAME = 256  # of a tensor, far longer than any: finding numbers takes the square of it
 _NUM_HEADS = 8  # at every level of SD 1.x
 _OPEN_CLIP_H_LAYERS = 23  # SD 2.x reads what the last but one of its 24 makes; diffusers' folders leave the last out
 
@@ -26,12 +26,6 @@ class Shapes:
         self.path = path
         self.prefix = prefix
         self._shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-        self._children: dict[str, set[int]] = {}
-        for name in self._shapes:
-            parts = name[:_LONGEST_NAME].split(".")
-            for i, part in enumerate(parts):
-                if part.isdecimal() and len(part) <= 3:  # no network has more layers
-                    self._children.setdefault(".".join(parts[:i]), set()).add(int(part))
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
@@ -41,7 +35,9 @@ class Shapes:
 
     def children(self, stem: str) -> list[int]:
         """The numbers n of tensors `stem.n.*`, in order."""
-        return sorted(self._children.get(stem, ()))
+        start = f"{stem}."
+        parts = {name.removeprefix(start).partition(".")[0] for name in self._shapes if name.startswith(start)}
+        return sorted({int(part) for part in parts if part.isdecimal() and len(part) <= 2})  # no network has more
 
     def size(self, name: str, axis: int) -> int:
         """Of a dimension; ModelError where there is no such tensor, or it has fewer."""
@@ -50,7 +46,8 @@ class Shapes:
             raise ModelError(f"{self.path}: lacks the tensor {self.prefix}{name}; download the file again")
         if not -len(shape) <= axis < len(shape):
             raise ModelError(
-                f"{self.path}: {self.prefix}{name} has shape {shape}, must have more of them; download the file again"
+                f"{self.path}: {self.prefix}{name} has shape {shown(shape)}, must have more of them; download the file "
+                "again"
             )
         return shape[axis]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from shaderfusion.config import Config
 from shaderfusion.errors import ModelError
 from shaderfusion.files import shown
-from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.text.tokenizer import PROMPT_LENGTHS, Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.file_kinds import require_whole_model, unknown_names
 from shaderfusion.weights.ldm_config import Shapes, read_clip, read_open_clip, read_unet, read_vae
@@ -149,6 +149,11 @@ class SingleFile(ModelFiles):
         """CLIP's, which comes with the package."""
         encoder = component.replace("tokenizer", "text_encoder")
         length = self._options(encoder)["max_position_embeddings"]
+        if length not in PROMPT_LENGTHS:
+            raise ModelError(
+                f"{self.path}: prompts of its {encoder} have {length} tokens, must have from {PROMPT_LENGTHS[0]} to "
+                f"{PROMPT_LENGTHS[-1]}; download the file again"
+            )
         return Tokenizer.clip(length, pad_token=self._release.pad_tokens[component])
 
     def _options(self, component: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Direct convolution against its reference. As in test_matmul, most cases share tiles that compile quickly."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernel_runner import matrix_tile, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
@@ -54,6 +56,15 @@ def test_conv2d_direct(
 @pytest.mark.parametrize("stride", [1, 2])
 def test_both_algorithms(any_device: Device, small: Tile | LaneTile, stride: int) -> None:
     assert _error(any_device, (2, 5, 7, 12), 20, "f32", stride=stride, tile=small) < BOUNDS["f32"]
+
+
+@pytest.mark.parametrize("sides", [(6, 4), (7, 5)], ids=str)
+def test_padding_at_the_end_alone(any_device: Device, small: Tile | LaneTile, sides: tuple[int, int]) -> None:
+    # As in an encoder of pictures; odd sides need no padding.
+    out_size = (sides[0] // 2, sides[1] // 2)
+    options: dict[str, Any] = {"stride": 2, "tile": small, "padding": 0, "end_padding": 1, "out_size": out_size}
+    error = _error(any_device, (2, *sides, 8), 12, "f32", **options)
+    assert error < BOUNDS["f32"]
 
 
 @pytest.mark.parametrize(("dtype", "upsample", "stride"), [("f32", 2, 1), ("f16", 2, 1), ("f32", 3, 2)])
@@ -141,13 +152,17 @@ def _error(
     upsample: int = 1,
     size: tuple[int, int] | None = None,
     offset: float = 0.0,
+    padding: int | None = None,
+    end_padding: int | None = None,
+    out_size: tuple[int, int] | None = None,
 ) -> float:
     rng = np.random.default_rng(0)
     B, H, W, C_in = x_shape
-    padding = kernel_size // 2
+    padding = kernel_size // 2 if padding is None else padding
     x = rng.standard_normal(x_shape) + offset
     weight = rng.standard_normal((kernel_size, kernel_size, C_in, out_channels)) + offset
-    out_size = size or (-(-upsample * side // stride) for side in (H, W))
+    if out_size is None:
+        out_size = size or (-(-upsample * H // stride), -(-upsample * W // stride))
     out = tensor_out("out", B, *out_size, out_channels, dtype=dtype)
     shapes = {"bias": (out_channels,), "image_bias": (num_images, out_channels), "residual": out.shape}
     arrays = {name: 3 * rng.standard_normal(shapes[name]) for name in names}
@@ -155,16 +170,14 @@ def _error(
     added = {name: tensor_in(name, array, dtype) for name, array in arrays.items()}
     scale = 0.75 if names else 1.0
     splits = {"num_splits": num_splits} if isinstance(tile, Tile) else {}
-    options = {"stride": stride, "padding": padding, "upsample": upsample}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "end_padding": end_padding, "upsample": upsample}
     calls = conv2d_direct(tx, tweight, out, Epilogue(scale, **added), rows=None, tile=tile, **options, **splits)
     assert len(calls) == (1 if num_splits == 1 else 2)
     inputs = {tx: x, tweight: weight, **{added[name]: arrays[name] for name in names}}
     (actual,) = run_calls(device, calls, inputs, out)
-    terms = {name: rounded(array, dtype) for name, array in arrays.items()}
+    terms: dict[str, Any] = {name: rounded(array, dtype) for name, array in arrays.items()}
     arguments = (rounded(x, dtype), rounded(weight, dtype))
-    expected = reference.conv2d_direct(
-        *arguments, stride=stride, padding=padding, upsample=upsample, size=size, scale=scale, **terms
-    )
+    expected = reference.conv2d_direct(*arguments, size=size, scale=scale, **options, **terms)
     return relative_error(actual, expected)
 
 
@@ -183,11 +196,22 @@ def test_reference(stride: int, upsample: int) -> None:
     np.testing.assert_allclose(reference.conv2d_direct(x, weight, stride=stride, upsample=upsample), expected)
 
 
+def test_reference_padded_at_the_end_alone() -> None:
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((3, 3, 3, 2))
+    expected = np.zeros((1, 2, 3, 2))
+    for _, y, column, o in np.ndindex(*expected.shape):
+        for i, j in np.ndindex(3, 3):
+            if 2 * y + i < 4 and 2 * column + j < 6:
+                expected[0, y, column, o] += x[0, 2 * y + i, 2 * column + j] @ weight[i, j, :, o]
+    np.testing.assert_allclose(reference.conv2d_direct(x, weight, stride=2, padding=0, end_padding=1), expected)
+
+
 def test_shape_errors() -> None:
     x, weight, out = tensor_out("x", 2, 6, 4, 8), tensor_out("weight", 3, 3, 8, 12), tensor_out("out", 2, 6, 4, 12)
-    with pytest.raises(ShapeError, match=r"conv2d: x.* with weight.*, stride \(=2\), padding \(=1\), upsample"):
+    with pytest.raises(ShapeError, match=r"conv2d: x.* with weight.*, stride \(=2\), padding \(=1, 1\), upsample"):
         conv2d_direct(x, weight, out, stride=2)
-    with pytest.raises(ShapeError, match=r"padding \(=0\), upsample \(=1\) must give out\[2, 6, 4, 12\]:f32"):
+    with pytest.raises(ShapeError, match=r"padding \(=0, 0\), upsample \(=1\) must give out\[2, 6, 4, 12\]:f32"):
         conv2d_direct(x, weight, out, padding=0)
     with pytest.raises(ShapeError, match=r"upsample \(=2\) must give out\[2, 6, 4, 12\]:f32"):
         conv2d_direct(x, weight, out, upsample=2)

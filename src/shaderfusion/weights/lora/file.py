@@ -35,7 +35,6 @@ Changes = Mapping[tuple[str, str], Change]
 """By component and path of the model's tensor."""
 
 _DEFAULT_NAME = "pytorch_lora_weights.safetensors"
-_LARGEST_RANK = 4096
 _LARGEST_ALPHA = 1_000_000
 _SCALAR_DTYPES = {"BF16": "", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of alpha; NumPy has no bf16."""
@@ -86,7 +85,7 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
     found = {name: layer for name in layers if (layer := targets.find(name))}
     unknown += [f"{name} ({', '.join(layers[name])})" for name in layers if name not in found]
     if unknown or not layers:
-        named = ", ".join(unknown[:_NUM_SHOWN]) + (", ..." if len(unknown) > _NUM_SHOWN else "")
+        named = ", ".join(map(shown, unknown[:_NUM_SHOWN])) + (", ..." if len(unknown) > _NUM_SHOWN else "")
         what = f"{len(unknown)} names in it are not ({named})" if unknown else "it has none"
         raise WeightsError(
             f"{file}: every tensor must be of a supported kind ({_KINDS}) and for a layer of the model, and {what}; "
@@ -158,8 +157,6 @@ class _Scales:
 
     def of(self, layer: Layer, rank: int, alpha: float | None) -> float:
         """Of a layer, whose alpha the file may have; ValueError for what is no number."""
-        if not 1 <= rank <= _LARGEST_RANK:
-            raise ValueError(f"rank (={rank}) must be from 1 to {_LARGEST_RANK}")
         is_rank_stabilized = alpha is None and self._option(layer.component, "use_rslora", False)
         if alpha is None:
             alpha = self._option(layer.component, "lora_alpha", rank)
@@ -182,11 +179,12 @@ def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:
         is_scalar = key.endswith(".alpha")
         if math.prod(entry.shape) != 1 if is_scalar else not (1 <= len(entry.shape) <= 4 and min(entry.shape) >= 1):
             what = "one number" if is_scalar else "1 to 4 dimensions of at least 1"
-            raise WeightsError(f"{mapped.path}: {key} has shape {entry.shape}, must be {what}; take a whole file")
+            shape = shown(entry.shape)
+            raise WeightsError(f"{mapped.path}: {shown(key)} has shape {shape}, must be {what}; take a whole file")
         known = ", ".join(_SCALAR_DTYPES if is_scalar else STORED_SIZE_BYTES)
         if entry.dtype not in known.split(", "):
             raise WeightsError(
-                f"{mapped.path}: {key} has dtype {entry.dtype}, must be one of {known}; convert the file"
+                f"{mapped.path}: {shown(key)} has dtype {entry.dtype}, must be one of {known}; convert the file"
             )
         stored = StoredTensor(cast(StoredDType, entry.dtype), mapped.read(entry.begin, entry.end))
         tensors[key] = AdapterTensor(entry.shape, stored)
@@ -234,12 +232,11 @@ def _make_changes(
         )
         if first.size != second.size:
             raise ValueError(f"its products are of sizes {first.size} and {second.size}")
-        scale_of(second.rank, alpha)
         made["weight"] = Hadamard(first, second, scale_of(first.rank, alpha))
     elif any(name.startswith("lokr_") for name in left):
         one, other = left.matrix("lokr_w1"), left.matrix("lokr_w2")
-        scales = [scale_of(matrix.rank, alpha) for matrix in (other, one) if isinstance(matrix, LowRank)]
-        made["weight"] = Kronecker(one, other, scales[0] if scales else 1.0)
+        ranks = [matrix.rank for matrix in (other, one) if isinstance(matrix, LowRank)]
+        made["weight"] = Kronecker(one, other, scale_of(ranks[0], alpha) if ranks else 1.0)
     for kind, names in {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.items():
         for name in names:
             if kind not in made and name in left:
@@ -255,7 +252,8 @@ def _make_changes(
 def _decompose(change: Change, magnitude: AdapterTensor, shape: tuple[int, ...] | None) -> Change:
     """With DoRA's magnitude of all output channels, or (1, I, ...) of the input channels of a weight of that shape."""
     channels = math.prod(magnitude.shape)
-    by_input = len(magnitude.shape) > 1 and magnitude.shape[0] == 1 and shape is not None and channels == shape[1]
+    is_row = len(magnitude.shape) > 1 and magnitude.shape[0] == 1
+    by_input = is_row and shape is not None and shape[1:2] == (channels,)
     if not by_input and channels != change.size[0]:
         raise ValueError(f"its magnitude has shape {magnitude.shape}, and its weight is of size {change.size}")
     return Decomposed(change, magnitude, by_input)

@@ -29,6 +29,8 @@ __all__ = [
     "Whole",
 ]
 
+_LARGEST_RANK = 4096
+
 
 @dataclass(eq=False)
 class AdapterTensor:
@@ -89,7 +91,7 @@ class LowRank(Matrix):
     def __init__(
         self, up: AdapterTensor, down: AdapterTensor, mid: AdapterTensor | None = None, *, transposed: bool = False
     ) -> None:
-        """ValueError where the shapes do not fit each other."""
+        """ValueError where the shapes do not fit each other, or a rank is too large."""
         self._up, self._down, self._mid, self._transposed = up, down, mid, transposed
         if min(len(tensor.shape) for tensor in (up, down, mid or down)) < 2:
             raise ValueError("a factor has one dimension only")
@@ -97,6 +99,8 @@ class LowRank(Matrix):
         if math.prod(up.shape[2:]) != 1 or (mid.shape[:2] if mid else (R, R)) != (R, down.shape[0]):
             shapes = ", ".join(str(tensor.shape) for tensor in (up, mid, down) if tensor)
             raise ValueError(f"factors of shapes {shapes} have no product")
+        if max(R, down.shape[0]) > _LARGEST_RANK:
+            raise ValueError(f"rank (={max(R, down.shape[0])}) must be from 1 to {_LARGEST_RANK}")
         self._size = (M, math.prod(down.shape[1:]) * (math.prod(mid.shape[2:]) if mid else 1))
         self.rank = R
 

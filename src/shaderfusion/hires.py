@@ -1,0 +1,57 @@
+"""Larger pictures in two passes: a run's own, enlarged, are what a second run begins with.
+
+A model composes best at the size that it was trained on; the second run adds the detail of the larger one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from shaderfusion.arguments import LARGEST_SCALE, require_strength
+from shaderfusion.errors import InputError
+from shaderfusion.families.family import Family
+from shaderfusion.images import AnyPicture, read_source
+from shaderfusion.run import Request, last_steps
+from shaderfusion.schedulers import make_schedule
+
+__all__ = ["SecondPass"]
+
+
+class SecondPass:
+    """What follows a request: the same prompts and seed, at `scale` times its size, rounded to whole latent cells."""
+
+    def __init__(
+        self,
+        model: Family,
+        first: Request,
+        *,
+        scale: float,
+        num_inference_steps: int,
+        strength: float,
+        mask_image: AnyPicture | None = None,
+        scheduler: str | None = None,
+        eta: float = 0.0,
+    ) -> None:
+        """`mask_image` is the first one's, if it has one. InputError for a value outside its rule."""
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1 <= scale <= LARGEST_SCALE:
+            raise InputError(f"scale (={scale!r}) must be a number from 1 to {LARGEST_SCALE}")
+        f = model.scale_factor
+        sides = {side: round(getattr(first.size, side) * scale / f) * f for side in ("width_px", "height_px")}
+        self._strength = require_strength(strength)
+        self._mask_image = mask_image
+        schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
+        schedule = last_steps(schedule, num_inference_steps, self._strength)
+        self._request = replace(first, size=replace(first.size, **sides), schedule=schedule, latents=None, source=None)
+
+    @property
+    def num_steps(self) -> int:
+        """Calls of the denoiser."""
+        return self._request.num_steps
+
+    def request(self, images: Sequence[Image.Image]) -> Request:
+        """With the first pass's pictures, enlarged by Lanczos' filter."""
+        size = self._request.size
+        sides = {"width_px": size.width_px, "height_px": size.height_px}
+        source = read_source(images, self._mask_image, self._strength, **sides, batch=size.batch)
+        return replace(self._request, source=source)

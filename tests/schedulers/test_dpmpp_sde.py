@@ -1,0 +1,28 @@
+"""dpmpp_sde: diffusers' trajectories with noise of one Brownian path, and that the path is one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trajectories import Case, apply_update, check, golden_cases, new_state
+
+from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers import make_schedule
+
+
+@pytest.mark.parametrize("case", golden_cases("dpmpp_sde"), ids=str)
+def test_matches_diffusers(case: Case, tmp_path: Path) -> None:
+    check(case, tmp_path, tolerance=5e-6, timestep_tolerance=1e-3)  # of logarithms in float32 there
+
+
+def test_noise_makes_up_for_what_the_step_takes() -> None:
+    """Of x_0 = 0 and true eps = x / sigma, x has the variance of each sigma after each call, and none at last."""
+    schedule = make_schedule(SchedulerConfig(), 6, "dpmpp_sde_karras")
+    sigmas = [(1 / scale**2 - 1) ** 0.5 for scale in schedule.input_scales]
+    # x is a linear map of all noise, each of a direction of its own here: its variance is the sum of squares.
+    x = schedule.init_noise_sigma * np.eye(len(sigmas) + 1)[0]
+    state = new_state(x.shape)
+    for i, (update, sigma) in enumerate(zip(schedule.updates, sigmas, strict=True)):
+        x = apply_update(update, x, x / sigma, state, np.eye(len(sigmas) + 1)[i + 1])
+        following = [*sigmas, 0.0][i + 1]
+        assert np.sum(x**2) == pytest.approx(following**2, rel=1e-6, abs=1e-15)
