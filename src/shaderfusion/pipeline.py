@@ -164,20 +164,20 @@ class StableDiffusionPipeline:
         and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
         and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
         first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
-        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). clip_skip layers of the text encoders
-        are left out, as diffusers counts them: 1 is what web UIs call 2. eta, from 0 to 1, is how much noise the steps
-        of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each" draws
-        picture i's by itself with seed + i, as the web UIs do.
-
-        With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
-        changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
-        active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
-        is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
+        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise
+        the steps of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each"
+        draws picture i's by itself with seed + i, as the web UIs do. clip_skip layers of the text encoders are left
+        out, as diffusers counts them: 1 is what web UIs call 2.
 
         With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
         width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
         run; strength is 0.8 by default. mask_image is white where to paint and black where the picture is kept, but
         for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
+
+        With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
+        changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
+        active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
+        is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
 
         InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
         hold.

@@ -61,7 +61,7 @@ class Request:
         return len(self.schedule.updates)
 
     def changes_at(self, step: int) -> bool:
-        """Whether a step, counted from 0, shows something else than the one before."""
+        """Whether a step, counted from 0, shows something else than the one before; after the last one nothing does."""
         return any(prompts.changes_at(step) for prompts in self.prompts if isinstance(prompts, ScheduledPrompts))
 
 
@@ -103,12 +103,10 @@ class Run(Iterator[Progress]):
         self.request = request
         self._engine = engine
         self._state: DenoisingState | None = None
-        self._kept: _Kept | None = None
-        self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._made: list[Conditioning] = []
         """Of each of the request's prompts, once they are read."""
-        self._shared: Conditioning = {}
-        """What else the denoiser is given, whatever the prompts."""
+        self._kept: _Kept | None = None
+        self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
@@ -125,11 +123,11 @@ class Run(Iterator[Progress]):
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
                 if request.changes_at(self._step):  # a state of its own: the device does not hold it
-                    self._state = replace(self._state, conditioning=self._conditioning(self._step))
-                indices = [self._step]
-                is_next_known = not self._kept and not request.changes_at(self._step + 1)
-                if self._step + 1 < request.num_steps and is_next_known:
-                    indices.append(self._step + 1)
+                    conditioning = self._state.conditioning | self._conditioning(self._step)
+                    self._state = replace(self._state, conditioning=conditioning)
+                # The next step may need the latents that are kept, or another embedding.
+                ahead = 1 if self._kept or request.changes_at(self._step + 1) else 2
+                indices = range(self._step, request.num_steps)[:ahead]
                 self._next += map(self._make_step, indices[len(self._next) :])
                 self._engine.denoise(self._state, *self._next)
                 del self._next[0]
@@ -148,24 +146,14 @@ class Run(Iterator[Progress]):
         request, size = self.request, self.request.size
         self._engine.load(size)
         self._made = self._condition()
-        self._shared = self._engine.model.shared_inputs(size, request.guidance_scale)
+        conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
         if request.source:
-            x_t = self._begin_with(request.source)
+            x_t = self._begin_with(request.source, conditioning)
         else:
             x_t = (request.schedule.init_noise_sigma * self._first_noise()).astype(np.float32)
-        return DenoisingState(size, self._conditioning(self._step), x_t, request.schedule.input_scales[0])
+        return DenoisingState(size, conditioning, x_t, request.schedule.input_scales[0])
 
-    def _conditioning(self, step: int) -> Conditioning:
-        """What the denoiser is given in a step, a row for each of its batch."""
-        size, rows = self.request.size, list[Conditioning]()
-        for prompts, made in zip(self.request.prompts, self._made, strict=True):
-            if isinstance(prompts, ScheduledPrompts):
-                made = {name: array[prompts.row_of[step]] for name, array in made.items()}
-            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in made.items()})
-        conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return conditioning | self._shared
-
-    def _begin_with(self, source: Source) -> np.ndarray:
+    def _begin_with(self, source: Source, conditioning: Conditioning) -> np.ndarray:
         """The first x_t, of a picture. Noise is drawn in diffusers' order, and only after all that may fail.
 
         A denoiser that reads a mask is given it beside its latents, and those of the picture without what it hides; of
@@ -187,7 +175,7 @@ class Run(Iterator[Progress]):
             if hidden_moments is not None:
                 hidden = self._draw_latents(hidden_moments, size.rows)
                 cells = np.broadcast_to(mask, (*hidden.shape[:3], 1))
-                self._shared[BESIDE_LATENTS] = np.concatenate([cells, hidden], axis=3)
+                conditioning[BESIDE_LATENTS] = np.concatenate([cells, hidden], axis=3)
             elif latents is not None:
                 self._draw(len(source.pixels))  # diffusers encodes what is hidden here too
                 self._kept = _Kept(latents, noise, mask)
@@ -211,6 +199,15 @@ class Run(Iterator[Progress]):
 
     def _first_noise(self) -> np.ndarray:
         return self._draw() if self.request.latents is None else self.request.latents
+
+    def _conditioning(self, step: int) -> Conditioning:
+        """What the denoiser is given of the prompts in a step, a row for each of its batch."""
+        size, rows = self.request.size, list[Conditioning]()
+        for prompts, made in zip(self.request.prompts, self._made, strict=True):
+            if isinstance(prompts, ScheduledPrompts):
+                made = {name: array[prompts.row_of[step]] for name, array in made.items()}
+            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in made.items()})
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _make_step(self, index: int) -> Step:
         schedule, update = self.request.schedule, self.request.schedule.updates[index]
@@ -297,10 +294,10 @@ def make_request(
     size = model.run_size(width=width, height=height, clip_skip=clip_skip)
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
-    if image is not None:
-        strength = require_strength(_STRENGTH if strength is None else strength)
-        schedule = last_steps(schedule, num_inference_steps, strength)
     guided = scale > 1 and not model.reads_guidance_scale
+    if image is not None:
+        strength = _STRENGTH if strength is None else require_strength(strength)
+        schedule = last_steps(schedule, num_inference_steps, strength)
     read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}

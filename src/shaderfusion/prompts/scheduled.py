@@ -59,7 +59,7 @@ class ScheduledPrompts:
 
     def changes_at(self, step: int) -> bool:
         """Whether a step, counted from 0, shows something else than the one before."""
-        return step > 0 and not np.array_equal(self.row_of[step], self.row_of[step - 1])
+        return 0 < step < len(self.row_of) and not np.array_equal(self.row_of[step], self.row_of[step - 1])
 
     def join(self, made: Mapping[str, np.ndarray], widths: Sequence[int]) -> dict[str, np.ndarray]:
         """Conditioning of each row, from that of each of its chunks, by encoders of those widths.
