@@ -24,6 +24,7 @@ ORDER = [
     "philox",
     "seeds",
     "text",
+    "prompts",
     "schedulers",
     "metadata",
     "kernels",

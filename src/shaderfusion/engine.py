@@ -74,8 +74,8 @@ class Engine:
         self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in self._networks}
         self._pipelines: dict[RunSize, list[Pipeline]] = {}
         """In low memory those of all networks, of the last sizes: programs come and go."""
-        self._prompts: dict[bytes, Conditioning] = {}
-        """In low memory what the text networks made of the last rows of token ids."""
+        self._prompts: dict[tuple[int, bytes], Conditioning] = {}
+        """In low memory what the text networks made of the last rows of token ids, by clip_skip and row."""
         self._held: dict[Program, _Held] = {}
         self._is_open = True
         for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
@@ -228,7 +228,7 @@ class Engine:
         with self.device.turn:
             if self.memory == "normal":
                 return self.model.condition(run, tokens)
-            rows = {row.tobytes(): row for row in tokens}
+            rows = {(size.clip_skip, row.tobytes()): row for row in tokens}
             missing = [key for key in rows if key not in self._prompts]
             made = self.model.condition(run, np.stack([rows[key] for key in missing])) if missing else {}
             known = {key: self._prompts.pop(key) for key in rows if key in self._prompts}
@@ -236,7 +236,7 @@ class Engine:
             self._prompts |= known  # the last ones come last
             for key in list(self._prompts)[:-_MAX_PROMPTS]:
                 del self._prompts[key]
-            found = [known[row.tobytes()] for row in tokens]
+            found = [known[size.clip_skip, row.tobytes()] for row in tokens]
             return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
     def encode(self, images: np.ndarray, size: RunSize) -> np.ndarray:

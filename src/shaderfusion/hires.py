@@ -12,6 +12,7 @@ from shaderfusion.arguments import LARGEST_SCALE, require_strength
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Family
 from shaderfusion.images import AnyPicture, read_source
+from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.run import Request, last_steps
 from shaderfusion.schedulers import make_schedule
 
@@ -42,7 +43,12 @@ class SecondPass:
         self._mask_image = mask_image
         schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
         schedule = last_steps(schedule, num_inference_steps, self._strength)
-        self._request = replace(first, size=replace(first.size, **sides), schedule=schedule, latents=None, source=None)
+        num_steps = len(schedule.updates)
+        prompts = tuple(
+            each.at_steps(num_steps) if isinstance(each, ScheduledPrompts) else each for each in first.prompts
+        )
+        size = replace(first.size, **sides)
+        self._request = replace(first, size=size, schedule=schedule, prompts=prompts, latents=None, source=None)
 
     @property
     def num_steps(self) -> int:

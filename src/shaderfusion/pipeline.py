@@ -60,7 +60,8 @@ class StableDiffusionPipeline:
         self.dtype: DType = kernels.dtype
         self.tuning = kernels.tuning.source
         self._engine = Engine(device, model, kernels, memory)
-        self._adapters = Adapters({}, {})
+        self._adapters = self._used = Adapters({}, {})
+        """The adapters, with those active that the user set, and as the weights have them now."""
 
     @classmethod
     def from_pretrained(
@@ -152,6 +153,9 @@ class StableDiffusionPipeline:
         eta: float = 0.0,
         rng: Rng = "cpu",
         seeds: Seeds = "joint",
+        prompt_syntax: str = "plain",
+        clip_skip: int | None = None,
+        emphasis: str | None = None,
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
@@ -162,12 +166,18 @@ class StableDiffusionPipeline:
         first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
         with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise
         the steps of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each"
-        draws picture i's by itself with seed + i, as the web UIs do.
+        draws picture i's by itself with seed + i, as the web UIs do. clip_skip layers of the text encoders are left
+        out, as diffusers counts them: 1 is what web UIs call 2.
 
         With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
         width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
         run; strength is 0.8 by default. mask_image is white where to paint and black where the picture is kept, but
         for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
+
+        With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
+        changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
+        active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
+        is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
 
         InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
         hold.
@@ -190,6 +200,9 @@ class StableDiffusionPipeline:
             image=image,
             mask_image=mask_image,
             strength=strength,
+            prompt_syntax=prompt_syntax,
+            clip_skip=clip_skip,
+            emphasis=emphasis,
             scheduler=self.scheduler,
             eta=eta,
             rng=rng,
@@ -200,6 +213,10 @@ class StableDiffusionPipeline:
     def run(self, request: Request) -> Run:
         """A run of a request that `make_request` has checked against this pipeline's model."""
         self._engine.require_fits(request.size)
+        with self.device.turn:
+            adapters = self._adapters.with_strengths(request.adapters)
+            if adapters != self._used:
+                self._use(adapters)
         return Run(self._engine, request)
 
     def load_lora_weights(
@@ -242,8 +259,13 @@ class StableDiffusionPipeline:
 
     def _adapt(self, adapters: Adapters) -> None:
         with self.device.turn:
-            self._engine.adapt(adapters.patches())
+            self._use(adapters)
             self._adapters = adapters
+
+    def _use(self, adapters: Adapters) -> None:
+        """Merges them into the weights, in place of those before."""
+        self._engine.adapt(adapters.patches())
+        self._used = adapters
 
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program

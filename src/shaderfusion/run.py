@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
@@ -19,16 +19,21 @@ from shaderfusion.errors import InputError
 from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
 from shaderfusion.files import shown
 from shaderfusion.images import AnyPicture, Source, read_source
+from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read_positive, read_prompts
 from shaderfusion.schedulers import Schedule, make_schedule
 from shaderfusion.seeds import PictureNoise, Rng, Seeds, require_noise
 
-__all__ = ["Progress", "Request", "Run", "last_steps", "make_request"]
+__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Progress", "Request", "Run", "last_steps", "make_request"]
 
 _STRENGTH = 0.8
 """As in diffusers."""
 
-Prompts = np.ndarray | Conditioning
-"""Rows of token ids, or what the denoiser is given for each."""
+Prompts = np.ndarray | ScheduledPrompts | Conditioning
+"""Rows of token ids, texts in the web UIs' syntax, or what the denoiser is given for each prompt."""
+
+PROMPT_SYNTAXES = ("plain", "webui")
+EMPHASES = {"original": True, "no_norm": False}
+"""The web UIs' names, and whether the mean is restored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +52,17 @@ class Request:
     """The picture to begin with; None begins with noise alone."""
     rng: Rng = "cpu"
     seeds: Seeds = "joint"
+    adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """That the prompts name, with the strength of each by component."""
 
     @property
     def num_steps(self) -> int:
         """Calls of the denoiser."""
         return len(self.schedule.updates)
+
+    def changes_at(self, step: int) -> bool:
+        """Whether a step, counted from 0, shows something else than the one before; after the last one nothing does."""
+        return any(prompts.changes_at(step) for prompts in self.prompts if isinstance(prompts, ScheduledPrompts))
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class Run(Iterator[Progress]):
         self.request = request
         self._engine = engine
         self._state: DenoisingState | None = None
+        self._made: list[Conditioning] = []
+        """Of each of the request's prompts, once they are read."""
         self._kept: _Kept | None = None
         self._noise = PictureNoise(request.seed, request.size.batch, request.rng, request.seeds)
         self._next: list[Step] = []
@@ -109,7 +122,11 @@ class Run(Iterator[Progress]):
             if self._state is None:
                 self._state = self._begin()
             if self._step < request.num_steps:  # else only the pictures are missing
-                ahead = 1 if self._kept else 2  # the next step needs the latents that are kept
+                if request.changes_at(self._step):  # a state of its own: the device does not hold it
+                    conditioning = self._state.conditioning | self._conditioning(self._step)
+                    self._state = replace(self._state, conditioning=conditioning)
+                # The next step may need the latents that are kept, or another embedding.
+                ahead = 1 if self._kept or request.changes_at(self._step + 1) else 2
                 indices = range(self._step, request.num_steps)[:ahead]
                 self._next += map(self._make_step, indices[len(self._next) :])
                 self._engine.denoise(self._state, *self._next)
@@ -128,12 +145,8 @@ class Run(Iterator[Progress]):
         """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
         request, size = self.request, self.request.size
         self._engine.load(size)
-        rows: list[Conditioning] = [
-            {name: np.repeat(array, size.batch // len(array), axis=0) for name, array in given.items()}
-            for given in self._condition()
-        ]
-        conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        conditioning |= self._engine.model.shared_inputs(size, request.guidance_scale)
+        self._made = self._condition()
+        conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
         if request.source:
             x_t = self._begin_with(request.source, conditioning)
         else:
@@ -187,6 +200,15 @@ class Run(Iterator[Progress]):
     def _first_noise(self) -> np.ndarray:
         return self._draw() if self.request.latents is None else self.request.latents
 
+    def _conditioning(self, step: int) -> Conditioning:
+        """What the denoiser is given of the prompts in a step, a row for each of its batch."""
+        size, rows = self.request.size, list[Conditioning]()
+        for prompts, made in zip(self.request.prompts, self._made, strict=True):
+            if isinstance(prompts, ScheduledPrompts):
+                made = {name: array[prompts.row_of[step]] for name, array in made.items()}
+            rows.append({name: np.repeat(array, size.batch // len(array), axis=0) for name, array in made.items()})
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
     def _make_step(self, index: int) -> Step:
         schedule, update = self.request.schedule, self.request.schedule.updates[index]
         next_input_scale = (*schedule.input_scales, 1.0)[index + 1]
@@ -202,13 +224,18 @@ class Run(Iterator[Progress]):
         return self._noise.draw((C, H, W), num_rows).transpose(0, 2, 3, 1)  # torch's order, then channels last
 
     def _condition(self) -> list[Conditioning]:
-        """What the denoiser is given of each of the request's prompts; all texts in one turn of the text networks."""
-        prompts = self.request.prompts
-        texts = [rows for rows in prompts if not isinstance(rows, dict)]
+        """What the text networks make of the request's prompts, in one turn; of ScheduledPrompts each text's."""
+        prompts, model = self.request.prompts, self._engine.model
+        texts = [_token_rows(each, model) for each in prompts if not isinstance(each, dict)]
         read = self._engine.condition(np.concatenate(texts), self.request.size) if texts else {}
         ends = np.cumsum([len(rows) for rows in texts])[:-1]
         parts = zip(*(np.split(array, ends) for array in read.values()), strict=True)
-        return [rows if isinstance(rows, dict) else dict(zip(read, next(parts), strict=True)) for rows in prompts]
+        widths = [encoder.hidden_size for encoder in model.text_encoders.values()]
+        found: list[Conditioning] = []
+        for each in prompts:
+            made = each if isinstance(each, dict) else dict(zip(read, next(parts), strict=True))
+            found.append(each.join(made, widths) if isinstance(each, ScheduledPrompts) else made)
+        return found
 
     def close(self) -> None:
         """Ends the run after the current step."""
@@ -219,6 +246,11 @@ class Run(Iterator[Progress]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _token_rows(prompts: np.ndarray | ScheduledPrompts, model: Family) -> np.ndarray:
+    """Token ids, (rows, *tokens_shape), a row for each chunk."""
+    return prompts.ids.reshape(-1, *model.tokens_shape) if isinstance(prompts, ScheduledPrompts) else prompts
 
 
 def _decode(engine: Engine, latents: np.ndarray, size: RunSize) -> list[Image.Image]:
@@ -250,49 +282,62 @@ def make_request(
     eta: float = 0.0,
     rng: Rng = "cpu",
     seeds: Seeds = "joint",
+    prompt_syntax: str = "plain",
+    clip_skip: int | None = None,
+    emphasis: str | None = None,
 ) -> Request:
     """Checks the arguments of `StableDiffusionPipeline.generate` against a model, of which no weights are needed.
 
     InputError for one that is outside its rule, ModelError for a scheduler that the model lacks.
     """
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
-    size = model.run_size(width=width, height=height)
+    size = model.run_size(width=width, height=height, clip_skip=clip_skip)
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale
+    if image is not None:
+        strength = _STRENGTH if strength is None else require_strength(strength)
+        schedule = last_steps(schedule, num_inference_steps, strength)
+    read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
 
+    adapters: Mapping[str, Mapping[str, float]] = {}
     positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
-    num_prompts, num_tokens = _count(positive)
-    prompts = (positive,)
+    if prompt_syntax == "webui" and not isinstance(positive, dict):
+        positive, adapters = read_positive(positive)
+    prompts = [positive if isinstance(positive, dict) else read(positive)]
+    num_prompts, num_tokens = _count(prompts[0])
     if guided:
         given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
         if all(value is None for value in given):
-            negative = model.unconditional(num_tokens)
+            negative = model.unconditional(num_tokens) or [""]
         else:
             negative = _read_prompts(model, "negative_prompt", *given)
-        num_negative, num_negative_tokens = _count(negative)
+        if prompt_syntax == "webui" and not isinstance(negative, dict):
+            negative = read_negative(negative)
+        prompts.insert(0, negative if isinstance(negative, dict) else read(negative))
+        num_negative, _ = _count(prompts[0])
         if num_negative not in (1, num_prompts):
             raise InputError(
                 f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
             )
-        if num_negative_tokens != num_tokens:
-            lengths = sorted({num_tokens, num_negative_tokens})
+        num_tokens = max(_count(each)[1] for each in prompts)
+        prompts = [each.padded(num_tokens) if isinstance(each, ScheduledPrompts) else each for each in prompts]
+        lengths = sorted({_count(each)[1] for each in prompts})
+        if len(lengths) > 1:
             raise InputError(
                 f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
             )
-        prompts = (negative, positive)
     size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
     source = None
-    if image is not None:
+    if image is not None and strength is not None:
         source = read_source(
             image,
             mask_image,
-            _STRENGTH if strength is None else require_strength(strength),
+            strength,
             width_px=size.width_px,
             height_px=size.height_px,
             batch=size.batch,
         )
-        schedule = last_steps(schedule, num_inference_steps, source.strength)
     elif mask_image is not None:
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
     elif strength is not None:
@@ -300,7 +345,7 @@ def make_request(
     noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
     seed = secrets.randbelow(2**32) if seed is None else seed
     require_noise(seed, size.batch, rng, seeds)
-    return Request(size, schedule, scale, seed, prompts, noise, source, rng, seeds)
+    return Request(size, schedule, scale, seed, tuple(prompts), noise, source, rng, seeds, adapters)
 
 
 def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) -> Schedule:
@@ -313,10 +358,27 @@ def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) ->
     return schedule.tail((num_inference_steps - num_steps) * schedule.calls_per_step)
 
 
+def _reader(
+    model: Family, num_steps: int, prompt_syntax: str, emphasis: str | None
+) -> Callable[[Sequence[str]], np.ndarray | ScheduledPrompts]:
+    """What reads texts of that syntax; InputError for a syntax or an emphasis that there is not."""
+    if prompt_syntax not in PROMPT_SYNTAXES:
+        raise InputError(f"prompt_syntax (={shown(prompt_syntax)}) must be {' or '.join(PROMPT_SYNTAXES)}")
+    if emphasis is not None and emphasis not in EMPHASES:
+        raise InputError(f"emphasis (={shown(emphasis)}) must be {' or '.join(EMPHASES)}")
+    if prompt_syntax == "plain":
+        if emphasis is not None:
+            raise InputError(f"emphasis (={emphasis}) must be left out where prompt_syntax is plain, without weights")
+        return model.tokenize
+    restores_mean = model.restores_mean if emphasis is None else EMPHASES[emphasis]
+    tokenizers = list(model.taught_tokenizers.values())
+    return lambda texts: read_prompts(tokenizers, texts, num_steps, restores_mean=restores_mean)
+
+
 def _read_prompts(
     model: Family, name: str, texts: str | Sequence[str] | None, embeds: Any, pooled_embeds: Any
-) -> Prompts:
-    """Tokens of texts, or embeddings as they are given."""
+) -> Sequence[str] | Conditioning:
+    """A list of texts, or embeddings as they are given."""
     if (texts is None) == (embeds is None):
         raise InputError(f"{name} and {name}_embeds must not both be {'left out' if texts is None else 'given'}")
     pooled_name = name.replace("prompt", "pooled_prompt_embeds")
@@ -328,7 +390,7 @@ def _read_prompts(
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{name} (={texts!r}) must be a text or a list of at least one text")
-        return model.tokenize(texts)
+        return texts
     L, C = model.embedding_shape
     array = _to_array(f"{name}_embeds", embeds)
     if array.ndim != 3 or array.shape[2] != C or 0 in array.shape:
@@ -345,6 +407,8 @@ def _count(prompts: Prompts) -> tuple[int, int]:
     """How many there are, and of how many tokens."""
     if isinstance(prompts, dict):
         return prompts["embedding"].shape[0], prompts["embedding"].shape[1]
+    if isinstance(prompts, ScheduledPrompts):
+        return prompts.row_of.shape[1], prompts.num_tokens
     return prompts.shape[0], prompts.shape[-1]
 
 

@@ -31,7 +31,9 @@ PROMPTS = ["a dog", "a fox in the snow"]
 """The negative one, and the prompt."""
 SCHEDULERS = USUAL_SCHEDULERS | {
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
     "lms": diffusers.LMSDiscreteScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
 }
 ENCODERS = ("sd1", "sd2", "odd", "thirds", "sdxl", "inpaint")
 
@@ -62,6 +64,10 @@ CASES = [
     case("inpaint", "ddim", 1.0, mask=True, seed=67),
     case("inpaint", "euler_a", 0.6, mask=True, seed=68, num_images_per_prompt=2, width=8, height=24),
     case("inpaint", "pndm", 0.8, mask=True, seed=69, guidance_scale=1.0),
+    case("sd1", "heun", 0.7, seed=70),
+    case("sd1", "unipc", 0.7, seed=71),
+    case("sd1", "heun", 0.7, mask=True, seed=72),
+    case("sd1", "unipc", 0.7, mask=True, seed=73),
 ]
 
 

@@ -7,6 +7,7 @@ import pytest
 from golden.models import model_folder
 from recorded_calls import models
 
+from shaderfusion.errors import DeviceLimitError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import _MAX_WHOLE_BYTES, Family
 from shaderfusion.gpu.device import Device
@@ -93,6 +94,14 @@ def test_memory() -> None:
     assert planned(512, _MAX_WHOLE_BYTES) == planned(512, None)
     assert planned(1024, _MAX_WHOLE_BYTES) < 1.1 * _MAX_WHOLE_BYTES < 1.5 * _MAX_WHOLE_BYTES < planned(1024, None)
     assert planned(512, 1 << 27) < 0.5 * planned(512, None)
+
+
+def test_larger_pictures_fit() -> None:
+    *_, sd14 = models()
+    size = sd14.run_size(width=2048, height=2048)
+    with pytest.raises(DeviceLimitError, match=r"2048x2048.* needs a tensor of 2,147 MB in vae"):
+        sd14.require_fits(size, DESKTOP_GPU, "f16")
+    sd14.require_fits(size.one_row, DESKTOP_GPU, "f16", "low")
 
 
 def test_bands_cover_the_image() -> None:

@@ -76,6 +76,8 @@ class RunSize:
     guidance: bool
     num_tokens: int
     """Of a prompt's embedding."""
+    clip_skip: int = 0
+    """Layers of the text encoders whose states are not read, beyond those that the family never reads."""
 
     @property
     def rows(self) -> int:
@@ -215,6 +217,21 @@ class Family(ABC):
         """Token ids are below, but for those of `added_tokens`."""
 
     @property
+    @abstractmethod
+    def skippable_layers(self) -> int:
+        """The largest `RunSize.clip_skip`."""
+
+    @property
+    def taught_tokenizers(self) -> Mapping[str, Tokenizer]:
+        """By text encoder, with `added_tokens`."""
+        return {name: self.added_tokens.teach(name, tokenizer) for name, tokenizer in self.tokenizers.items()}
+
+    @property
+    def restores_mean(self) -> bool:
+        """Whether weights of a prompt leave the mean of its embedding as it was, unless one says otherwise."""
+        return True
+
+    @property
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What `condition` makes of one prompt, by name; the embedding's first dimension is its tokens."""
         return {"embedding": self.embedding_shape}
@@ -233,9 +250,9 @@ class Family(ABC):
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids, a row of `tokens_shape` for each text; InputError for what is not text."""
 
-    def unconditional(self, num_tokens: int) -> np.ndarray | Conditioning:
-        """What guidance starts from without a negative prompt: token ids, or what `condition` would make of them."""
-        return self.tokenize([""])
+    def unconditional(self, num_tokens: int) -> Conditioning | None:
+        """What guidance starts from without a negative prompt, where that is not what an empty one is read as."""
+        return None
 
     @abstractmethod
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
@@ -273,11 +290,18 @@ class Family(ABC):
         height: int | None = None,
         guidance: bool = True,
         num_tokens: int | None = None,
+        clip_skip: int | None = None,
     ) -> RunSize:
         """A size in pixels, by default the model's own, checked; InputError for one that the model cannot have."""
+        skip, most = 0 if clip_skip is None else clip_skip, self.skippable_layers
+        if not isinstance(skip, int) or isinstance(skip, bool) or not 0 <= skip <= most:
+            raise InputError(
+                f"clip_skip (={shown(clip_skip)}) must be a whole number from 0 to {most}, the layers of the text "
+                "encoder that can be left out"
+            )
         tokens = self.embedding_shape[0] if num_tokens is None else num_tokens
         width_px, height_px = self.require_side("width", width), self.require_side("height", height)
-        return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens)
+        return RunSize(batch, height_px, width_px, guidance and not self.reads_guidance_scale, tokens, skip)
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -107,7 +107,7 @@ class StableDiffusion(Family):
         """The text encoder reads one prompt and the decoder makes one picture at a time, which bounds their memory."""
         return {
             **self._text_networks,
-            "unet": Network("unet", self.denoising_step, lambda size: size),
+            "unet": Network("unet", self.denoising_step, lambda size: replace(size, clip_skip=0)),
             "vae": Network("vae", self.decoder_graph, lambda size: (size.height_px, size.width_px)),
         }
 
@@ -122,10 +122,10 @@ class StableDiffusion(Family):
 
     @property
     def _text_networks(self) -> Mapping[str, Network]:
-        def record(kernels: Kernels, _: RunSize) -> Graph:
-            return text_encoder_graph(self.config.text_encoder, kernels)
+        def record(kernels: Kernels, size: RunSize) -> Graph:
+            return text_encoder_graph(self.config.text_encoder, kernels, skip_layers=size.clip_skip)
 
-        return {"text_encoder": Network("text_encoder", record, lambda _: ())}
+        return {"text_encoder": Network("text_encoder", record, lambda size: size.clip_skip)}
 
     @property
     def wide_networks(self) -> frozenset[str]:
@@ -184,16 +184,22 @@ class StableDiffusion(Family):
         return {"text_encoder": self.tokenizer}
 
     @property
+    def skippable_layers(self) -> int:
+        """All but one."""
+        return self.config.text_encoder.num_hidden_layers - 1
+
+    @property
     def vocab_size(self) -> int:
         """Of CLIP."""
         return self.config.text_encoder.vocab_size
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, L)."""
-        return self.added_tokens.teach("text_encoder", self.tokenizer)(texts)
+        return self.taught_tokenizers["text_encoder"](texts)
 
     def condition(self, run: RunNetwork, tokens: np.ndarray) -> Conditioning:
-        """embedding (B, L, C): CLIP's last hidden state of each row; ModelError for ids that the encoder lacks."""
+        """embedding (B, L, C): CLIP's last hidden state of each row, or that before the last `clip_skip` layers;
+        ModelError for ids that the encoder lacks."""
         return encode(run, "text_encoder", tokens, ["embedding"])
 
     @property

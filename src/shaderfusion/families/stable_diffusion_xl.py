@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -86,15 +86,16 @@ class StableDiffusionXL(StableDiffusion):
 
     @property
     def _text_networks(self) -> Mapping[str, Network]:
-        """Both read the state before the last layer, without the final norm; the second also pools the last."""
+        """Both read the state before the last layer, or an earlier one, without the final norm; the second also pools
+        the last."""
 
-        def record(name: str, kernels: Kernels) -> Graph:
-            pooled = "projection" if name == "text_encoder_2" else None
+        def record(name: str, kernels: Kernels, size: RunSize) -> Graph:
+            pooled, skip = "projection" if name == "text_encoder_2" else None, 1 + size.clip_skip
             config = self.config.text_encoders[name]
-            return text_encoder_graph(config, kernels, name=name, skip_layers=1, final_norm=False, pooled=pooled)
+            return text_encoder_graph(config, kernels, name=name, skip_layers=skip, final_norm=False, pooled=pooled)
 
         return {
-            name: Network(name, lambda kernels, _, name=name: record(name, kernels), lambda _: ())
+            name: Network(name, partial(record, name), lambda size: size.clip_skip)
             for name in self.config.text_encoders
         }
 
@@ -124,6 +125,16 @@ class StableDiffusionXL(StableDiffusion):
         return self.config.text_encoder.max_position_embeddings, self.config.unet.cross_attention_dim
 
     @property
+    def skippable_layers(self) -> int:
+        """All but the first and the last."""
+        return min(config.num_hidden_layers for config in self.config.text_encoders.values()) - 2
+
+    @property
+    def restores_mean(self) -> bool:
+        """No, as is usual for SDXL."""
+        return False
+
+    @property
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The embedding, and the pooled output of the second text encoder."""
         return {"embedding": self.embedding_shape, "pooled": (self.config.unet.pooled_dim,)}
@@ -140,13 +151,12 @@ class StableDiffusionXL(StableDiffusion):
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, 2, L), of both tokenizers."""
-        taught = [self.added_tokens.teach(name, tokenizer) for name, tokenizer in self.tokenizers.items()]
-        return np.stack([tokenizer(texts) for tokenizer in taught], axis=1)
+        return np.stack([tokenizer(texts) for tokenizer in self.taught_tokenizers.values()], axis=1)
 
-    def unconditional(self, num_tokens: int) -> np.ndarray | Conditioning:
-        """Zeros, or an empty text where the model's force_zeros_for_empty_prompt is false."""
+    def unconditional(self, num_tokens: int) -> Conditioning | None:
+        """Zeros, unless the model's force_zeros_for_empty_prompt is false."""
         if not self._starts_from_zeros:
-            return self.tokenize([""])
+            return None
         shapes = {"embedding": (num_tokens, self.embedding_shape[1]), "pooled": (self.config.unet.pooled_dim,)}
         return {name: np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}
 

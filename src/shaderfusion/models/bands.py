@@ -20,7 +20,7 @@ from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_byt
 
 __all__ = ["Banded", "BandedLayers"]
 
-_BANDS = 16
+_BANDS = 8
 """The largest tensor of a band takes such a part of what a layer may take, or twice the rows around the band."""
 _WINOGRAD_ROWS = 4
 """Bands begin at multiples of it, so that their tiles are those of the whole."""

@@ -6,8 +6,9 @@ equals transformers' CLIPTokenizer with padding="max_length" and truncation=True
 
 import gzip
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,19 +130,31 @@ class Tokenizer:
                 )
         return ids
 
+    def split(self, text: str) -> list[tuple[int, ...]]:
+        """The ids of a text, without ends: one each, but those of one of `words` together."""
+        return [ids for _, ids in self._split(text)]
+
     def _encode(self, text: str) -> list[tuple[int, int]]:
         """The ids of a text, without ends, and where in it each begins; InputError for what is not Unicode."""
-        tokens: list[tuple[int, int]] = []
+        return [(token, begin) for begin, ids in self._split(text) for token in ids]
+
+    def _split(self, text: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """`split`, and where in the text each begins."""
         for begin, piece, ids in self.words.split(text):
             if ids:
-                tokens += [(token, begin) for token in ids]
+                yield begin, tuple(ids)
                 continue
             try:
                 encoding = self.bpe.encode(piece, add_special_tokens=False)
             except (TypeError, UnicodeEncodeError):  # half of a surrogate pair
                 raise InputError(f"text (={text!r}) is not valid Unicode; remove its surrogate characters") from None
-            tokens += [(token, begin + at) for token, (at, _) in zip(encoding.ids, encoding.offsets, strict=True)]
-        return tokens
+            for token, (at, _) in zip(encoding.ids, encoding.offsets, strict=True):
+                yield begin + at, (token,)
+
+    @cached_property
+    def comma_id(self) -> int | None:
+        """Of a comma that ends a word, as they all do; None where the vocabulary has none."""
+        return self.bpe.token_to_id("," + END_OF_WORD)
 
     def is_token(self, word: str) -> bool:
         """Whether a text, in its own case or in lower case, is a single token; `words` are not looked at."""

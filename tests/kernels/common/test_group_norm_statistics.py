@@ -53,15 +53,16 @@ def test_merged_statistics(any_device: Device, parts: tuple[int, int]) -> None:
     for name, rows in (("all", x[:, : parts[0]]), ("part", x[:, parts[0] :])):
         for kind, values in zip(("means", "variances"), reference.group_norm_statistics(rows, **groups), strict=True):
             arrays[tensor_out(f"{name} {kind}", *values.shape)] = values
-    means, variances, *part = arrays
+    means, variances, part_means, part_variances = arrays
     graph = Graph("test", Kernels("f32"))
-    graph.calls = [merge_statistics(*part, means, variances, before=parts[0], count=parts[1])]
+    graph.calls = [merge_statistics(part_means, part_variances, means, variances, before=parts[0], count=parts[1])]
     graph.outputs = {tensor.name: tensor for tensor in arrays}
     program = Program(any_device, graph, {})
     program.write_all({tensor.name: values for tensor, values in arrays.items()})
     program.run()
     counts = {"before": parts[0], "count": parts[1]}
-    merged = reference.merge_statistics(*map(arrays.__getitem__, (*part, means, variances)), **counts)
+    tensors = (part_means, part_variances, means, variances)
+    merged = reference.merge_statistics(*(arrays[tensor] for tensor in tensors), **counts)
     for tensor, expected, of_all in zip(
         (means, variances), merged, reference.group_norm_statistics(x, **groups), strict=True
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
@@ -17,13 +18,13 @@ Strength = float | Mapping[str, float]
 """Of an adapter, or of its changes by component, such as {"unet": 1, "text_encoder": 0.5}; 1 where none is named."""
 
 
+@dataclass(frozen=True)
 class Adapters:
     """Adapters that were read, in that order, and the strengths of those that are active. Never changed: every method
     returns another one, so that a pipeline keeps what it had where it cannot be made."""
 
-    def __init__(self, loaded: Mapping[str, Changes], active: Mapping[str, Strength]) -> None:
-        self._loaded = loaded
-        self._active = active
+    _loaded: Mapping[str, Changes] = field(repr=False)
+    _active: Mapping[str, Strength]
 
     @property
     def names(self) -> list[str]:
@@ -69,6 +70,11 @@ class Adapters:
                 if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
                     raise InputError(f"adapter_weights has {shown(value)}, must be finite numbers")
         return Adapters(self._loaded, dict(zip(names, strengths, strict=True)))
+
+    def with_strengths(self, strengths: Mapping[str, Strength]) -> Adapters:
+        """With these active too, or at another strength; InputError for one that is not loaded."""
+        active = {**self._active, **strengths}
+        return self.set(list(active), list(active.values())) if strengths else self
 
     def patches(self) -> dict[str, dict[str, Patch]]:
         """What they change, by component and path: nothing where the strength is 0."""
