@@ -34,7 +34,11 @@ from shaderfusion.cli.options import (
     add_size,
     add_tuning,
     guidance_scale,
+    rngs,
+    scale,
+    scheduler,
     schedulers,
+    strength,
     text,
     whole_number,
 )
