@@ -196,6 +196,9 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
         "width": 128,
         "height": 128,
         "num_images": 1,
+        "eta": 0.0,
+        "rng": "cpu",
+        "seeds": "joint",
         "model": "emoji",
         "optimizations": "all",
         "memory": "normal",
@@ -238,7 +241,9 @@ def test_generate_from_a_picture_and_in_two_passes(folder: Path, capsys: pytest.
     assert main([*args.replace("--mask mask.png ", "").replace("out.png", "all.png").split()]) == 0
     assert capsys.readouterr().out == "out.png\nall.png\n"
     with Image.open(folder / "out.png") as image, Image.open(folder / "all.png") as painted_whole:
-        assert (image.info["strength"], image.info["hires"], image.info["hires_strength"]) == ("1.0", "1.5", "0.5")
+        settings = json.loads(image.info["shaderfusion"])
+        assert (settings["strength"], settings["hires"], settings["hires_strength"]) == (1.0, 1.5, 0.5)
+        assert "Denoising strength: 0.5, RNG: CPU, Hires upscale: 1.5, Hires steps: " in image.info["parameters"]
         assert image.size == (48, 48)
         difference = np.abs(np.asarray(image, float) - np.asarray(painted_whole, float))
     assert difference[:, :16].mean() > 20  # there the picture was kept

@@ -41,20 +41,20 @@ def test_inspect_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "a.jpg", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     exact, infotext = report["read"]
-    assert exact["settings"] == infotext["settings"] | {"num_images": 1}
+    assert exact["settings"] == infotext["settings"] | {"num_images": 1, "eta": 0.0, "seeds": "joint"}
     assert exact["settings"]["prompt"] == "a heart, 狐"
     assert exact["not_met"] == infotext["not_met"] == {}
     assert report["texts"]["parameters"].startswith("a heart, 狐\nSteps: 1, Sampler: DDIM, CFG scale: 7.5, Seed: 5, ")
 
 
 def test_inspect_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = WEB_UI.replace("Euler a", "Heun").replace("bad", "\x1b[2Jbad") + ", Hires upscale: 2"
+    text = WEB_UI.replace("Euler a", "Restart").replace("bad", "\x1b[2Jbad") + ", Hires upscale: 2"
     path = png_with(folder, parameters=text, workflow="{}", prompt="{}", note="hi")
     assert main(["inspect", str(path)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "written by web UI:" in lines
     assert r"negative_prompt: \x1b[2Jbad" in lines
-    assert "Sampler: Heun (--scheduler or --ignore 'Sampler')" in lines
+    assert "Sampler: Restart (--scheduler or --ignore 'Sampler')" in lines
     assert "Hires upscale: 2 (--ignore 'Hires upscale')" in lines
     assert "workflow: ComfyUI's, not read, 2 characters" in lines
     assert "note: not read, 2 characters" in lines
@@ -76,21 +76,20 @@ def test_options_take_the_place_of_the_pictures(folder: Path) -> None:
     assert main(["generate", "--like", str(path), "--steps", "1", "--scheduler", "ddim", "--output", "b.png"]) == 0
     assert main(["generate", "a fox", "--negative-prompt", "bad", "--guidance-scale", "3", "--seed", "9", "--steps",
                  "1", "--width", "40", "--height", "32", "--output", "c.png"]) == 0  # fmt: skip
-    assert settings("b.png") == settings("c.png") | {"scheduler": "ddim"}
+    assert settings("b.png") == settings("c.png") | {"scheduler": "ddim", "seeds": "each"}
     assert pixels("b.png") == pixels("c.png")
 
 
 @pytest.mark.parametrize(
     ("text", "args", "sentence"),
     [
-        (WEB_UI.replace("RNG: CPU, ", ""), [], "RNG: GPU (give --seed or --ignore 'RNG')"),
-        (WEB_UI.replace("Euler a", "Heun"), [], "Sampler: Heun (give --scheduler or --ignore 'Sampler')"),
+        (WEB_UI.replace("Euler a", "Restart"), [], "Sampler: Restart (give --scheduler or --ignore 'Sampler')"),
         (WEB_UI.replace("Euler a", "Euler a Karras"), [], "Schedule type: Karras (give --scheduler or --ignore"),
         (WEB_UI.replace("Version", "Clip skip: 2, Version"), [], "Clip skip: 2 (give --ignore 'Clip skip')"),
         (WEB_UI.replace("a fox", "<lora:x:1>"), [], "Lora: <lora:x:1> (give --lora or --ignore 'Lora')"),
         (WEB_UI.replace("Size: 40x32", "Size: 41x32"), [], "width (=41)"),
         (WEB_UI.replace("Steps: 2", "Steps: 0"), [], "num_inference_steps (=0)"),
-        (WEB_UI, ["--ignore", "x", "--scheduler", "best"], "invalid choice: 'best'"),
+        (WEB_UI, ["--ignore", "x", "--scheduler", "best"], "scheduler (='best') must be one of"),
         ("", [], "must be a picture that holds its settings"),
     ],
 )
@@ -106,13 +105,13 @@ def test_what_cannot_be_met_is_named(
 
 
 def test_what_is_ignored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = png_with(folder, parameters=WEB_UI.replace("RNG: CPU", "Hires upscale: 2"))
+    path = png_with(folder, parameters=WEB_UI.replace("RNG: CPU", "Hires upscale: 2, ENSD: 31337"))
     like = ["generate", "--like", str(path), "--output", "b.png"]
     assert main([*like, "--ignore", "Hires upscale"]) == 2
     err = capsys.readouterr().err
-    assert "RNG" in err
+    assert "ENSD" in err
     assert "Hires" not in err
-    assert main([*like, "--ignore", "Hires upscale", "--ignore", "RNG"]) == 0
+    assert main([*like, "--ignore", "Hires upscale", "--ignore", "ENSD"]) == 0
     assert settings("b.png")["seed"] == 9
 
 

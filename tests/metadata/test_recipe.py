@@ -7,7 +7,7 @@ import pytest
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.metadata.recipe import read_recipes
-from shaderfusion.metadata.samplers import WEB_UI_NAMES, find_sampler, schedule_type
+from shaderfusion.metadata.samplers import find_sampler, schedule_type, web_ui_name
 from shaderfusion.metadata.settings import make_texts
 from shaderfusion.schedulers import SCHEDULERS
 
@@ -49,9 +49,10 @@ def test_our_own_texts_come_back() -> None:
     taken = ("prompt", "negative_prompt", "steps", "scheduler", "guidance_scale", "seed", "width", "height")
     assert exact.source == infotext.source == "shaderfusion"
     assert exact.options == {name: SETTINGS[name] for name in (*taken, "num_images")}
-    assert infotext.options == {name: SETTINGS[name] for name in taken}
+    spaced = {"scheduler": "dpmpp_2m_karras", "rng": "cpu"}
+    assert infotext.options == {name: SETTINGS[name] for name in taken} | spaced
     assert set(exact.demands) == {"Schedule type", "VAE", "VAE hash", "Lora", "TI"}
-    assert set(infotext.demands) == {"Schedule type", "VAE", "VAE hash", "Lora", "TI hashes"}
+    assert set(infotext.demands) == {"VAE", "VAE hash", "Lora", "TI hashes"}
     assert exact.facts["model_hash"] == infotext.facts["Model hash"] == "0123456789"
 
 
@@ -74,18 +75,18 @@ def test_a_web_uis() -> None:
         "prompt": "a fox , night",
         "negative_prompt": "bad",
         "steps": 20,
-        "scheduler": "dpmpp_2m",
+        "scheduler": "dpmpp_2m_karras",
+        "seeds": "each",
+        "rng": "philox",
         "guidance_scale": 6.5,
         "seed": 2**64 - 1,
         "width": 640,
         "height": 512,
     }
     assert recipe.demands == {
-        "Schedule type": "Karras",
         "Denoising strength": "0.5",
         "Clip skip": "2",
         "Hires upscale": "2",
-        "RNG": "GPU",
         "Lora": "<lora:style:0.8>",
     }
     assert recipe.facts == {"Model hash": "31e35c80fc", "Model": "sd_xl", "Version": "v1.10.1"}
@@ -99,9 +100,10 @@ def test_stable_diffusion_cpps() -> None:
     )
     (recipe,) = read_recipes("a.png", {"parameters": text})
     assert recipe.source == "stable-diffusion.cpp"
-    assert recipe.options["scheduler"] == "dpmpp_2m"
+    assert recipe.options["scheduler"] == "dpmpp_2m_karras"
+    assert recipe.options["rng"] == "philox"
     assert recipe.options["guidance_scale"] == 7
-    assert recipe.demands == {"RNG": "cuda", "Schedule type": "Karras"}
+    assert recipe.demands == {}
 
 
 def test_invoke_ais() -> None:
@@ -131,9 +133,9 @@ def test_invoke_ais() -> None:
         "seed": 7,
         "guidance_scale": 7.5,
         "steps": 30,
-        "scheduler": "dpmpp_2m",
+        "scheduler": "dpmpp_2m_karras",
     }
-    assert set(recipe.demands) == {"Schedule type", "loras", "seamless_x"}
+    assert set(recipe.demands) == {"loras", "seamless_x"}
 
 
 @pytest.mark.parametrize(
@@ -146,13 +148,13 @@ def test_invoke_ais() -> None:
         ("Seed: -1", "Seed"),
         ("Size: large", "Size"),
         (f"Size: {'9' * 50}x8", "Size"),
-        ("Sampler: Heun++ 2", "Sampler"),
+        ("Sampler: Restart", "Sampler"),
     ],
 )
 def test_a_value_outside_its_rule_is_a_demand(field: str, name: str) -> None:
     (recipe,) = read_recipes("a.png", {"parameters": f"x\n{field}, Version: 1, Model: m, RNG: CPU"})
     assert set(recipe.demands) == {name}
-    assert set(recipe.options) == {"prompt"}
+    assert set(recipe.options) == {"prompt", "rng", "seeds"}
 
 
 @pytest.mark.parametrize("key", ["shaderfusion", "invokeai_metadata"])
@@ -181,12 +183,15 @@ def test_json_of_another_kind_is_a_demand(value: object) -> None:
 
 
 def test_samplers_of_all_schedulers() -> None:
-    assert set(WEB_UI_NAMES) == set(SCHEDULERS)
-    for ours, theirs in WEB_UI_NAMES.items():
+    for ours in SCHEDULERS:
+        theirs = web_ui_name(ours)
         assert find_sampler(ours) == find_sampler(theirs) == find_sampler(theirs.upper()) == (ours, None)
-        assert find_sampler(f"{theirs} Karras") == (ours, "Karras")
+    for name in ("DPM++ 2M Karras", "dpm++2m karras", "dpmpp_2m_k"):
+        assert find_sampler(name) == find_sampler("DPM++ 2M", "Karras") == ("dpmpp_2m_karras", None)
+    assert find_sampler("Euler a Karras") == ("euler_a", "Karras")
+    assert find_sampler("Euler", "KL Optimal") == ("euler", "KL Optimal")
     assert find_sampler("k_euler_a") == ("euler_a", None)
-    assert find_sampler("Euler SGM Uniform") == ("euler", "SGM Uniform")
+    assert find_sampler("Euler SGM Uniform") == ("euler_trailing", None)
     assert find_sampler("Karras") == find_sampler("") == find_sampler("k") == (None, None)
 
 
@@ -197,7 +202,7 @@ def test_samplers_of_all_schedulers() -> None:
         ("euler", {"timestep_spacing": "trailing"}, "SGM Uniform"),
         ("euler", {"timestep_spacing": "linspace"}, "Uniform"),
         ("euler", {"timestep_spacing": "leading"}, None),
-        ("dpmpp_2m", {"timestep_spacing": "linspace"}, None),
+        ("dpmpp_2m", {"timestep_spacing": "linspace"}, "Uniform"),
         ("ddim", {"timestep_spacing": "trailing"}, None),
     ],
 )

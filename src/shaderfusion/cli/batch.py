@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["add_parser"]
 
 PER_JOB = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "scheduler", "width", "height")
+PER_JOB += ("eta", "rng")
 """Options of `generate` that each job may give; others are of the whole command."""
 
 _ROUNDING = ("runtime", "dtype", "optimizations", "tuning", "memory")
@@ -239,11 +240,11 @@ def _one_request(group: "Sequence[_Ready]", model: "Family") -> "Request":
     """Of several tasks, each with the noise of its own seed."""
     import numpy as np
 
-    from shaderfusion.random import NormalGenerator
+    from shaderfusion.seeds import PictureNoise
 
     first, size = group[0][0].args, group[0][1].size
-    B, H, W, C = model.latents_shape(size)
-    noise = [NormalGenerator(request.seed).randn((B, C, H, W)) for _, request in group]
+    _, H, W, C = model.latents_shape(size)
+    noise = [PictureNoise(request.seed, 1, request.rng).draw((C, H, W)) for _, request in group]
     together = argparse.Namespace(**vars(first))
     together.prompt = [task.args.prompt for task, _ in group]
     if first.negative_prompt is not None:

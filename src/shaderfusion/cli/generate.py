@@ -34,19 +34,23 @@ from shaderfusion.cli.options import (
     add_size,
     add_tuning,
     guidance_scale,
+    rngs,
+    scale,
+    scheduler,
     schedulers,
+    strength,
     text,
     whole_number,
 )
 from shaderfusion.errors import InputError
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
-from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import progress_bar, require_writable, show, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
+    from shaderfusion.hires import SecondPass
     from shaderfusion.run import Request
 
 __all__ = ["add_generating", "add_parser", "slug"]
@@ -63,6 +67,7 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
+    _add_pictures(generate)
     generate.add_argument(
         "--num-images",
         type=whole_number(1, 1, MAX_IMAGES),
@@ -78,6 +83,22 @@ def add_parser(commands: Any) -> None:
     add_json(generate)
 
 
+def _add_pictures(generate: argparse.ArgumentParser) -> None:
+    """What a run may begin with, and what may follow."""
+    meaning = "a picture to begin with, resized to width and height; what is transparent in it is white"
+    generate.add_argument("--image", type=Path, metavar="FILE", help=meaning)
+    meaning = "how much of the picture is made anew: that part of the steps is run; default: 0.8"
+    generate.add_argument("--strength", type=strength, metavar="X", help=meaning)
+    meaning = "a picture that is white where to paint, and black where the image is kept"
+    generate.add_argument("--mask", type=Path, metavar="FILE", help=meaning)
+    meaning = "make pictures so many times larger in a second run, which begins with those of the first"
+    generate.add_argument("--hires", type=scale, metavar="SCALE", help=meaning)
+    meaning = "of the second run, of which it runs the strength's part; default: as --steps"
+    generate.add_argument("--hires-steps", type=whole_number(1, 20), metavar="N", help=meaning)
+    meaning = "how much of the enlarged picture is made anew; default: 0.5"
+    generate.add_argument("--hires-strength", type=strength, metavar="X", help=meaning)
+
+
 def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random") -> None:
     """The options of how pictures are made, which `batch` has too."""
     parser.add_argument("--negative-prompt", type=text, metavar="TEXT", help="what to avoid")
@@ -91,8 +112,16 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     meaning = f"default: {DEFAULTS['guidance_scale']}"
     parser.add_argument("--guidance-scale", type=guidance_scale, metavar="X", help=meaning)
     parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help=f"default: {default_seed}")
-    meaning = "one of %(choices)s; default: the model's own"
-    parser.add_argument("--scheduler", choices=Names(schedulers), metavar="NAME", help=meaning)
+    meaning = "one of %(choices)s; most take a spacing, such as dpmpp_2m_karras; names of diffusers and of the web UIs"
+    meaning += ' do too, such as "DPM++ 2M Karras"; default: the model\'s own'
+    names = Names(schedulers, has_other_names=True)
+    parser.add_argument("--scheduler", type=scheduler, choices=names, metavar="NAME", help=meaning)
+    meaning = "how much noise the steps of ddim and tcd add, from 0 to 1; default: 0"
+    parser.add_argument("--eta", type=float, metavar="X", help=meaning)
+    meaning = "whose noise a seed gives, %(choices)s: torch's on a CPU (the default) or on an NVIDIA GPU"
+    parser.add_argument("--rng", choices=Names(rngs), metavar="NAME", help=meaning)
+    meaning = "joint (the default): one generator for all images, as diffusers; each: image i has seed + i, as web UIs"
+    parser.add_argument("--seeds", choices=("joint", "each"), metavar="NAME", help=meaning)
     add_size(parser)
     add_device(parser)
     add_dtype(parser, DTYPE_OF_DEVICE)
@@ -109,16 +138,21 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
+    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
+        if value is not None and args.hires is None:
+            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
     from concurrent.futures import ThreadPoolExecutor
+
+    from shaderfusion.metadata.settings import make_texts
 
     started = time.perf_counter()
 
-    def check(model: "Family") -> "tuple[Family, Request]":
-        request = make_job_request(model, args)
+    def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
-        return model, request
+        request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
+        return model, request, _second_pass(model, args, request)
 
-    (model, request), load = open_model_and_device(args, check)
+    (model, request, second), load = open_model_and_device(args, check)
     with ThreadPoolExecutor(1) as beside:
         hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
         pipe = load(request.size)
@@ -126,6 +160,8 @@ def _run(args: argparse.Namespace) -> None:
     if like:
         like.compare(hashes.model)
     settings = make_settings(args, pipe, request, hashes)
+    if request.source:
+        settings["strength"] = request.source.strength
     texts = [make_texts(settings | _number(index, paths)) for index in range(1, len(paths) + 1)]
     require_room("--output", paths[0], texts[-1])
     loaded = time.perf_counter()
@@ -161,6 +197,26 @@ def _run(args: argparse.Namespace) -> None:
         seconds = f"{generated - loaded:.1f} s"
         print(f"seed {args.seed}, {seconds} on {info.name} by {info.runtime} in {pipe.dtype}", file=sys.stderr)
     show("\n".join(map(str, paths)))
+
+
+def _second_pass(model: "Family", args: argparse.Namespace, first: "Request") -> "SecondPass | None":
+    """The run that --hires asks for."""
+    if args.hires is None:
+        return None
+    from shaderfusion.hires import SecondPass
+
+    args.hires_steps = args.steps if args.hires_steps is None else args.hires_steps
+    args.hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
+    return SecondPass(
+        model,
+        first,
+        scale=args.hires,
+        num_inference_steps=args.hires_steps,
+        strength=args.hires_strength,
+        mask_image=args.mask,
+        scheduler=args.scheduler,
+        eta=args.eta,
+    )
 
 
 def _number(index: int, paths: list[Path]) -> dict[str, int]:

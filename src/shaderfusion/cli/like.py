@@ -25,6 +25,8 @@ _MET_BY = {
     **dict.fromkeys(("CFG scale", "cfg_scale", "guidance_scale"), "guidance_scale"),
     **dict.fromkeys(("Steps", "steps"), "steps"),
     "prediction_type": "prediction_type",
+    "image": "image",
+    "mask": "mask",
     "Size": "width",
 }
 """Options that take the place of what a picture asks for."""

@@ -24,7 +24,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1}
+DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1, "eta": 0.0, "rng": "cpu", "seeds": "joint"}
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
@@ -96,6 +96,9 @@ def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -
         num_images_per_prompt=args.num_images,
         seed=args.seed,
         scheduler=args.scheduler,
+        eta=args.eta,
+        rng=args.rng,
+        seeds=args.seeds,
         **others,
     )
 

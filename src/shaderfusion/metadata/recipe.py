@@ -21,6 +21,7 @@ COMFY_UI = ("prompt", "workflow")
 _INVOKE_AI = "invokeai_metadata"
 
 TAKEN = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "scheduler", "width", "height", "num_images")
+TAKEN += ("eta", "rng", "seeds", "strength", "hires", "hires_steps", "hires_strength")
 """Options of ours that a picture gives."""
 
 
@@ -67,6 +68,13 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
     "width": _whole,
     "height": _whole,
     "num_images": _whole,
+    "eta": _number,
+    "strength": _number,
+    "hires": _number,
+    "hires_steps": _whole,
+    "hires_strength": _number,
+    "rng": str,
+    "seeds": str,
 }
 
 
@@ -78,8 +86,8 @@ def _take(recipe: Recipe, option: str, name: str, value: Any) -> None:
         recipe.demands[name] = _text(value)
 
 
-def _take_sampler(recipe: Recipe, name: str, value: str) -> None:
-    scheduler, schedule = find_sampler(value)
+def _take_sampler(recipe: Recipe, name: str, value: str, schedule: str | None = None) -> None:
+    scheduler, schedule = find_sampler(value, schedule)
     if scheduler is None:
         recipe.demands[name] = value
         return
@@ -143,21 +151,26 @@ def _read_parameters(name: str, text: str) -> Recipe:
         if field_name in _FIELDS:
             _take(recipe, _FIELDS[field_name], field_name, value)
         elif field_name == "Sampler":
-            _take_sampler(recipe, field_name, value)
+            schedule = fields.get("Schedule type", "Automatic")
+            _take_sampler(recipe, field_name, value, None if schedule == "Automatic" else schedule)
+        elif field_name == "Schedule type":
+            continue  # with the sampler
         elif size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", value) if field_name == "Size" else None:
             recipe.options |= {"width": int(size[1]), "height": int(size[2])}
         elif field_name in _FACTS or (is_sd_cpp and field_name in _SD_CPP_FACTS):
             recipe.facts[field_name] = value
         elif (field_name, value.lower()) not in _USUAL:
             recipe.demands[field_name] = value
-    if fields and fields.get("RNG", "GPU").upper() != "CPU":
-        recipe.demands["RNG"] = fields.get("RNG", "GPU")
+    if fields:
+        recipe.options["rng"] = "cpu" if fields.get("RNG", "GPU").upper() == "CPU" else "philox"
+    if fields and not is_ours:  # ours say it in JSON
+        recipe.options["seeds"] = "each"
     if networks:
         recipe.demands["Lora"] = ", ".join(networks)
     return recipe
 
 
-_USUAL = (("Clip skip", "1"), ("Schedule type", "automatic"), ("RNG", "cpu"), ("Emphasis", "original"))
+_USUAL = (("Clip skip", "1"), ("RNG", "cpu"), ("RNG", "gpu"), ("RNG", "nv"), ("RNG", "cuda"), ("Emphasis", "original"))
 """What is done anyway."""
 
 

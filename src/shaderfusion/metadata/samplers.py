@@ -4,53 +4,48 @@ import re
 from collections.abc import Mapping
 
 from shaderfusion.config import SchedulerConfig
+from shaderfusion.errors import InputError
+from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 
-__all__ = ["WEB_UI_NAMES", "find_sampler", "schedule_type"]
+__all__ = ["find_sampler", "schedule_type", "web_ui_name"]
 
-WEB_UI_NAMES: Mapping[str, str] = {
-    "ddim": "DDIM",
-    "dpmpp_2m": "DPM++ 2M",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "pndm": "PLMS",
+_SCHEDULE_TYPES: Mapping[str, str] = {
+    "ays": "Align Your Steps",
+    "beta": "Beta",
+    "exponential": "Exponential",
+    "karras": "Karras",
+    "linspace": "Uniform",
+    "trailing": "SGM Uniform",
 }
-"""Of the web UIs, by ours."""
-
-_SCHEDULE_TYPES = ("Karras", "Exponential", "Beta", "SGM Uniform", "Simple", "Normal", "Uniform")
-_FREE_TO_SPACE = ("dpmpp_2m", "euler", "euler_a", "lms")
-"""Schedulers whose noise levels an option spaces."""
+"""Of the web UIs, by our spacing."""
 
 
-def find_sampler(name: str) -> tuple[str | None, str | None]:
-    """Our scheduler of a name that some program wrote, and the schedule type where the name ends with one.
+def web_ui_name(scheduler: str) -> str:
+    """The web UIs' name of a scheduler, without its spacing."""
+    return SCHEDULERS[find_scheduler(scheduler).rule].web_ui
 
-    Case and what stands between letters do not count: `DPM++ 2M Karras`, `dpm++2m karras` and `dpmpp_2m_k` are one.
-    """
-    plain = _plain(name)
-    if plain in _OURS:
-        return _OURS[plain], None
-    for schedule, ending in [*((schedule, _plain(schedule)) for schedule in _SCHEDULE_TYPES), ("Karras", "k")]:
-        if (known := _OURS.get(plain.removesuffix(ending))) and plain.endswith(ending):
-            return known, schedule
-    return None, None
+
+def find_sampler(name: str, schedule: str | None = None) -> tuple[str | None, str | None]:
+    """Our scheduler of a sampler and a schedule type that some program wrote, and the latter where we lack both."""
+    # stable-diffusion.cpp joins `++` to what follows, and InvokeAI ends Karras' in _k.
+    name = re.sub(
+        r"_k$", "_karras", re.sub(r"(?<=pp)(?=[23])", "_", name.lower().replace("++", "pp").removeprefix("k_"))
+    )
+    head, _, last = name.rpartition(" ")
+    tries = [(f"{name} {schedule}", None)] if schedule else []
+    for text, left in [*tries, (name, schedule), (head, last.capitalize())]:  # at last without a spacing that it lacks
+        try:
+            return str(find_scheduler(text)), left
+        except InputError:
+            continue
+    return None, schedule
 
 
 def schedule_type(config: SchedulerConfig, scheduler: str) -> str | None:
     """The web UIs' name of how noise levels are spaced; None where they have none for it."""
-    if scheduler not in _FREE_TO_SPACE:
+    choice = find_scheduler(scheduler)
+    used = choice.options(config)
+    if "karras" not in SCHEDULERS[choice.rule].spacings:
         return None
-    if config.use_karras_sigmas:
-        return "Karras"
-    if config.timestep_spacing == "trailing":
-        return "SGM Uniform"
-    return "Uniform" if config.timestep_spacing == "linspace" and scheduler != "dpmpp_2m" else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "p"))
-
-
-_OURS = {_plain(name): ours for ours, theirs in WEB_UI_NAMES.items() for name in (ours, theirs)}
-_OURS |= {"eulerancestral": "euler_a", "keuler": "euler", "keulera": "euler_a", "klms": "lms"}
+    spaced = [name for name in ("karras", "exponential", "beta") if getattr(used, f"use_{name}_sigmas")]
+    return _SCHEDULE_TYPES.get(spaced[0] if spaced else used.timestep_spacing or "")

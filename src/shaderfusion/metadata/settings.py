@@ -9,7 +9,7 @@ from typing import Any
 
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import Infotext
-from shaderfusion.metadata.samplers import WEB_UI_NAMES
+from shaderfusion.metadata.samplers import web_ui_name
 
 __all__ = ["make_texts"]
 
@@ -35,18 +35,21 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
     scheduler, vae, several = settings["scheduler"], settings.get("vae"), settings.get("num_images", 1) > 1
     fields: dict[str, Any] = {
         "Steps": settings["steps"],
-        "Sampler": WEB_UI_NAMES.get(scheduler, scheduler),
+        "Sampler": web_ui_name(scheduler),
         "Schedule type": settings.get("schedule_type"),
         "CFG scale": f"{settings['guidance_scale']!r}".removesuffix(".0"),
-        "Seed": settings["seed"],
+        "Seed": settings["seed"] + (settings["number"] - 1 if several and settings.get("seeds") == "each" else 0),
         "Size": f"{settings['width']}x{settings['height']}",
         "Model hash": settings.get("model_hash"),
         "Model": _stem(settings["model"]),
         "VAE hash": settings.get("vae_hash"),
         "VAE": vae and Path(vae).name,
-        "Denoising strength": settings.get("strength"),
+        "Denoising strength": settings.get("hires_strength", settings.get("strength")),
         "Clip skip": settings.get("clip_skip"),
-        "RNG": "CPU",
+        "Eta": settings.get("eta") or None,
+        "RNG": "NV" if settings.get("rng") == "philox" else "CPU",
+        "Hires upscale": settings.get("hires"),
+        "Hires steps": settings.get("hires_steps"),
         "Lora hashes": ", ".join(f"{_stem(lora['file'])}: {lora['hash']}" for lora in loras),
         "TI hashes": ", ".join(f"{_stem(each['file'])}: {each['hash']}" for each in embeddings),
         "Batch size": settings["num_images"] if several else None,
