@@ -61,7 +61,7 @@ def size_of(pipe: StableDiffusionPipeline, height: int, width: int) -> RunSize:
 
 def graphs_of(pipe: StableDiffusionPipeline) -> dict[str, Graph]:
     """The graphs of the pipeline's last run."""
-    return {name: list(programs.values())[-1].graph for name, programs in pipe._engine._programs.items()}
+    return {name: list(programs.values())[-1].graph for name, programs in pipe._engine._programs.items() if programs}
 
 
 def run_pipeline(pipe: StableDiffusionPipeline, run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
