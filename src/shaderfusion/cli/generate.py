@@ -18,6 +18,7 @@ from shaderfusion.cli.making import (
     make_job_request,
     make_settings,
     open_model_and_device,
+    take_adapters,
 )
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
@@ -106,6 +107,8 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     add_model_options(parser)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
     parser.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
+    parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
     parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
@@ -122,6 +125,12 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     parser.add_argument("--rng", choices=Names(rngs), metavar="NAME", help=meaning)
     meaning = "joint (the default): one generator for all images, as diffusers; each: image i has seed + i, as web UIs"
     parser.add_argument("--seeds", choices=("joint", "each"), metavar="NAME", help=meaning)
+    meaning = "webui (the default): weights, schedules and adapters, as in (red:1.2); plain: prompts as they stand"
+    parser.add_argument("--prompt-syntax", choices=("webui", "plain"), metavar="NAME", help=meaning)
+    meaning = "layers of the text encoders that are left out, as diffusers counts: 1 is 2 of web UIs; default: none"
+    parser.add_argument("--clip-skip", type=whole_number(0, 1), metavar="N", help=meaning)
+    meaning = "original or no_norm: whether weights leave an embedding's mean; default: the model's own"
+    parser.add_argument("--emphasis", choices=("original", "no_norm"), metavar="NAME", help=meaning)
     add_size(parser)
     add_device(parser)
     add_dtype(parser, DTYPE_OF_DEVICE)
@@ -150,6 +159,7 @@ def _run(args: argparse.Namespace) -> None:
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
+        request, args.lora = take_adapters(request, args)
         return model, request, _second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)

@@ -28,6 +28,8 @@ _MET_BY = {
     "image": "image",
     "mask": "mask",
     "Size": "width",
+    "Clip skip": "clip_skip",
+    "Emphasis": "emphasis",
 }
 """Options that take the place of what a picture asks for."""
 

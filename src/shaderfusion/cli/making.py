@@ -20,15 +20,17 @@ __all__ = [
     "make_job_request",
     "make_settings",
     "open_model_and_device",
+    "take_adapters",
 ]
 
 T = TypeVar("T")
 
 DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1, "eta": 0.0, "rng": "cpu", "seeds": "joint"}
+DEFAULTS |= {"prompt_syntax": "webui"}
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
-NO_SETTINGS += ("at_once",)
+NO_SETTINGS += ("at_once", "lora_dir")
 """Options that no picture depends on."""
 
 
@@ -99,8 +101,20 @@ def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -
         eta=args.eta,
         rng=args.rng,
         seeds=args.seeds,
+        prompt_syntax=args.prompt_syntax,
+        clip_skip=args.clip_skip,
+        emphasis=args.emphasis,
         **others,
     )
+
+
+def take_adapters(request: "Request", args: argparse.Namespace) -> "tuple[Request, list[Any]]":
+    """The request without the adapters that its prompts name, and all files with the strength of each."""
+    from dataclasses import replace
+
+    from shaderfusion.prompts.adapters import find_adapter_files
+
+    return replace(request, adapters={}), find_adapter_files(request.adapters, args.lora, args.lora_dir)
 
 
 class Hashes:

@@ -22,6 +22,7 @@ _INVOKE_AI = "invokeai_metadata"
 
 TAKEN = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "scheduler", "width", "height", "num_images")
 TAKEN += ("eta", "rng", "seeds", "strength", "hires", "hires_steps", "hires_strength")
+TAKEN += ("prompt_syntax", "clip_skip", "emphasis")
 """Options of ours that a picture gives."""
 
 
@@ -74,6 +75,9 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
     "hires_steps": _whole,
     "hires_strength": _number,
     "rng": str,
+    "prompt_syntax": str,
+    "clip_skip": _whole,
+    "emphasis": str,
     "seeds": str,
 }
 

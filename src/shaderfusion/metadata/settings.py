@@ -45,7 +45,7 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
         "VAE hash": settings.get("vae_hash"),
         "VAE": vae and Path(vae).name,
         "Denoising strength": settings.get("hires_strength", settings.get("strength")),
-        "Clip skip": settings.get("clip_skip"),
+        "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
         "Eta": settings.get("eta") or None,
         "RNG": "NV" if settings.get("rng") == "philox" else "CPU",
         "Hires upscale": settings.get("hires"),
