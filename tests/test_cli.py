@@ -199,6 +199,7 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
         "eta": 0.0,
         "rng": "cpu",
         "seeds": "joint",
+        "prompt_syntax": "webui",
         "model": "emoji",
         "optimizations": "all",
         "memory": "normal",
@@ -255,7 +256,7 @@ def test_empty_prompt_is_allowed(folder: Path) -> None:
 
 
 def test_long_prompt_is_cut_with_a_warning(folder: Path) -> None:
-    done = run("generate", "heart " * 1700, *SMALL, "--output", "a.png")
+    done = run("generate", "heart " * 1700, *SMALL, "--prompt-syntax", "plain", "--output", "a.png")
     assert (done.returncode, done.stdout) == (0, "a.png\n")
     assert done.stderr.startswith("shaderfusion: warning: ")
     assert done.stderr.count("\n") == 1

@@ -41,7 +41,12 @@ def test_inspect_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "a.jpg", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     exact, infotext = report["read"]
-    assert exact["settings"] == infotext["settings"] | {"num_images": 1, "eta": 0.0, "seeds": "joint"}
+    assert exact["settings"] == infotext["settings"] | {
+        "num_images": 1,
+        "eta": 0.0,
+        "seeds": "joint",
+        "prompt_syntax": "webui",
+    }
     assert exact["settings"]["prompt"] == "a heart, 狐"
     assert exact["not_met"] == infotext["not_met"] == {}
     assert report["texts"]["parameters"].startswith("a heart, 狐\nSteps: 1, Sampler: DDIM, CFG scale: 7.5, Seed: 5, ")
@@ -85,7 +90,11 @@ def test_options_take_the_place_of_the_pictures(folder: Path) -> None:
     [
         (WEB_UI.replace("Euler a", "Restart"), [], "Sampler: Restart (give --scheduler or --ignore 'Sampler')"),
         (WEB_UI.replace("Euler a", "Euler a Karras"), [], "Schedule type: Karras (give --scheduler or --ignore"),
-        (WEB_UI.replace("Version", "Clip skip: 2, Version"), [], "Clip skip: 2 (give --ignore 'Clip skip')"),
+        (
+            WEB_UI.replace("Version", "Clip skip: 2, Version"),
+            [],
+            "Clip skip: 2 (give --clip-skip or --ignore 'Clip skip')",
+        ),
         (WEB_UI.replace("a fox", "<lora:x:1>"), [], "Lora: <lora:x:1> (give --lora or --ignore 'Lora')"),
         (WEB_UI.replace("Size: 40x32", "Size: 41x32"), [], "width (=41)"),
         (WEB_UI.replace("Steps: 2", "Steps: 0"), [], "num_inference_steps (=0)"),
