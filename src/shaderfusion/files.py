@@ -13,7 +13,17 @@ from typing import Any
 
 from shaderfusion.errors import ModelError
 
-__all__ = ["cache_folder", "exists", "is_folder", "load_bytes", "load_json", "load_text", "parse_json", "shown"]
+__all__ = [
+    "cache_folder",
+    "exists",
+    "is_file",
+    "is_folder",
+    "load_bytes",
+    "load_json",
+    "load_text",
+    "parse_json",
+    "shown",
+]
 
 LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
@@ -41,6 +51,14 @@ def is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):  # a name that is too long, a folder above that is closed, a null character
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at `path`, which opens without waiting as a pipe would; no as `is_folder`."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
         return False
 
 

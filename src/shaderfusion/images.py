@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from shaderfusion.errors import InputError
-from shaderfusion.files import shown
+from shaderfusion.files import is_file, shown
 
 __all__ = ["LARGEST_PICTURE", "AnyPicture", "Source", "read_source"]
 
@@ -75,7 +75,7 @@ def _read(name: str, picture: AnyPicture, background: str) -> Image.Image:
     if isinstance(picture, Image.Image):
         return _converted(name, f"of {picture.width}x{picture.height}", picture, background)
     where = f"={shown(str(picture))}"
-    if not _is_file(Path(picture)):
+    if not is_file(Path(picture)):
         raise InputError(f"{name} ({where}) must be a picture's file, and there is no file of that name")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
@@ -86,14 +86,6 @@ def _read(name: str, picture: AnyPicture, background: str) -> Image.Image:
         raise _not_whole(name, where, error) from None
     with opened:
         return _converted(name, where, opened, background)
-
-
-def _is_file(path: Path) -> bool:
-    """Not a pipe, of which nothing may ever come."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a folder that is closed, a null character
-        return False
 
 
 def _converted(name: str, where: str, picture: Image.Image, background: str) -> Image.Image:

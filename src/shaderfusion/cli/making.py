@@ -25,8 +25,15 @@ __all__ = [
 
 T = TypeVar("T")
 
-DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "num_images": 1, "eta": 0.0, "rng": "cpu", "seeds": "joint"}
-DEFAULTS |= {"prompt_syntax": "webui"}
+DEFAULTS = {
+    "steps": 20,
+    "guidance_scale": 7.5,
+    "num_images": 1,
+    "eta": 0.0,
+    "rng": "cpu",
+    "seeds": "joint",
+    "prompt_syntax": "webui",
+}
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
-from shaderfusion.schedulers.sigmas import solver_sigmas, trained_sigmas
+from shaderfusion.schedulers.sigmas import from_solver, solver_sigmas, trained_sigmas
 
 __all__ = ["dpmpp_2m", "solve"]
 
@@ -69,14 +69,7 @@ def solve(
             updates.append(update(sigmas[i], sigmas[i + 1], correction, config))
         return tuple(updates)
 
-    return Schedule(
-        init_noise_sigma=1.0,
-        timesteps=tuple(timesteps.tolist()),
-        input_scales=(1.0,) * num_inference_steps,
-        updates=updates_from(0),
-        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
-        updates_from=updates_from,
-    )
+    return from_solver(timesteps, sigmas, updates_from)
 
 
 def _update(sigma: float, sigma_prev: float, correction: float, config: SchedulerConfig) -> Update:

@@ -4,6 +4,7 @@ Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 __all__ = [
     "beta_sigmas",
     "exponential_sigmas",
+    "from_solver",
     "inference_sigmas",
     "karras_sigmas",
     "sigmas_at",
@@ -172,4 +174,18 @@ def with_sigmas(
         updates=tuple(updates),
         alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas),
         calls_per_step=calls_per_step,
+    )
+
+
+def from_solver(
+    timesteps: np.ndarray, sigmas: Sequence[float], updates_from: Callable[[int], tuple[Update, ...]]
+) -> Schedule:
+    """That of `solver_sigmas` and of updates of x = sqrt(alpha) x_0 + sqrt(1 - alpha) eps by what came before them."""
+    return Schedule(
+        init_noise_sigma=1.0,
+        timesteps=tuple(timesteps.tolist()),
+        input_scales=(1.0,) * len(timesteps),
+        updates=updates_from(0),
+        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
+        updates_from=updates_from,
     )

@@ -20,7 +20,7 @@ import numpy as np
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
-from shaderfusion.schedulers.sigmas import solver_sigmas, spacing_of_sigmas, trained_sigmas
+from shaderfusion.schedulers.sigmas import from_solver, solver_sigmas, spacing_of_sigmas, trained_sigmas
 
 __all__ = ["unipc"]
 
@@ -81,14 +81,7 @@ def unipc(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
             correction[1:] += alpha_prev**0.5 * predictor
         return tuple(updates)
 
-    return Schedule(
-        init_noise_sigma=1.0,
-        timesteps=tuple(timesteps.tolist()),
-        input_scales=(1.0,) * num_inference_steps,
-        updates=updates_from(0),
-        alphas=tuple(1 / (sigma**2 + 1) for sigma in sigmas[:-1]),
-        updates_from=updates_from,
-    )
+    return from_solver(timesteps, sigmas, updates_from)
 
 
 def _residuals(sigmas: Sequence[float], is_bh1: bool) -> tuple[np.ndarray, np.ndarray]:

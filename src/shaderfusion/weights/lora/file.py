@@ -13,7 +13,7 @@ import numpy as np
 
 from shaderfusion.config import PICKLE_SUFFIXES
 from shaderfusion.errors import InputError, WeightsError
-from shaderfusion.files import exists, is_folder, shown
+from shaderfusion.files import exists, is_file, is_folder, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.checkpoint import MappedFile, StoredTensor
 from shaderfusion.weights.lora.kinds import (
@@ -59,17 +59,9 @@ def find_file(path: str | Path, weight_name: str | None = None) -> Path:
         raise InputError(
             f"{file}: pickle files can run code when opened, so shaderfusion never does; take the LoRA as .safetensors"
         )
-    if not _is_file(file):
+    if not is_file(file):
         raise InputError(f"{file}: there is no such file; give the path of a LoRA's .safetensors file")
     return file
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a regular file is there: to open a pipe would wait."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def read_adapter(file: Path, targets: Targets) -> Changes:
