@@ -50,6 +50,7 @@ ORDER = [
     "weights.lora.file",
     "weights.lora.adapters",
     "families",
+    "request",
     "denoising",
     "info",
     "gpu",

@@ -13,7 +13,7 @@ from shaderfusion.errors import InputError
 from shaderfusion.families.family import Family
 from shaderfusion.images import AnyPicture, read_source
 from shaderfusion.prompts.scheduled import ScheduledPrompts
-from shaderfusion.run import Request, last_steps
+from shaderfusion.request import Request, last_steps
 from shaderfusion.schedulers import make_schedule
 
 __all__ = ["SecondPass"]

@@ -20,7 +20,8 @@ from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.run import Progress, Request, Run, make_request
+from shaderfusion.request import Request, make_request
+from shaderfusion.run import Progress, Run
 from shaderfusion.schedulers import require_scheduler
 from shaderfusion.seeds import Rng, Seeds
 from shaderfusion.tensor import DType

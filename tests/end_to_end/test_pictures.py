@@ -21,7 +21,7 @@ from shaderfusion.images import read_source
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.vae import decoder_graph
 from shaderfusion.pipeline import StableDiffusionPipeline
-from shaderfusion.run import make_request
+from shaderfusion.request import make_request
 
 BOUND = 1e-4
 IMAGE_BOUND = 2  # of 255

@@ -19,7 +19,7 @@ from shaderfusion.families import open_model
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
-from shaderfusion.run import make_request
+from shaderfusion.request import make_request
 
 ARRAYS = np.load(FOLDER / "prompts.npz")
 CASES: dict[str, dict[str, Any]] = json.loads(str(ARRAYS["facts"]))

@@ -16,7 +16,7 @@ from shaderfusion.gpu.device import Device
 from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.run import make_request
+from shaderfusion.request import make_request
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shaderfusion.batch.interrupts import Interrupts
     from shaderfusion.families.family import Family
     from shaderfusion.pipeline import StableDiffusionPipeline
-    from shaderfusion.run import Request
+    from shaderfusion.request import Request
 
 __all__ = ["add_parser"]
 

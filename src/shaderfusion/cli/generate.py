@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from shaderfusion.families.family import Family
     from shaderfusion.hires import SecondPass
-    from shaderfusion.run import Request
+    from shaderfusion.request import Request
 
 __all__ = ["add_generating", "add_parser", "slug"]
 

@@ -10,7 +10,7 @@ import shaderfusion
 if TYPE_CHECKING:
     from shaderfusion.families.family import Family, RunSize
     from shaderfusion.pipeline import StableDiffusionPipeline
-    from shaderfusion.run import Request
+    from shaderfusion.request import Request
 
 __all__ = [
     "DEFAULTS",
@@ -91,8 +91,8 @@ def open_model_and_device(
 
 
 def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -> "Request":
-    """What the options ask for, and other arguments of `run.make_request`, checked against the model."""
-    from shaderfusion.run import make_request
+    """What the options ask for, and other arguments of `request.make_request`, checked against the model."""
+    from shaderfusion.request import make_request
 
     return make_request(
         model,

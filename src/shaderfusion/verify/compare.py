@@ -12,7 +12,8 @@ import numpy as np
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Family
-from shaderfusion.run import Request, Run, make_request
+from shaderfusion.request import Request, make_request
+from shaderfusion.run import Run
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.verify.cases import Case
 
