@@ -32,9 +32,9 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.weights.checkpoint import StoredTensor
+from shaderfusion.tensor import TensorSpec
 from shaderfusion.weights.lora.file import read_adapter
-from shaderfusion.weights.lora.merge import Patch
+from shaderfusion.weights.lora.merge import Merge, Patch, Scales
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.single_file import UnknownTensorsWarning
@@ -147,13 +147,21 @@ def sd1() -> Targets:
     return targets("sd1")
 
 
+def place(array: np.ndarray) -> TensorSpec:
+    """An array that the device would be given."""
+    return TensorSpec("adapters", array.shape, "f32", "weight")
+
+
 def use_adapter(path: Path, targets: Targets) -> None:
-    """Reads the file, and merges its changes into weights of ones."""
+    """Reads the file, and records how its changes are merged."""
     for key, change in read_adapter(path, targets).items():
-        stored = StoredTensor("F32", np.ones(targets.shapes[key], np.float32).reshape(-1).view(np.uint8))
-        for keep_factors in (False, True):
-            merged, _ = Patch(((change, 0.7), (change, -1e30))).merge(stored, keep_factors=keep_factors)
-            assert len(merged.data) == len(stored.data)
+        M, *rest = targets.shapes[key]
+        weight, patch = place(np.empty((M, math.prod(rest)))), Patch(((change, 0.7), (change, -1e30)))
+        merge = Merge(Kernels("f32"), place, weight, range(M))
+        scales = {change: Scales.place(place, change) for change in patch.by_input}
+        for decomposed, own in scales.items():
+            merge.measure(decomposed, own)
+        assert merge.merge(patch, scales).shape == weight.shape
 
 
 @pytest.mark.parametrize(

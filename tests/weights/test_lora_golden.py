@@ -9,11 +9,15 @@ import pytest
 from golden.models import FOLDER, load, model_folder
 from kernel_runner import relative_error
 
+from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.weights.lora.adapters import Adapters
 from shaderfusion.weights.lora.file import read_adapter
+from shaderfusion.weights.prepare import WeightLoader
 
 BOUND = 1e-4  # relative error in f32
 ADAPTERS = sorted(path.stem for path in (FOLDER / "lora").glob("*.safetensors"))
@@ -94,7 +98,7 @@ def test_networks(pipes: dict[str, StableDiffusionPipeline], case: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case, strengths in CASES.items() if len(strengths) == 1])
 def test_merged_tensors(device: Device, case: str) -> None:
-    """All of them on the host: each tensor that PEFT changes, and no other."""
+    """Each tensor that PEFT changes, and no other, as the device merges it."""
     engine = load(device, model_of(case), "f32")._engine
     changes = read_adapter(FOLDER / "lora" / f"{case}.safetensors", engine.adapter_targets)
     patches = Adapters({}, {}).add(case, changes, 1.0, keeps=False).patches()
@@ -102,13 +106,14 @@ def test_merged_tensors(device: Device, case: str) -> None:
     prefix = {"unet": "", "text_encoder": "text_model.", "text_encoder_2": ""}  # PEFT has transformers' paths
     full = {(c, prefix[c] + path): value for (c, path), value in expected.items()}
     assert {(c, path) for c, own in patches.items() for path in own} == set(full)
-    for (component, path), vector in full.items():
-        shape = engine.adapter_targets.shapes[component, path]
-        weight = engine.model.sources[component].read(path, shape)
-        merged, factors = patches[component][path].merge(weight, keep_factors=False)
-        assert factors is None
-        rows = merged.to_f32().reshape(shape[0], -1).astype(np.float64)
-        np.testing.assert_allclose(rows @ probe(rows.shape[1]), vector, atol=2e-5, rtol=2e-5, err_msg=path)
+    for component, own in patches.items():
+        source, g = engine.model.sources[component], Graph(component, Kernels("f32"))
+        tensors = {path: g.weight(path, *engine.adapter_targets.shapes[component, path]) for path in own}
+        buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), {source: own})
+        for path, tensor in tensors.items():
+            rows = download(device, buffers[tensor], tensor).reshape(tensor.shape[0], -1).astype(np.float64)
+            vector = full[component, path]
+            np.testing.assert_allclose(rows @ probe(rows.shape[1]), vector, atol=2e-5, rtol=2e-5, err_msg=path)
 
 
 def test_without_adapters(pipes: dict[str, StableDiffusionPipeline]) -> None:

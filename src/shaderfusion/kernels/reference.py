@@ -8,6 +8,7 @@ import numpy as np
 __all__ = [
     "activate",
     "add",
+    "add_product",
     "affine",
     "attention_scores",
     "attention_values",
@@ -22,6 +23,7 @@ __all__ = [
     "group_norm_statistics",
     "group_norm_unfused",
     "layer_norm",
+    "magnitude_scales",
     "matmul",
     "merge_statistics",
     "multiply",
@@ -245,6 +247,24 @@ def _stored_values(words: Array, stored: str) -> Array:
     if stored == "BF16":
         return (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return words.view(_FLOATS[stored]).astype(np.float64)
+
+
+def add_product(
+    out: Array, b: Array, a: Array | None = None, *, scale: float, first_row: int = 0, num_rows: int | None = None
+) -> Array:
+    """out + scale a b, rows from first_row on, of a with elements as blocks of the whole, and b repeated; (m, T, C)."""
+    num_rows, N = num_rows or len(out), out.shape[1]
+    a = np.ones((1, 1, 1)) if a is None else a
+    a, b = (matrix.swapaxes(1, 2).reshape(len(matrix), -1) for matrix in (a, b))
+    stretched = np.kron(a, np.ones((num_rows // a.shape[0], N // a.shape[1])))
+    product = stretched * np.tile(b, (num_rows // b.shape[0], N // b.shape[1]))
+    return out + scale * product[first_row : first_row + len(out)]
+
+
+def magnitude_scales(x: Array, magnitudes: Array, squares: Array) -> tuple[Array, Array]:
+    """squares + sum x^2 over all but the second dimension, and magnitudes / sqrt of that, or 0 where it is 0."""
+    squares = squares + (x**2).sum(axis=(0, 2))
+    return squares, np.divide(magnitudes, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0)
 
 
 def concat_channels(a: Array, b: Array) -> Array:

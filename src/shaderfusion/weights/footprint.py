@@ -42,9 +42,10 @@ def batch_bytes(weights: Collection[Weight]) -> int:
     return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
 
-def channels_at_once(channel_bytes: int, max_bytes: int) -> int:
-    """How many output channels of so many stored bytes each one slice of a weight has at most, a multiple of 4."""
-    return max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+def channels_at_once(channel_bytes: int, max_bytes: int, channel_places: int = 1) -> int:
+    """How many output channels of so many stored bytes and places each one slice of a weight has at most, a multiple of
+    4."""
+    return max(4, min(MAX_PLACES // channel_places, max_bytes // channel_bytes) // 4 * 4)
 
 
 def filters_bytes(weights: Collection[Weight]) -> int:
