@@ -6,16 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from timeit import timeit
 
-import numpy as np
 import pytest
 from golden.models import FOLDER, model_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_calls import merging_calls, targets
 from weights.hostile_files import (
     HostileFile,
     Tensor,
@@ -32,9 +32,7 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import TensorSpec
 from shaderfusion.weights.lora.file import read_adapter
-from shaderfusion.weights.lora.merge import Merge, Patch, Scales
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.single_file import UnknownTensorsWarning
@@ -136,32 +134,15 @@ def test_files_of_anything_as_a_vae(scratch: Path, file: HostileFile) -> None:
 # ---- adapters
 
 
-@cache
-def targets(name: str) -> Targets:
-    family = open_model(model_folder(name))
-    return Targets({name: [graph] for name, graph in record(family).items()}, family.sources)
-
-
 @pytest.fixture(scope="module")
 def sd1() -> Targets:
     return targets("sd1")
 
 
-def place(array: np.ndarray) -> TensorSpec:
-    """An array that the device would be given."""
-    return TensorSpec("adapters", array.shape, "f32", "weight")
-
-
 def use_adapter(path: Path, targets: Targets) -> None:
     """Reads the file, and records how its changes are merged."""
-    for key, change in read_adapter(path, targets).items():
-        M, *rest = targets.shapes[key]
-        weight, patch = place(np.empty((M, math.prod(rest)))), Patch(((change, 0.7), (change, -1e30)))
-        merge = Merge(Kernels("f32"), place, weight, range(M))
-        scales = {change: Scales.place(place, change) for change in patch.by_input}
-        for decomposed, own in scales.items():
-            merge.measure(decomposed, own)
-        assert merge.merge(patch, scales).shape == weight.shape
+    for _ in merging_calls(read_adapter(path, targets), targets, Kernels("f32")):
+        pass
 
 
 @pytest.mark.parametrize(
