@@ -295,6 +295,19 @@ class TestStore:
         (again,) = store.load({graph: source})
         assert again == buffers
 
+    def test_another_strength_compiles_nothing(self, device: Device, source: Source, graph: Graph) -> None:
+        store = WeightStore(device)
+        store.load({graph: source})
+        changes = [make((8, 16)) for make in KINDS.values()]
+        store.set_patches({source: {"b": Patch(tuple((change, 1.0) for change in changes))}})
+        before = len(device.pipelines)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device.pipelines, "_compile", None)
+            store.set_patches({source: {"b": Patch(tuple((change, -0.25) for change in changes))}})
+        assert len(device.pipelines) == before
+        wanted = lora_reference.merged(source.arrays["b"], [(change, -0.25) for change in changes])
+        require_equal(self.read(device, store, graph, source)["b"], wanted.T, "f16")
+
     def test_graphs_that_are_loaded_later(self, device: Device, source: Source, graph: Graph) -> None:
         store = WeightStore(device)
         change = lora(8, 16, 2)

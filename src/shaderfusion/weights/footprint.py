@@ -16,8 +16,8 @@ _BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 _SMALL_BYTES = 64 << 10
-"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host: for few values
-a dispatch takes longer."""
+"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host where no
+adapter changes them: for few values a dispatch takes longer."""
 
 _ALIGNMENT_BYTES = 16
 """Of a buffer's size, and so the smallest."""
