@@ -34,5 +34,6 @@ def difference(change: Change, weight: np.ndarray) -> np.ndarray:
 def _values(matrix: Matrix) -> np.ndarray:
     if isinstance(matrix, Whole):
         return matrix.tensor.matrix().astype(np.float64)
-    up, core, down = (factor if factor is None else factor.astype(np.float64) for factor in matrix.factors())
-    return up @ down if core is None else np.einsum("mr,rst,sc->mct", up, core, down).reshape(len(up), -1)
+    up, core, down = matrix.factors()
+    core = np.eye(len(down))[..., None] if core is None else core.astype(np.float64)
+    return np.einsum("mr,rst,sc->mct", up, core, down, optimize=True).reshape(len(up), -1)

@@ -219,7 +219,7 @@ def test_what_adapters_take_on_the_device_does_not_grow(device: Device, monkeypa
 @pytest.mark.parametrize("kind", ["difference", "DoRA"])
 def test_a_bias(device: Device, kind: str, dtype: DType) -> None:
     array = RNG.standard_normal(10).astype(np.float16)
-    changes = [(Product(Whole(stored(10)), 0.5), 2.0)]
+    changes: list[tuple[Change, float]] = [(Product(Whole(stored(10)), 0.5), 2.0)]
     if kind == "DoRA":
         changes.append((dora((10,), lora(10, 1, 2)), 0.5))
     source = Source({"b": array}, "f16")
