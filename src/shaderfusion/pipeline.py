@@ -16,6 +16,7 @@ from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
+from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
@@ -104,6 +105,8 @@ class StableDiffusionPipeline:
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         adapters = name_files(loras)
+        if not isinstance(device, Device):
+            runtimes(runtime)[0].load()  # alone: beside other work of Python's the driver would begin later
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
