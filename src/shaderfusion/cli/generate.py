@@ -15,10 +15,10 @@ from shaderfusion.cli.making import (
     DEFAULTS,
     Hashes,
     fill_defaults,
+    find_adapters,
     make_job_request,
     make_settings,
     open_model_and_device,
-    take_adapters,
 )
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
@@ -68,8 +68,6 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
-    meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
-    generate.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     _add_pictures(generate)
     generate.add_argument(
         "--num-images",
@@ -109,6 +107,8 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     add_model_options(parser)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
     parser.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a folder of adapters that prompts may name, as <lora:NAME:SCALE>"
+    parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
     parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> None:
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
-        request, args.lora = take_adapters(request, args)
+        args.lora = find_adapters(args, [request])
         return model, request, _second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
