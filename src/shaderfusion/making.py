@@ -1,4 +1,4 @@
-"""What `generate`, `batch` and `serve` share: opening a model beside its device, and the settings that go into a picture."""
+"""What `generate`, `batch` and `serve` share: a model opened beside its device, and settings that go into a picture."""
 
 import argparse
 import re
