@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import shaderfusion
-from shaderfusion.files import is_file
+from shaderfusion.files import is_file, is_folder
 from shaderfusion.server.events import stream
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import Guard, read_body, read_json
@@ -49,6 +49,7 @@ def make_app(
         },
     )
     app.state.service = service
+    app.router.redirect_slashes = False
     return app
 
 
@@ -98,7 +99,7 @@ def _routes(service: Service) -> list[BaseRoute]:
 
     return [
         Route("/", page),
-        Mount("/static", StaticFiles(directory=PAGE, check_dir=False)),
+        *([Mount("/static", StaticFiles(directory=PAGE))] if is_folder(PAGE) else []),
         Route("/api/options", options),
         Route("/api/models", models),
         Route("/api/device", device),
