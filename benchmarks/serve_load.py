@@ -1,7 +1,7 @@
 """Load on `shaderfusion serve`: many clients at once, some of which cancel, go away, send nonsense or read slowly.
 
-Each accepted job must end in its own picture, which is compared with one made alone before, or in its cancellation. Prints
-the median and the 95th percentile of the seconds from a request to its picture, and the server's memory.
+Each accepted job must end in its own picture, which is compared with one made alone before, or in its cancellation.
+Prints the median and the 95th percentile of the seconds from a request to its picture, and the server's memory.
 
     python benchmarks/serve_load.py --requests 200 --clients 20
 """
