@@ -18,6 +18,7 @@ ORDER = [
     "output",
     "tensor",
     "images",
+    "previews",
     "config_rules",
     "config",
     "random",

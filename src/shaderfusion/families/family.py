@@ -19,6 +19,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.previews import Projection
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
@@ -185,6 +186,11 @@ class Family(ABC):
     @abstractmethod
     def latent_channels(self) -> int:
         """C of the latents (B, H, W, C)."""
+
+    @property
+    def projection(self) -> Projection | None:
+        """That of the model's latents, where it is known without running the decoder."""
+        return None
 
     @property
     def input_channels(self) -> int:

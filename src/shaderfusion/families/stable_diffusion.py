@@ -23,6 +23,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
+from shaderfusion.previews import PROJECTIONS, Projection
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFiles
 
@@ -156,6 +157,11 @@ class StableDiffusion(Family):
     def latent_channels(self) -> int:
         """Of the autoencoder."""
         return self.config.vae.latent_channels
+
+    @property
+    def projection(self) -> Projection | None:
+        """By the autoencoder's scaling_factor."""
+        return PROJECTIONS.get(self.config.vae.scaling_factor) if self.latent_channels == 4 else None
 
     @property
     def input_channels(self) -> int:

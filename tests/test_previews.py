@@ -1,0 +1,106 @@
+"""Small pictures of latents: how a projection is fitted, which one a model has, and what of a step is shown."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from golden.models import golden, load, model_folder
+
+from shaderfusion.engine import Engine
+from shaderfusion.families import open_model
+from shaderfusion.gpu.device import Device
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.previews import PROJECTIONS, SAMPLE_CELLS, fit_projection, sample_latents
+
+SMALL: dict[str, Any] = {"num_inference_steps": 3, "width": 16, "height": 8, "seed": 1}
+
+
+def averages(pixels: np.ndarray, f: int) -> np.ndarray:
+    """Of each cell, (B, height / f, width / f, 3)."""
+    B, height, width, _ = pixels.shape
+    return pixels.reshape(B, height // f, f, width // f, f, 3).mean(axis=(2, 4))
+
+
+def test_fit_finds_the_projection_that_there_is() -> None:
+    noise = np.random.default_rng(0)
+    latents, factors, bias = (
+        noise.standard_normal((2, 5, 7, 6)),
+        noise.standard_normal((6, 3)),
+        noise.standard_normal(3),
+    )
+    pixels = (latents @ factors + bias).repeat(4, axis=1).repeat(4, axis=2)
+    pixels += np.tile(np.array([[1, -1], [-1, 1]]).repeat(3).reshape(2, 2, 3), (1, 10, 14, 1))  # is 0 in each cell
+    fitted = fit_projection(latents, pixels)
+    assert np.allclose(fitted.factors, factors, atol=1e-5)
+    assert np.allclose(fitted.bias, bias, atol=1e-5)
+
+
+def test_pictures_have_a_pixel_for_each_cell() -> None:
+    latents = np.zeros((2, 3, 5, 4), np.float32)
+    latents[1, 2, 4] = (1e6, 0, 0, 0)
+    first, second = PROJECTIONS[0.13025].pictures(latents)
+    assert (first.size, first.mode) == ((5, 3), "RGB")
+    assert first.getpixel((0, 0)) == (round(127.5 * 1.1084), round(127.5 * 0.9825), round(127.5 * 0.9989))
+    assert second.getpixel((4, 2)) == (255, 255, 255)
+
+
+def test_the_embedded_model_looks_like_its_pictures() -> None:
+    run = golden("emoji").runs[4]
+    latents, pixels = run.latents[-1], run.images / 127.5 - 1
+    expected = averages(pixels, 4)
+    projection = open_model("emoji").projection
+    assert projection is not None
+    error = np.clip(projection.project(latents), -1, 1) - expected
+    assert np.square(error).mean() < 0.2 * expected.var(axis=(0, 1, 2)).mean()
+
+
+def test_models_by_their_scaling_factor() -> None:
+    assert open_model(model_folder("sd2")).projection is PROJECTIONS[0.18215]
+    assert open_model(model_folder("sdxl")).projection is PROJECTIONS[0.13025]
+    assert open_model(model_folder("thirds")).projection is None  # of 5 latent channels
+
+
+def test_unknown_latents_are_fitted_to_the_decoder_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kernels = open_model(model_folder("odd")), Kernels("f32", device.capabilities)
+    assert model.projection is None
+    with StableDiffusionPipeline(device, model, kernels) as pipe:
+        run = pipe.generate("a fox", **SMALL)
+        first = next(run).latent_preview()
+        side = SAMPLE_CELLS * model.scale_factor
+        latents = sample_latents(model.latent_channels)
+        pixels = pipe._engine.decode(latents, model.run_size(width=side, height=side))
+        error = pipe._engine.projection().project(latents) - averages(pixels, model.scale_factor)
+        for cell in (latents, np.ones_like(latents)):  # of the least squares, the error has nothing of either
+            assert np.abs(np.einsum("bhwc,bhwp->cp", cell, error)).max() < 1e-2
+        assert first[0].size == (16 // model.scale_factor, 8 // model.scale_factor)
+        monkeypatch.setattr(Engine, "decode", None)  # nothing more is decoded for the next ones
+        assert next(run).latent_preview()[0].tobytes() != first[0].tobytes()
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_the_estimate_is_what_the_scheduler_goes_on_with(
+    device: Device, scheduler: str, guidance_scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both schedulers' steps are x_prev = a x_0 + b x_t, so that x_0 follows from the latents before and after."""
+    pipe = load(device, "sd2", "f32")
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    run = pipe.generate("a fox", **SMALL, guidance_scale=guidance_scale)
+    before = run.request.schedule.init_noise_sigma * run._first_noise()
+    run._noise = type(run._noise)(1, 1, "cpu", "joint")  # whose first noise was just drawn
+    schedule = run.request.schedule
+    for progress in run:
+        call = progress.step - 1
+        if progress.step == progress.num_steps:
+            assert np.array_equal(progress.estimate(), progress.latents)
+            break
+        # x = (sqrt(alpha) x_0 + sqrt(1 - alpha) eps) / scale, before the step and after it, with equal x_0 and eps
+        signal, noise = (
+            np.array([alpha**0.5, (1 - alpha) ** 0.5]) / scale
+            for alpha, scale in zip(schedule.alphas[call:][:2], schedule.input_scales[call:][:2], strict=True)
+        )
+        share = noise[1] / signal[1]
+        x_0 = (progress.latents - share * before) / (noise[0] - share * signal[0])
+        np.testing.assert_allclose(progress.estimate(), x_0, rtol=1e-3, atol=1e-3)
+        before = progress.latents
