@@ -14,11 +14,15 @@ from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
 from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family
 from shaderfusion.images import Source, to_pictures
+from shaderfusion.progress import DENOISE
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.seeds import PictureNoise
 
-__all__ = ["Progress", "Run"]
+__all__ = ["Change", "Progress", "Run"]
+
+Change = Callable[[int, np.ndarray], np.ndarray | None]
+"""After each step, with its number from 0 and the latents (B, H, W, C) f32: others for the next step, or None."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Run(Iterator[Progress]):
 
     def __init__(self, engine: Engine, request: Request) -> None:
         self.request = request
+        self.watch: Callable[[str], None] = lambda part: None
+        """Told each part that begins: "text", "encode" of a picture, "denoise", "decode"."""
+        self.change: Change | None = None
+        """It and `watch` are called while the run has its turn: others wait."""
         self._engine = engine
         self._state: DenoisingState | None = None
         self._made: list[Conditioning] = []
@@ -73,6 +81,7 @@ class Run(Iterator[Progress]):
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
+        self._num_steps = request.num_steps
         self._last: tuple[Step, np.ndarray, np.ndarray] | None = None
         """The last step that was done: x_t before it, and what the denoiser said."""
         self._is_closed = False
@@ -86,12 +95,14 @@ class Run(Iterator[Progress]):
                 raise StopIteration
             if self._state is None:
                 self._state = self._begin()
-            if self._step < request.num_steps:  # else only the pictures are missing
+            if self._step < self._num_steps:  # else only the pictures are missing
+                if self._last is None:
+                    self.watch(DENOISE)
                 if request.changes_at(self._step):  # a state of its own: the device does not hold it
                     conditioning = self._state.conditioning | self._conditioning(self._step)
                     self._state = replace(self._state, conditioning=conditioning)
-                # The next step may need the latents that are kept, or another embedding.
-                ahead = 1 if self._kept or request.changes_at(self._step + 1) else 2
+                # The next step may need the latents that are kept or returned, or another embedding.
+                ahead = 1 if self._kept or self.change or request.changes_at(self._step + 1) else 2
                 indices = range(self._step, request.num_steps)[:ahead]
                 self._next += map(self._make_step, indices[len(self._next) :])
                 x_t = self._state.x_t
@@ -100,9 +111,13 @@ class Run(Iterator[Progress]):
                 self._step += 1
                 if self._kept:
                     self._state = self._keep(self._state, self._kept)
+                if self.change:
+                    changed = self.change(self._step - 1, self._state.x_t)
+                    self._state = self._state if changed is None else self._state.with_latents(changed)
             latents = self._state.x_t
             estimate = self._make_estimate(latents)
-            if self._step == request.num_steps:
+            if self._step == self._num_steps:
+                self.watch("decode")
                 images = self._decode(latents)
                 self.close()
         return Progress(
@@ -120,9 +135,11 @@ class Run(Iterator[Progress]):
         """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
         request, size = self.request, self.request.size
         self._engine.load(size)
+        self.watch("text")
         self._made = self._condition()
         conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
         if request.source:
+            self.watch("encode")
             x_t = self._begin_with(request.source, conditioning)
         else:
             x_t = (request.schedule.init_noise_sigma * self._first_noise()).astype(np.float32)
@@ -175,7 +192,7 @@ class Run(Iterator[Progress]):
     def _make_estimate(self, latents: np.ndarray) -> Callable[[], np.ndarray]:
         """`Progress.estimate` of the last step, which left these latents."""
         call, schedule, kept = self._step - 1, self.request.schedule, self._kept
-        if self._last is None or self._step == self.request.num_steps:
+        if self._last is None or self._step == self._num_steps:
             return lambda: latents
         step, x_t, model_output = self._last
 
@@ -228,6 +245,10 @@ class Run(Iterator[Progress]):
             made = each if isinstance(each, dict) else dict(zip(read, next(parts), strict=True))
             found.append(each.join(made, widths) if isinstance(each, ScheduledPrompts) else made)
         return found
+
+    def finish(self) -> None:
+        """Makes the current step the last one, whose latents are decoded as they are, noise included."""
+        self._num_steps = self._step
 
     def close(self) -> None:
         """Ends the run after the current step."""

@@ -74,8 +74,9 @@ class Schedule:
 
     def predicted(self, x: np.ndarray, m: np.ndarray, call: int, prediction_type: PredictionType) -> np.ndarray:
         """x_0 as that call has it, of x before it and the model output m after guidance, of any shape."""
-        p = prediction(self.alphas[call], prediction_type)
-        return np.float32(p.x0_x * self.input_scales[call]) * x + np.float32(p.x0_m) * m
+        p, update = prediction(self.alphas[call], prediction_type), self.updates[call]
+        x_0 = np.float32(p.x0_x * self.input_scales[call]) * x + np.float32(p.x0_m) * m
+        return np.clip(x_0, -update.clip_range, update.clip_range) if update.c_x0 else x_0
 
     def tail(self, first_call: int) -> "Schedule":
         """That of a run which begins at a call after the first, from `noised` latents."""
