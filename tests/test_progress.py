@@ -52,7 +52,7 @@ def test_a_stage_that_begins_again() -> None:
     clock = Clock()
     job = JobProgress([Stage(2), Stage(2)], clock=clock)
     do_steps(job, clock, 1, 1)
-    job.start(0)
+    job.restart()
     assert job.step == 0
     do_steps(job, clock, 1, 1)
     assert job.step == 2

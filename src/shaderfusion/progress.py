@@ -73,8 +73,13 @@ class JobProgress:
         return self._work_s * (work - self._done * self._stages[self._index].work)
 
     def start(self, index: int) -> None:
-        """A stage begins, again where it had begun already."""
-        self._index, self._done, self._first_s = index, 0, None
+        """A stage begins."""
+        self._index = index
+        self.restart()
+
+    def restart(self) -> None:
+        """The stage that runs begins again."""
+        self._done, self._first_s = 0, None
         self.watch()
 
     def begin(self, part: str) -> None:

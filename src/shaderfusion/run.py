@@ -47,6 +47,8 @@ class Progress:
 
     Of latents that are not known, a few samples are decoded once for it.
     """
+    quick_preview: Callable[[], list[Image.Image]] = field(repr=False)
+    """Those of `latent_preview`, enlarged to the size of the pictures."""
     images: list[Image.Image] | None = None
 
 
@@ -127,7 +129,8 @@ class Run(Iterator[Progress]):
             latents,
             estimate,
             lambda: self._decode(estimate()),
-            lambda: self._engine.projection().pictures(estimate()),
+            lambda: self._project(estimate()),
+            lambda: self._enlarge(self._project(estimate())),
             images,
         )
 
@@ -202,6 +205,13 @@ class Run(Iterator[Progress]):
             return x_0 if kept is None else np.where(kept.mask == 1, x_0, kept.latents)
 
         return estimate
+
+    def _project(self, latents: np.ndarray) -> list[Image.Image]:
+        return self._engine.projection().pictures(latents)
+
+    def _enlarge(self, pictures: list[Image.Image]) -> list[Image.Image]:
+        size = (self.request.size.width_px, self.request.size.height_px)
+        return [picture.resize(size, Image.Resampling.BILINEAR) for picture in pictures]
 
     def _decode(self, latents: np.ndarray) -> list[Image.Image]:
         return to_pictures(self._engine.decode(latents, self.request.size))

@@ -43,11 +43,15 @@ from shaderfusion.cli.options import (
     text,
     whole_number,
 )
+from shaderfusion.cli.preview import PreviewFile, add_preview
 from shaderfusion.errors import InputError
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
-from shaderfusion.output import progress_bar, require_writable, show, write_whole
+from shaderfusion.output import progress_line, require_writable, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
@@ -83,6 +87,7 @@ def add_parser(commands: Any) -> None:
         help=f"a file that ends in {', '.join(SUFFIXES)}; default: PROMPT-SEED.png; replaces a file of that name; "
         "several images are numbered: -1.png, -2.png",
     )
+    add_preview(generate)
     add_json(generate)
 
 
@@ -147,6 +152,7 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
+    preview = PreviewFile(args.preview_every)
     for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
         if value is not None and args.hires is None:
             raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
@@ -163,26 +169,34 @@ def _run(args: argparse.Namespace) -> None:
         return model, request, _second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
-    with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
-        pipe = load(request.size)
-        hashes = hashing.result()
-    if like:
-        like.compare(hashes.model)
-    settings = make_settings(args, pipe, request, hashes)
-    if request.source:
-        settings["strength"] = request.source.strength
-    texts = [make_texts(settings | _number(index, paths)) for index in range(1, len(paths) + 1)]
-    require_room("--output", paths[0], texts[-1])
-    loaded = time.perf_counter()
-    images: list[Image] = []
-    with progress_bar(request.num_steps + (second.num_steps if second else 0)) as draw:
-        for progress in pipe.run(request):
-            draw(progress.step)
-            images = progress.images or []
-        for progress in pipe.run(second.request(images)) if second else ():
-            draw(request.num_steps + progress.step)
-            images = progress.images or []
+    requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
+    stages = [Stage(request.num_steps, work=request.size.pixels)]
+    if second:
+        requests.append(second.request)
+        stages.append(Stage(second.num_steps, "hires", second.size.pixels))
+    job = JobProgress(stages)
+    with progress_line(job):
+        with ThreadPoolExecutor(1) as beside:
+            hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
+            pipe = load(request.size)
+            hashes = hashing.result()
+        if like:
+            like.compare(hashes.model)
+        settings = make_settings(args, pipe, request, hashes)
+        if request.source:
+            settings["strength"] = request.source.strength
+        texts = [make_texts(settings | _number(index, paths)) for index in range(1, len(paths) + 1)]
+        require_room("--output", paths[0], texts[-1])
+        loaded = time.perf_counter()
+        images: list[Image] = []
+        for index, make_request in enumerate(requests):
+            job.start(index)
+            run = pipe.run(make_request(images))
+            run.watch = job.begin
+            for progress in run:
+                job.advance()
+                preview.show(progress)
+                images = progress.images or []
     generated = time.perf_counter()
     for path, image, held in zip(paths, images, texts, strict=True):
         write_whole("--output", path, encode(image, path.suffix, held))

@@ -37,7 +37,7 @@ DEFAULTS = {
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
-NO_SETTINGS += ("at_once", "lora_dir")
+NO_SETTINGS += ("at_once", "lora_dir", "preview_every")
 """Options that no picture depends on."""
 
 

@@ -86,6 +86,11 @@ class RunSize:
         return 2 * self.batch if self.guidance else self.batch
 
     @property
+    def pixels(self) -> int:
+        """Of all pictures."""
+        return self.batch * self.height_px * self.width_px
+
+    @property
     def one_row(self) -> RunSize:
         """That of a single row of the denoiser."""
         return replace(self, batch=1, guidance=False)
