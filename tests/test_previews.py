@@ -1,15 +1,21 @@
 """Small pictures of latents: how a projection is fitted, which one a model has, and what of a step is shown."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from golden.models import golden, load, model_folder
+from safetensors.numpy import save_file
 
+from shaderfusion.config import TinyVaeConfig
 from shaderfusion.engine import Engine
+from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.previews import PROJECTIONS, SAMPLE_CELLS, fit_projection, sample_latents
 
@@ -104,3 +110,67 @@ def test_the_estimate_is_what_the_scheduler_goes_on_with(
         x_0 = (progress.latents - share * before) / (noise[0] - share * signal[0])
         np.testing.assert_allclose(progress.estimate(), x_0, rtol=1e-3, atol=1e-3)
         before = progress.latents
+
+
+def write_tiny_vae(folder: Path, **options: Any) -> Path:
+    """An AutoencoderTiny with random weights, by default for the latents of sd2."""
+    given = {"latent_channels": 4, "decoder_block_out_channels": [8, 8], "num_decoder_blocks": [1, 2], **options}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny", **given}))
+    noise = np.random.default_rng(0)
+    config = TinyVaeConfig.from_json(folder)
+    weights = tiny_decoder_graph(config, Kernels("f32"), batch=1, height=4, width=4).weights
+    tensors = {path: noise.normal(0, 0.2, weight.source_shape).astype(np.float32) for path, weight in weights.items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def test_previews_by_another_vae(device: Device, tmp_path: Path) -> None:
+    """They are those of a model that has that one as its own; pictures stay as they are."""
+    tiny, kernels = write_tiny_vae(tmp_path / "tiny"), Kernels("f32", device.capabilities)
+    seen = {}
+    for name, options in {"none": {}, "beside": {"preview_vae": tiny}, "own": {"vae": tiny}}.items():
+        model = open_model(model_folder("sd2"), **options)
+        with StableDiffusionPipeline(device, model, kernels) as pipe:
+            pipe.load(model.run_size(width=16, height=8))
+            assert not pipe._engine._programs.get("preview_vae")
+            first, *_, last = pipe.generate("a fox", **SMALL, num_images_per_prompt=2)
+            seen[name] = [
+                [image.tobytes() for image in pictures]
+                for pictures in (first.quick_preview(), first.preview(), last.images or [])
+            ]
+            assert [image.size for image in first.quick_preview()] == [(16, 8)] * 2
+    assert seen["beside"][0] == seen["own"][0] == seen["own"][1] != seen["none"][0]
+    assert seen["beside"][1:] == seen["none"][1:]
+
+
+def test_low_memory_takes_the_projection(device: Device, tmp_path: Path) -> None:
+    model = open_model(model_folder("sd2"), preview_vae=write_tiny_vae(tmp_path / "tiny"))
+    with StableDiffusionPipeline(device, model, Kernels("f32", device.capabilities), memory="low") as pipe:
+        for progress in pipe.generate("a fox", **SMALL):
+            small, large = progress.latent_preview()[0], progress.quick_preview()[0]
+            assert (small.size, large.size) == ((8, 4), (16, 8))
+            assert not pipe._engine._programs["preview_vae"]
+    with pytest.raises(InputError, match=r"^preview_vae must be left out with memory='low'"):
+        StableDiffusionPipeline.from_pretrained("emoji", preview_vae=tmp_path, memory="low")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (
+            {"latent_channels": 3},
+            r"^preview_vae's latents \(of 3 channels for 2 px\) must be the model's \(of 4 for 2 px\)",
+        ),
+        ({"decoder_block_out_channels": [8], "num_decoder_blocks": [1]}, r"^preview_vae's latents .*of 4 .* for 1 px"),
+        ({"out_channels": 4}, r"^preview_vae's out_channels \(=4\) must be 3"),
+    ],
+)
+def test_vaes_of_other_latents(tmp_path: Path, options: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ModelError, match=rule):
+        open_model(model_folder("sd2"), preview_vae=write_tiny_vae(tmp_path / "tiny", **options))
+
+
+def test_only_a_small_vae_is_for_previews() -> None:
+    with pytest.raises(ModelError, match=r"^preview_vae \(=AutoencoderKL\) must be an AutoencoderTiny"):
+        open_model(model_folder("sd2"), preview_vae=model_folder("sd2"))

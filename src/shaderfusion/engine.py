@@ -247,11 +247,17 @@ class Engine:
             rows = [self.run(self.model.encoder, size, {"image": row[None]}, ["moments"]) for row in images]
         return np.concatenate([row["moments"] for row in rows], dtype=np.float32)
 
-    def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
-        """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
+    def decode(self, latents: np.ndarray, size: RunSize, *, quickly: bool = False) -> np.ndarray:
+        """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C); by the quick decoder if asked to."""
+        name = self.quick_decoder if quickly and self.quick_decoder else self.model.decoder
         with self.device.turn:
-            rows = [self.run(self.model.decoder, size, {"latents": row[None]}, ["image"]) for row in latents]
+            rows = [self.run(name, size, {"latents": row[None]}, ["image"]) for row in latents]
         return np.concatenate([row["image"] for row in rows], dtype=np.float32)
+
+    @property
+    def quick_decoder(self) -> str | None:
+        """The family's, unless it would take the denoiser's place in memory."""
+        return self.model.quick_decoder if self.memory == "normal" else None
 
     def projection(self) -> Projection:
         """From latents to small pictures: the family's, or one fitted to what the decoder makes of a few samples."""

@@ -74,6 +74,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         vae: str | Path | None = None,
+        preview_vae: str | Path | None = None,
         prediction_type: str | None = None,
         revision: str | None = None,
         device: Device | int | str | None = None,
@@ -89,8 +90,9 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", a folder in diffusers' format, a .safetensors file or a model of the hub.
 
-        vae, prediction_type and revision are those of `families.open_model`; devices those of `shaderfusion devices`.
-        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
+        vae, preview_vae, prediction_type and revision are those of `families.open_model`; devices those of
+        `shaderfusion devices`. runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device
+        is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler, a name of schedulers.find_scheduler, is the model's
         own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
         picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
@@ -105,13 +107,17 @@ class StableDiffusionPipeline:
         """
         if memory not in MEMORIES:
             raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
+        if preview_vae is not None and memory == "low":
+            raise InputError(
+                "preview_vae must be left out with memory='low': each preview would load it, and the denoiser again"
+            )
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
-            found = _open(model, vae=vae, prediction_type=prediction_type, revision=revision)
+            found = _open(model, vae=vae, preview_vae=preview_vae, prediction_type=prediction_type, revision=revision)
             require_scheduler(found.scheduler_config, scheduler)  # before weights load
             found.tokenize([""])
             for path in embeddings:

@@ -48,7 +48,8 @@ class Progress:
     Of latents that are not known, a few samples are decoded once for it.
     """
     quick_preview: Callable[[], list[Image.Image]] = field(repr=False)
-    """Those of `latent_preview`, enlarged to the size of the pictures."""
+    """As large as the pictures: the estimate decoded by TAESD, where it is the model's vae or the preview_vae that the
+    model was opened with, else those of `latent_preview`, enlarged; in low memory always these."""
     images: list[Image.Image] | None = None
 
 
@@ -130,7 +131,7 @@ class Run(Iterator[Progress]):
             estimate,
             lambda: self._decode(estimate()),
             lambda: self._project(estimate()),
-            lambda: self._enlarge(self._project(estimate())),
+            lambda: self._preview_quickly(estimate()),
             images,
         )
 
@@ -209,9 +210,12 @@ class Run(Iterator[Progress]):
     def _project(self, latents: np.ndarray) -> list[Image.Image]:
         return self._engine.projection().pictures(latents)
 
-    def _enlarge(self, pictures: list[Image.Image]) -> list[Image.Image]:
-        size = (self.request.size.width_px, self.request.size.height_px)
-        return [picture.resize(size, Image.Resampling.BILINEAR) for picture in pictures]
+    def _preview_quickly(self, latents: np.ndarray) -> list[Image.Image]:
+        size = self.request.size
+        if self._engine.quick_decoder:
+            return to_pictures(self._engine.decode(latents, size, quickly=True))
+        sides = (size.width_px, size.height_px)
+        return [picture.resize(sides, Image.Resampling.BILINEAR) for picture in self._project(latents)]
 
     def _decode(self, latents: np.ndarray) -> list[Image.Image]:
         return to_pictures(self._engine.decode(latents, self.request.size))

@@ -152,7 +152,7 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
-    preview = PreviewFile(args.preview_every)
+    preview = PreviewFile(args)
     for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
         if value is not None and args.hires is None:
             raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shaderfusion.cli.options import whole_number
+from shaderfusion.errors import InputError
 from shaderfusion.metadata.image_files import SUFFIXES, encode
 from shaderfusion.output import require_writable, write_whole
 
@@ -24,6 +25,8 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     meaning = "every N steps write what the picture will be as far as can be told, to a file that ends in "
     meaning += f"{', '.join(SUFFIXES)}; several pictures lie side by side"
     parser.add_argument(_OPTION, nargs=2, action=_Every, metavar=("N", "FILE"), help=meaning)
+    meaning = "a TAESD that decodes those previews, which are coarse else; a --vae that is one does it by itself"
+    parser.add_argument("--preview-vae", type=Path, metavar="FILE|FOLDER", help=meaning)
 
 
 class _Every(argparse.Action):
@@ -38,12 +41,21 @@ class _Every(argparse.Action):
 
 
 class PreviewFile:
-    """What the option asks for; nothing where it is not given. InputError where the file cannot be written."""
+    """What the options ask for; nothing where they are not given. InputError where it cannot be done."""
 
-    def __init__(self, asked: tuple[int, Path] | None) -> None:
-        self._every, self._path = asked or (0, Path())
-        if asked:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._every, self._path = args.preview_every or (0, Path())
+        if self._every:
             require_writable(_OPTION, self._path, SUFFIXES, "preview.jpg")
+        if args.preview_vae is None:
+            return
+        if not self._every:
+            raise InputError(f"--preview-vae (={args.preview_vae}) must come with {_OPTION}, which says where to")
+        if args.memory == "low":
+            raise InputError(
+                f"--preview-vae (={args.preview_vae}) must be left out with --memory low: each preview would load it, "
+                "and the denoiser again"
+            )
 
     def show(self, progress: "Progress") -> None:
         """Writes the step's pictures, if it is its turn."""
