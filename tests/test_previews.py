@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.models import golden, load, model_folder
+from PIL import Image
 from safetensors.numpy import save_file
 
 from shaderfusion.config import TinyVaeConfig
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
+from shaderfusion.families.family import MEMORIES
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
@@ -174,3 +176,20 @@ def test_vaes_of_other_latents(tmp_path: Path, options: dict[str, Any], rule: st
 def test_only_a_small_vae_is_for_previews() -> None:
     with pytest.raises(ModelError, match=r"^preview_vae \(=AutoencoderKL\) must be an AutoencoderTiny"):
         open_model(model_folder("sd2"), preview_vae=model_folder("sd2"))
+
+
+def test_estimates_are_the_same_in_low_memory_and_keep_what_a_mask_keeps(device: Device) -> None:
+    mask = Image.new("L", (16, 8))
+    mask.paste(255, (8, 0, 16, 8))
+    options = {**SMALL, "image": Image.new("RGB", (16, 8), "red"), "mask_image": mask, "num_images_per_prompt": 2}
+    found = []
+    for memory in MEMORIES:
+        model = open_model(model_folder("sd2"))
+        with StableDiffusionPipeline(device, model, Kernels("f32", device.capabilities), memory=memory) as pipe:
+            run = pipe.generate("a fox", **options, strength=1.0)
+            found.append([progress.estimate() for progress in run])
+            assert run._kept is not None
+            for estimate in found[-1]:
+                np.testing.assert_allclose(estimate[:, :, :4], run._kept.latents[:, :, :4], atol=1e-6)
+                assert np.abs(estimate - run._kept.latents)[:, :, 4:].mean() > 0.1
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
