@@ -13,7 +13,7 @@ from PIL import Image
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, TEXT_WEIGHTS, Conditioning, Family, RunSize
 from shaderfusion.images import Source
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
@@ -104,6 +104,8 @@ class Run(Iterator[Progress]):
         self._engine.load(size)
         self._made = self._condition()
         conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
+        if request.weights is not None:
+            conditioning[TEXT_WEIGHTS] = np.repeat(request.weights, size.batch // request.weights.shape[1], axis=1)
         if request.source:
             x_t = self._begin_with(request.source, conditioning)
         else:

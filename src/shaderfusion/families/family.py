@@ -29,6 +29,7 @@ __all__ = [
     "BESIDE_LATENTS",
     "CARRIED",
     "MEMORIES",
+    "TEXT_WEIGHTS",
     "UPDATE",
     "Conditioning",
     "Family",
@@ -56,6 +57,9 @@ Conditioning = dict[str, np.ndarray]
 BESIDE_LATENTS = "beside_latents"
 """Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
+TEXT_WEIGHTS = "text_weights"
+"""Of a conditioning, an input of `denoise_step`: (K, B) f32, where a size has K weighted_texts."""
+
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
 
@@ -78,16 +82,18 @@ class RunSize:
     """Of a prompt's embedding."""
     clip_skip: int = 0
     """Layers of the text encoders whose states are not read, beyond those that the family never reads."""
+    weighted_texts: int = 0
+    """With guidance, texts for each picture whose weighted sum it goes towards; 0 is one text without a weight."""
 
     @property
     def rows(self) -> int:
-        """The denoiser's batch: with guidance the unconditional half, then the text's."""
-        return 2 * self.batch if self.guidance else self.batch
+        """The denoiser's batch: with guidance the unconditional part, then one for each text."""
+        return self.batch * (1 + max(1, self.weighted_texts)) if self.guidance else self.batch
 
     @property
     def one_row(self) -> RunSize:
         """That of a single row of the denoiser."""
-        return replace(self, batch=1, guidance=False)
+        return replace(self, batch=1, guidance=False, weighted_texts=0)
 
 
 @dataclass(frozen=True)
@@ -371,6 +377,7 @@ class Family(ABC):
 
     def _add_update(self, g: Graph, size: RunSize, model_output: TensorSpec, latents: TensorSpec) -> None:
         B, H, W, C = self.latents_shape(size)
+        K = size.weighted_texts
         g.add(
             denoise_step(
                 model_output,
@@ -381,5 +388,6 @@ class Family(ABC):
                 g.input("history", 3, B, H, W, channels=C, dtype="f32"),
                 latents,
                 guidance=size.guidance,
+                weights=g.input(TEXT_WEIGHTS, K, B, dtype="f32") if K else None,
             )
         )
