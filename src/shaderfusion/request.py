@@ -117,7 +117,7 @@ def make_request(
         prompts = [read(positive)]
     if weights is not None and not guided:
         reads = model.reads_guidance_scale
-        rule = "a model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
+        rule = "model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
         raise InputError(f"prompt: AND, and a weight at the end such as :1.2, must come with a {rule}")
     num_prompts, num_tokens = _count(prompts[0])[0], max(_count(each)[1] for each in prompts)
     if guided:
