@@ -1,5 +1,6 @@
 """What `describe` says against the graphs, the weights' files, and the promise to leave the GPU alone."""
 
+import argparse
 import json
 import os
 import shutil
@@ -11,12 +12,16 @@ import pytest
 from golden.models import NAMES, golden, model_folder
 from safetensors import safe_open
 
+from shaderfusion.cli.making import fill_model_defaults
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.families import open_model
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.request import make_request
+from shaderfusion.schedulers import make_schedule
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFolder
 
@@ -79,7 +84,34 @@ def test_what_is_found() -> None:
         "vae": "autoencoder of 6, 2, 4, 10 channels, 8x8 px to 3 values",
         "scheduler": "EulerDiscreteScheduler, 1000 timesteps",
         "prediction": "epsilon",
+        "defaults": "20 steps (in Python 50), guidance scale 7.5",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [  # of diffusers' pipelines: StableDiffusion, its -XL, LatentConsistencyModel, StableDiffusionInpaint
+        ("sd2", (50, 7.5, 20)),
+        ("sdxl", (50, 5.0, 20)),
+        ("tiny_sd", (4, 8.5, 4)),
+        ("inpaint", (50, 7.5, 20)),
+    ],
+)
+def test_a_models_own_defaults(name: str, defaults: tuple[int, float, int]) -> None:
+    model = open_model(model_folder(name))
+    request = make_request(model, "a fox")
+    in_python, scale, on_the_command_line = defaults
+    assert (request.num_steps, request.guidance_scale) == (
+        len(make_schedule(model.scheduler_config, in_python).updates),
+        scale,
+    )
+    given = argparse.Namespace(steps=None, guidance_scale=None)
+    fill_model_defaults(given, model)
+    assert (given.steps, given.guidance_scale) == (on_the_command_line, scale)
+    told = describe(model_folder(name)).found["defaults"]
+    assert told.startswith(f"{on_the_command_line} steps")
+    assert told.endswith(f", guidance scale {scale:g}")
+    assert ("(in Python" in told) == (in_python != on_the_command_line)
 
 
 def test_stored_bytes_are_those_of_the_files() -> None:

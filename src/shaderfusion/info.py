@@ -228,6 +228,10 @@ def _stored_bytes(model: Family, name: str, graph: Graph) -> dict[str, int] | No
 def _found(model: Family) -> dict[str, str]:
     found = {"pipeline": str(model.files.options.get("_class_name"))}
     found |= {name: _summary(config) for name, config in model.configs.items()}
+    in_python = model.defaults.num_inference_steps
+    steps = model.defaults.command_line_steps
+    here = f"{steps} steps" if steps == in_python else f"{steps} steps (in Python {in_python})"
+    found["defaults"] = f"{here}, guidance scale {model.defaults.guidance_scale:g}"
     try:
         scheduler = model.scheduler_config
     except ModelError as error:  # the costs are known nevertheless

@@ -68,8 +68,8 @@ def make_request(
     prompt: str | Sequence[str] | None = None,
     *,
     negative_prompt: str | Sequence[str] | None = None,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     width: int | None = None,
     height: int | None = None,
     num_images_per_prompt: int = 1,
@@ -96,6 +96,10 @@ def make_request(
     """
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height, clip_skip=clip_skip)
+    if num_inference_steps is None:
+        num_inference_steps = model.defaults.num_inference_steps
+    if guidance_scale is None:
+        guidance_scale = model.defaults.guidance_scale
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale

@@ -15,6 +15,7 @@ from shaderfusion.cli.making import (
     NO_SETTINGS,
     Hashes,
     fill_defaults,
+    fill_model_defaults,
     make_job_request,
     make_settings,
     open_model_and_device,
@@ -204,6 +205,7 @@ def _make_group(
 def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[_Ready]":
     """Of the tasks that the model can do; the others fail."""
     for task in tasks:
+        fill_model_defaults(task.args, model)
         try:
             yield task, make_job_request(model, task.args)
         except ShaderfusionError as error:

@@ -17,6 +17,7 @@ __all__ = [
     "NO_SETTINGS",
     "Hashes",
     "fill_defaults",
+    "fill_model_defaults",
     "make_job_request",
     "make_settings",
     "open_model_and_device",
@@ -26,8 +27,6 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULTS = {
-    "steps": 20,
-    "guidance_scale": 7.5,
     "num_images": 1,
     "eta": 0.0,
     "rng": "cpu",
@@ -45,6 +44,13 @@ def fill_defaults(args: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
+
+
+def fill_model_defaults(args: argparse.Namespace, model: "Family") -> None:
+    if args.steps is None:
+        args.steps = model.defaults.command_line_steps
+    if args.guidance_scale is None:
+        args.guidance_scale = model.defaults.guidance_scale
 
 
 def open_model_and_device(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -32,6 +32,7 @@ __all__ = [
     "TEXT_WEIGHTS",
     "UPDATE",
     "Conditioning",
+    "Defaults",
     "Family",
     "Memory",
     "Network",
@@ -68,6 +69,18 @@ _MAX_WHOLE_BYTES = 1 << 30
 
 _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
+
+
+class Defaults(NamedTuple):
+    """What a call that says nothing else means, as in diffusers' pipeline for such a model."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+    @property
+    def command_line_steps(self) -> int:
+        """Fewer, where today's samplers need no more."""
+        return min(self.num_inference_steps, 20)
 
 
 @dataclass(frozen=True)
@@ -241,6 +254,11 @@ class Family(ABC):
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What `condition` makes of one prompt, by name; the embedding's first dimension is its tokens."""
         return {"embedding": self.embedding_shape}
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of the model."""
+        return Defaults()
 
     @property
     def reads_guidance_scale(self) -> bool:
