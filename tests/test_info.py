@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from golden.models import NAMES, golden, model_folder
 from safetensors import safe_open
 
 from shaderfusion.cli.making import fill_model_defaults
-from shaderfusion.errors import InputError, ModelError
+from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import open_model
+from shaderfusion.families.family import MEMORIES
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
@@ -160,6 +162,25 @@ def test_defaults() -> None:
     small, large = describe("emoji"), describe("emoji", dtype="f32")
     assert (small.width, small.height, small.batch, small.dtype) == (128, 128, 1, "f16")
     assert large.weights_bytes == pytest.approx(2 * small.weights_bytes, rel=1e-4)  # but for rounding up to 16 bytes
+
+
+def test_a_size_for_low_memory_alone() -> None:
+    model = open_model("emoji")
+    size = model.run_size()
+    largest = {memory: 2 * max(model.largest_tensors(size.one_row, memory).values()) for memory in MEMORIES}
+    assert largest["low"] < largest["normal"]
+    small = replace(DESKTOP_GPU, max_buffer_bytes=largest["low"])
+    info = describe("emoji", capabilities=small)
+    assert [each.memory for each in info.memory] == ["low"]
+    assert [component.name for component in info.components] == ["text_encoder", "unet", "vae"]
+    assert set(info.does_not_fit) == {"normal"}
+    assert f"memory normal does not fit: {info.does_not_fit['normal']}" in info.text()
+    assert info.memory == describe("emoji", capabilities=small, memory="low").memory
+    with pytest.raises(DeviceLimitError, match="must need at most"):
+        describe("emoji", capabilities=small, memory="normal")
+    tiny = replace(small, max_buffer_bytes=1000)
+    with pytest.raises(DeviceLimitError, match="must need at most"):
+        describe("emoji", capabilities=tiny)
 
 
 def test_the_token_table_takes_no_memory_of_the_device() -> None:
