@@ -203,7 +203,7 @@ def describe(
     )
     measured = tuple(_measure(opened, way, recorded) for way, recorded in graphs.items())
     sides = (size.width_px, size.height_px)
-    reasons = {way: str(error) for way, error in errors.items()}
+    reasons: dict[Memory, str] = {way: str(error) for way, error in errors.items()}
     return ModelInfo(str(model), _found(opened), kernels.dtype, *sides, batch, components, measured, reasons)
 
 

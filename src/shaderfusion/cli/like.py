@@ -19,7 +19,7 @@ __all__ = ["Like", "add_like", "check_like", "met_by", "take_like"]
 _MET_BY = {
     **dict.fromkeys(("Sampler", "Schedule type", "scheduler"), "scheduler"),
     **dict.fromkeys(("RNG", "Seed", "seed"), "seed"),
-    **dict.fromkeys(("Lora", "loras"), "lora"),
+    **dict.fromkeys(("Lora", "Lora hashes", "Civitai resources", "Hashes", "loras"), "lora"),
     **dict.fromkeys(("TI", "TI hashes"), "embedding"),
     **dict.fromkeys(("VAE", "VAE hash", "vae"), "vae"),
     **dict.fromkeys(("CFG scale", "cfg_scale", "guidance_scale"), "guidance_scale"),

@@ -12,6 +12,7 @@ from typing import Any
 from shaderfusion.files import parse_json
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import read_infotext
+from shaderfusion.metadata.resources import find_resources
 from shaderfusion.metadata.samplers import find_sampler
 from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
@@ -136,6 +137,7 @@ def _read_own(name: str, text: str) -> Recipe:
 _FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed"}
 _FACTS = ("Model", "Model hash", "Lora hashes", "Batch size", "Batch pos", "User", "Created Date", "Version")
 _FACTS += ("Hashes", "Civitai resources", "Civitai metadata", "SDCPP")
+_FACTS += ("Template", "Negative Template")  # of which an extension made the prompts
 _SD_CPP = "stable-diffusion.cpp"
 _SD_CPP_FACTS = ("Guidance", "Eta")
 """Written always, of which the first is for other models, and the other the sampler's own."""
@@ -154,7 +156,7 @@ def _read_parameters(name: str, text: str) -> Recipe:
         recipe.options["negative_prompt"] = infotext.negative_prompt
     taken, demands = _read_passes(fields, is_ours=is_ours)
     recipe.options |= taken
-    recipe.demands |= demands
+    recipe.demands |= demands | find_resources(fields, names_adapters=bool(networks))
     for field_name, value in fields.items():
         if field_name in _PASSES:
             continue  # read above
