@@ -145,19 +145,23 @@ class Maker:
     def _run(self, work: PictureWork, pipe: StableDiffusionPipeline, job: Job) -> Sequence[Image]:
         images: Sequence[Image] = ()
         progress = JobProgress(work.stages)
+
+        def tell() -> None:
+            job.tell(
+                "step",
+                step=progress.step,
+                steps=progress.num_steps,
+                part=progress.part,
+                seconds_left=progress.seconds_left,
+            )
+
+        progress.watch = tell
         for index, make_request in enumerate(work.requests):
             progress.start(index)
             with pipe.run(make_request(list(images))) as run:
                 run.watch = progress.begin
                 for step in run:
                     progress.advance()
-                    job.tell(
-                        "step",
-                        step=progress.step,
-                        steps=progress.num_steps,
-                        part=progress.part,
-                        seconds_left=progress.seconds_left,
-                    )
                     images = step.images or ()
                     if not images:
                         job.go_on()
