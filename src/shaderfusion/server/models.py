@@ -125,7 +125,7 @@ class Models:
             return self._pipe
         self.close()
         family, memory = self.family(name), self._common.get("memory", "normal")
-        dtype = choose_dtype(self.device, self._common.get("dtype"))
+        dtype = self.dtype
         tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, dtype)
         kernels = Kernels(dtype, self.device.capabilities, optimizations, tuning)
         planned_bytes = measure_memory(family, kernels, size, memory).peak_bytes

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
 
+from shaderfusion.families.family import Family
 from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
@@ -29,6 +32,7 @@ from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import write_whole
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.server.models import Models
 from shaderfusion.server.queue import Job
@@ -38,6 +42,8 @@ from shaderfusion.server.setup import Setup
 __all__ = ["Maker", "PictureWork", "data_url", "prepare"]
 
 _PREVIEW_QUALITY = 80
+_MOST_PARTS, _MOST_CHUNKS, _MOST_CHUNKS_OF_STEPS = 16, 32, 512
+"""Of prompts; a chunk has as many tokens as the text encoder reads at once."""
 
 
 @dataclass(eq=False)
@@ -83,6 +89,7 @@ def prepare(
     optimizations = Optimizations.parse(args.optimizations)
     image, args.mask = pictures.get("image"), pictures.get("mask")
     request = make_job_request(family, args, image=image, mask_image=args.mask, strength=args.strength)
+    _require_short(request, family)
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
     for size in (request.size, second.size if second else request.size):
@@ -99,6 +106,21 @@ def prepare(
     return PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
 
 
+def _require_short(request: Request, family: Family) -> None:
+    """RefusedError of prompts that a few letters make large: each part is a row of the denoiser, each token a row of
+    its attention, and each text of a step is read before the first one, in one go."""
+    num_tokens = family.tokens_shape[-1]
+    scheduled = [each for each in request.prompts if isinstance(each, ScheduledPrompts)]
+    num_chunks = sum(each.ids.size for each in scheduled) // math.prod(family.tokens_shape)
+    for what, found, most in (
+        ("parts joined by AND", len(request.prompts) - 1, _MOST_PARTS),
+        ("tokens", request.size.num_tokens, _MOST_CHUNKS * num_tokens),
+        ("tokens in all its steps", num_chunks * num_tokens, _MOST_CHUNKS_OF_STEPS * num_tokens),
+    ):
+        if found > most:
+            raise RefusedError(400, f"prompt must have at most {most:,} {what}, not {found:,}", "prompt")
+
+
 class Maker:
     """Does the work, on the models' device. Only the worker calls it."""
 
@@ -106,6 +128,7 @@ class Maker:
         self._models = models
         self._output_dir = setup.output_dir
         self._made = made
+        self._beside = ThreadPoolExecutor(1)
         self.ms_per_step: float | None = None
         """Of the last run that had several."""
 
@@ -124,8 +147,9 @@ class Maker:
             height=height,
             num_images=work.request.size.batch,
         )
+        hashing = self._beside.submit(Hashes, work.args, pipe.model)  # of large files, which takes a while once
         images = self._run(work, pipe, job)
-        settings = make_settings(work.args, pipe, work.request, Hashes(work.args, pipe.model))
+        settings = make_settings(work.args, pipe, work.request, hashing.result())
         for lora in settings.get("lora", ()):
             lora["file"] = Path(lora["file"]).name  # where the files are is no client's business
         for index, image in enumerate(images):
@@ -147,13 +171,8 @@ class Maker:
         progress = JobProgress(work.stages)
 
         def tell() -> None:
-            job.tell(
-                "step",
-                step=progress.step,
-                steps=progress.num_steps,
-                part=progress.part,
-                seconds_left=progress.seconds_left,
-            )
+            left_s = progress.seconds_left
+            job.tell("step", step=progress.step, steps=progress.num_steps, part=progress.part, seconds_left=left_s)
 
         progress.watch = tell
         for index, make_request in enumerate(work.requests):
