@@ -1,0 +1,209 @@
+/** The form: settings read from it and written to it by their names in the API, and errors beside their fields. */
+
+import { byId, make } from "./dom.js";
+
+const form = byId("form");
+
+/** How values are sent; what is empty is sent as null, which leaves it to the server. */
+const TEXTS = ["prompt", "negative_prompt", "model", "scheduler", "rng", "seeds", "prompt_syntax", "emphasis"];
+const NUMBERS = [
+  "width", "height", "steps", "guidance_scale", "num_images", "strength", "eta", "clip_skip",
+  "hires", "hires_steps", "hires_strength", "preview_every",
+];
+/** What a picture's settings do not reset: they say what to use, not what to make. */
+const LASTING = ["model", "preview_every"];
+
+const SAVED = "shaderfusion-form";
+let options = { defaults: {}, limits: {} };
+let models = [];
+
+/** Fills the choices from `/api/options` and `/api/models`, then what the form held before a reload. */
+export function fill(newOptions, newModels) {
+  options = newOptions;
+  models = newModels.models;
+  for (const [name, limits] of Object.entries(options.limits)) {
+    if (Array.isArray(limits) && form.elements[name]) [form.elements[name].min, form.elements[name].max] = limits;
+  }
+  for (const name of options.schedulers) addChoice("scheduler", name);
+  for (const { name } of models) addChoice("model", name);
+  if (newModels.current) form.elements.model.value = newModels.current;
+  byId("optimization-list").replaceChildren(...options.optimizations.map(({ name, about }) => make(
+    "label", { className: "choice" },
+    make("input", { type: "checkbox", name: "optimization", value: name, checked: true }),
+    make("span", {}, name, make("small", { textContent: about })),
+  )));
+  reset();
+  const saved = sessionStorage.getItem(SAVED);
+  if (saved) write(JSON.parse(saved), { whole: false });
+}
+
+function addChoice(name, value) {
+  const select = form.elements[name];
+  if (![...select.options].some((option) => option.value === value)) select.add(new Option(value, value));
+}
+
+const currentModel = () => models.find(({ name }) => name === form.elements.model.value);
+
+/** All settings; throws a Refused-like error with `field` for one that the browser cannot read as a number. */
+export function read() {
+  const settings = values();
+  for (const name of NUMBERS) {
+    const input = form.elements[name];
+    if (!input.checkValidity()) throw Object.assign(new Error(rule(input)), { field: name });
+  }
+  if (settings.seed !== null && !/^\d{1,20}$/.test(settings.seed)) {
+    const message = "Seed must be a whole number from 0 to 18446744073709551615, or empty for another one each time.";
+    throw Object.assign(new Error(message), { field: "seed" });
+  }
+  return settings;
+}
+
+function values() {
+  const settings = {};
+  for (const name of TEXTS) settings[name] = form.elements[name].value || null;
+  for (const name of NUMBERS) settings[name] = form.elements[name].value === "" ? null : form.elements[name].valueAsNumber;
+  settings.prompt ??= "";
+  settings.seed = form.elements.seed.value.trim() || null;
+  settings.optimizations = readOptimizations();
+  return settings;
+}
+
+function rule(input) {
+  const what = input.labels[0].textContent.trim();
+  const kind = input.step === "any" ? "a number" : input.step === "1" ? "a whole number" : `a multiple of ${input.step}`;
+  const range = input.max ? ` from ${input.min} to ${input.max}` : ` of at least ${input.min}`;
+  return `${what} must be ${kind}${range}.`;
+}
+
+/** Settings by name into the form. With `whole` they are all of a picture's, and what they lack becomes its default. */
+export function write(settings, { whole = true } = {}) {
+  if (whole) reset({ keeps: LASTING });
+  for (const [name, value] of Object.entries(settings)) {
+    if (value === null || value === undefined) continue;
+    if (name === "optimizations") writeOptimizations(value);
+    if (name === "scheduler") addChoice(name, value);
+    if (name === "model" && !models.some((model) => model.name === value)) continue;
+    if (name === "seed" || TEXTS.includes(name) || NUMBERS.includes(name)) form.elements[name].value = value;
+  }
+  changed();
+}
+
+/** The defaults, with the model's own size; the prompt is left as it is unless a picture says it. */
+export function reset({ keeps = [] } = {}) {
+  const kept = ["prompt", ...keeps];
+  for (const name of [...TEXTS, ...NUMBERS, "seed"]) {
+    if (kept.includes(name) || name === "model") continue;
+    form.elements[name].value = options.defaults[name] ?? form.elements[name].getAttribute("value") ?? "";
+  }
+  if (!form.elements.rng.value) form.elements.rng.value = "cpu";
+  if (!form.elements.seeds.value) form.elements.seeds.value = "joint";
+  if (!form.elements.prompt_syntax.value) form.elements.prompt_syntax.value = "webui";
+  if (!keeps.length) writeOptimizations("all");
+  takeModelSize();
+}
+
+/** What depends on several fields, after any of them changed. */
+export function changed() {
+  fillShapes();
+  const chosen = readOptimizations();
+  byId("optimizing-state").textContent = chosen.replaceAll(",", ", ");
+  byId("strength-value").textContent = form.elements.strength.value;
+  sessionStorage.setItem(SAVED, JSON.stringify(values()));
+  form.dispatchEvent(new Event("settings"));
+}
+
+// Size
+
+const SHAPES = { Square: [1, 1], "Portrait 3:4": [3, 4], "Portrait 2:3": [2, 3], "Tall 9:16": [9, 16],
+  "Landscape 4:3": [4, 3], "Landscape 3:2": [3, 2], "Wide 16:9": [16, 9] };
+
+/** The sides of a shape with about as many pixels as the model's own size. */
+export function sidesOf(across, down) {
+  const { width, height } = currentModel() ?? { width: 512, height: 512 };
+  const unit = Math.min(width, height) >= 512 ? 64 : 8;
+  const side = Math.sqrt(width * height);
+  return [Math.sqrt(across / down), Math.sqrt(down / across)].map((part) => Math.max(unit, Math.round(side * part / unit) * unit));
+}
+
+function fillShapes() {
+  const select = byId("shape");
+  const sides = `${form.elements.width.value}x${form.elements.height.value}`;
+  const shapes = Object.entries(SHAPES).map(([name, [across, down]]) => {
+    const [width, height] = sidesOf(across, down);
+    return new Option(name, `${width}x${height}`);
+  });
+  select.replaceChildren(...shapes, new Option("Other", ""));
+  select.value = shapes.some(({ value }) => value === sides) ? sides : "";
+}
+
+export function setSize(width, height) {
+  form.elements.width.value = width;
+  form.elements.height.value = height;
+  changed();
+}
+
+function takeModelSize() {
+  const { width, height } = currentModel() ?? {};
+  if (width) setSize(width, height);
+}
+
+export const size = () => [form.elements.width.valueAsNumber || 1, form.elements.height.valueAsNumber || 1];
+
+// Optimizations
+
+const boxes = () => [...form.querySelectorAll("[name=optimization]")];
+
+function readOptimizations() {
+  const chosen = boxes().filter(({ checked }) => checked).map(({ value }) => value);
+  if (chosen.length === boxes().length) return "all";
+  return chosen.join(",") || "none";
+}
+
+function writeOptimizations(text) {
+  for (const box of boxes()) box.checked = text === "all" || text.split(",").map((name) => name.trim()).includes(box.value);
+}
+
+// Errors
+
+/** A sentence beside the field that it is about, opened if it is folded away; else at the top of the form. */
+export function showError(message, field = null) {
+  const input = field && (form.elements[field] ?? byId(field));
+  const place = input?.closest?.(".field");
+  if (!place) {
+    byId("problem").textContent = message;
+    byId("problem").hidden = false;
+    return;
+  }
+  const id = `${field}-error`;
+  place.append(make("p", { className: "error", id, textContent: message }));
+  const target = input.matches("input, select, textarea") ? input : place;
+  target.setAttribute("aria-invalid", "true");
+  target.setAttribute("aria-describedby", id);
+  const fold = place.closest("details");
+  if (fold) fold.open = true;
+  (target === place ? place.querySelector("input, button") : target)?.focus();
+}
+
+export function clearErrors() {
+  byId("problem").hidden = true;
+  for (const error of form.querySelectorAll(".error")) error.remove();
+  for (const input of form.querySelectorAll("[aria-invalid]")) {
+    input.removeAttribute("aria-invalid");
+    input.removeAttribute("aria-describedby");
+  }
+}
+
+// Controls that change fields
+
+form.addEventListener("input", changed);
+form.elements.model.addEventListener("change", () => { takeModelSize(); });
+byId("shape").addEventListener("change", ({ target }) => {
+  if (target.value) setSize(...target.value.split("x"));
+});
+byId("dice").addEventListener("click", () => {
+  form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
+  changed();
+});
+byId("optimize-all").addEventListener("click", () => { writeOptimizations("all"); changed(); });
+byId("optimize-none").addEventListener("click", () => { writeOptimizations("none"); changed(); });
+byId("reset").addEventListener("click", () => { clearErrors(); reset(); changed(); });
