@@ -54,9 +54,9 @@ async function refusal(response) {
 /** Seeds have 64 bits, of which JavaScript's numbers hold 53: longer ones are kept as text, in both directions. */
 const parse = (text) => JSON.parse(text.replace(/"seed":\s*(\d{16,})/g, '"seed":"$1"'));
 
-function serialize({ seed = null, ...others }) {
-  const digits = /^\d+$/.test(seed ?? "") ? seed : "null";
-  return JSON.stringify(others).replace(/^\{/, `{"seed":${digits},`).replace(/,\}$/, "}");
+function serialize({ seed, ...others }) {
+  const text = JSON.stringify(others);
+  return /^\d+$/.test(seed ?? "") ? text.replace(/\}$/, `,"seed":${seed}}`) : text;
 }
 
 /** The JSON of a GET. */
@@ -66,7 +66,7 @@ export const get = async (path) => parse(await (await request(path)).text());
 export async function post(path, body) {
   const isFile = body instanceof Blob;
   const headers = { "Content-Type": isFile ? body.type : "application/json" };
-  const response = await request(path, { method: "POST", headers, body: isFile ? body : JSON.stringify(body) });
+  const response = await request(path, { method: "POST", headers, body: isFile ? body : serialize(body) });
   return parse(await response.text());
 }
 
@@ -79,21 +79,22 @@ export async function* stream(path, body, signal) {
   const response = await request(path, { method: "POST", headers, body: serialize(body), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    let chunk;
-    try {
-      chunk = await reader.read();
-    } catch (error) {
-      throw error.name === "AbortError" ? error : new Lost();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      let from = Math.max(0, text.length - 1);
+      text += value;
+      for (let end; (end = text.indexOf("\n\n", from)) >= 0; from = 0) {
+        const event = parseEvent(text.slice(0, end));
+        text = text.slice(end + 2);
+        if (event) yield event;
+      }
     }
-    if (chunk.done) return;
-    let from = Math.max(0, text.length - 1);
-    text += chunk.value;
-    for (let end; (end = text.indexOf("\n\n", from)) >= 0; from = 0) {
-      const event = parseEvent(text.slice(0, end));
-      text = text.slice(end + 2);
-      if (event) yield event;
-    }
+  } catch (error) {
+    throw error instanceof TypeError ? new Lost() : error;  // as browsers call a broken connection
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }
 

@@ -11,7 +11,7 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-const milliseconds = (ms) => `${ms.toLocaleString("en", { maximumSignificantDigits: 4 })} ms`;
+export const milliseconds = (ms) => `${ms.toLocaleString("en", { maximumSignificantDigits: 3 })} ms`;
 
 /** An <svg> of rows {name, ms, against_none_percent}: a bar each, with its time and how that compares with none. */
 export function chart(rows, room) {

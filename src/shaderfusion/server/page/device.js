@@ -1,7 +1,7 @@
 /** The device panel: what runs the model, its memory and time, and the paper's ablation measured here. */
 
 import * as api from "./api.js";
-import { chart } from "./chart.js";
+import { chart, milliseconds } from "./chart.js";
 import { byId, fillFacts } from "./dom.js";
 
 const POLL_MS = 3000;
@@ -36,9 +36,9 @@ export async function refresh() {
     Runtime: device.runtime,
     Precision: device.dtype,
     Model: device.model,
-    "Memory planned": planned === null ? null : megabytes(planned),
-    "Memory used": used === null ? null : megabytes(used),
-    "An iteration": device.ms_per_step === null ? "not measured yet" : `${device.ms_per_step.toPrecision(3)} ms`,
+    "Memory planned": planned ? megabytes(planned) : "no model loaded yet",
+    "Memory used": used ? megabytes(used) : null,
+    "An iteration": device.ms_per_step === null ? "not measured yet" : milliseconds(device.ms_per_step),
     Queue: `${device.queue.waiting} waiting, ${device.queue.running ? "one running" : "none running"}`,
   });
 }

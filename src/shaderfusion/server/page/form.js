@@ -22,7 +22,7 @@ export function fill(newOptions, newModels) {
   options = newOptions;
   models = newModels.models;
   for (const [name, limits] of Object.entries(options.limits)) {
-    if (Array.isArray(limits) && form.elements[name]) [form.elements[name].min, form.elements[name].max] = limits;
+    if (Array.isArray(limits) && form.elements[name]) form.elements[name].max = limits[1];
   }
   for (const name of options.schedulers) addChoice("scheduler", name);
   for (const { name } of models) addChoice("model", name);
@@ -30,10 +30,11 @@ export function fill(newOptions, newModels) {
   byId("optimization-list").replaceChildren(...options.optimizations.map(({ name, about }) => make(
     "label", { className: "choice" },
     make("input", { type: "checkbox", name: "optimization", value: name, checked: true }),
-    make("span", {}, name, make("small", { textContent: about })),
+    about,
+    make("small", { textContent: name === about ? "" : name }),
   )));
-  reset();
   const saved = sessionStorage.getItem(SAVED);
+  reset();
   if (saved) write(JSON.parse(saved), { whole: false });
 }
 
@@ -44,12 +45,12 @@ function addChoice(name, value) {
 
 const currentModel = () => models.find(({ name }) => name === form.elements.model.value);
 
-/** All settings; throws a Refused-like error with `field` for one that the browser cannot read as a number. */
+/** All settings; an Error with its `field` for a number outside its rule. */
 export function read() {
   const settings = values();
   for (const name of NUMBERS) {
     const input = form.elements[name];
-    if (!input.checkValidity()) throw Object.assign(new Error(rule(input)), { field: name });
+    if (!isKept(input)) throw Object.assign(new Error(rule(input)), { field: name });
   }
   if (settings.seed !== null && !/^\d{1,20}$/.test(settings.seed)) {
     const message = "Seed must be a whole number from 0 to 18446744073709551615, or empty for another one each time.";
@@ -68,9 +69,14 @@ function values() {
   return settings;
 }
 
+/** Whether a number is one, and within its range. What sides are multiples of is the model's rule, which the server knows. */
+function isKept({ validity, name }) {
+  return validity.valid || (validity.stepMismatch && ["width", "height"].includes(name));
+}
+
 function rule(input) {
   const what = input.labels[0].textContent.trim();
-  const kind = input.step === "any" ? "a number" : input.step === "1" ? "a whole number" : `a multiple of ${input.step}`;
+  const kind = input.step === "any" ? "a number" : "a whole number";
   const range = input.max ? ` from ${input.min} to ${input.max}` : ` of at least ${input.min}`;
   return `${what} must be ${kind}${range}.`;
 }
@@ -165,9 +171,12 @@ function writeOptimizations(text) {
 
 // Errors
 
+/** Fields that another control stands for. */
+const PLACES = { mask: "mask-file" };
+
 /** A sentence beside the field that it is about, opened if it is folded away; else at the top of the form. */
 export function showError(message, field = null) {
-  const input = field && (form.elements[field] ?? byId(field));
+  const input = field && form.elements[PLACES[field] ?? field];
   const place = input?.closest?.(".field");
   if (!place) {
     byId("problem").textContent = message;

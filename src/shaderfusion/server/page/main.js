@@ -231,7 +231,10 @@ openHistory({
   again: ({ request, settings }) => generate({ ...request, seed: settings.seed }),
   vary: ({ request }) => generate({ ...request, seed: null }),
   useStart: (picture) => start.use(picture.blob, describe(picture)),
-  useSettings: ({ request, settings }) => form.write({ ...request, seed: settings.seed }),
+  useSettings({ request, settings }) {
+    form.write({ ...request, seed: settings.seed });
+    start.restore(request);
+  },
 });
 try {
   form.fill(...await Promise.all([api.get("api/options"), api.get("api/models")]));

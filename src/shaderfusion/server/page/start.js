@@ -1,6 +1,6 @@
 /** The picture to start from, with its mask. */
 
-import { byId, toDataUrl } from "./dom.js";
+import { byId, toBlob, toDataUrl } from "./dom.js";
 import * as form from "./form.js";
 import * as mask from "./mask.js";
 
@@ -53,6 +53,13 @@ export function remove() {
 /** What a request has of it: image and mask as data URLs, and the strength; nothing without a picture. */
 export function request(strength) {
   return url ? { image: url, mask: mask.toUrl(), strength } : {};
+}
+
+/** What `request` gave, put back. */
+export async function restore({ image: before, mask: painted }) {
+  if (!before) return remove();
+  await use(toBlob(before), "as before");
+  if (painted) await mask.load(toBlob(painted));
 }
 
 /** The server stretches a picture to width and height: say so where that shows. */
