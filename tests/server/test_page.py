@@ -374,9 +374,12 @@ def read_mask(body: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(body["mask"].partition(",")[2]))).convert("L")
 
 
-def test_optimizations(page: Page) -> None:
-    """Five boxes, all and none; what is chosen is sent."""
+def test_choices(page: Page) -> None:
+    """A shape is a size of about the model's pixels; of the five optimizations those are sent that are checked."""
     page.route("**/api/generate", lambda route: route.fulfill(status=400, json={"error": "Enough.", "field": None}))
+    page.get_by_label("Shape").select_option("Wide 16:9")
+    body = wait_request(page)
+    assert (body["width"], body["height"]) == (168, 96)
     page.locator("#optimizing summary").click()
     assert page.get_by_role("checkbox").count() == 5
     assert wait_request(page)["optimizations"] == "all"

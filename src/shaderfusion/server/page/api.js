@@ -13,7 +13,7 @@ export class Lost extends Error {}
 
 const KEY = "shaderfusion-key";
 
-/** Asks for the API key; main.js sets it. @type {() => Promise<string | null>} */
+/** Asks for the API key, and whether it asks because one was wrong; main.js sets it. @type {(isWrong: boolean) => Promise<string | null>} */
 let askKey = async () => null;
 export const onKeyNeeded = (ask) => { askKey = ask; };
 
@@ -30,7 +30,7 @@ async function request(path, options = {}) {
     throw error.name === "AbortError" ? error : new Lost();
   }
   if (response.status === 401) {
-    asking ??= askKey().finally(() => { asking = null; });
+    asking ??= askKey(Boolean(key)).finally(() => { asking = null; });
     const given = await asking;
     if (!given) throw new Refused("The server asks for its API key. Reload the page to enter it.");
     sessionStorage.setItem(KEY, given);

@@ -9,14 +9,13 @@ const panel = byId("device");
 let ablation = null;
 let onLost = () => {};
 
-/** Reads the device, and again every few seconds while the panel is open. @param {() => void} lost when it cannot */
+/** Connects the panel, which reads the device every few seconds while it is open. @param {() => void} lost when it cannot */
 export function openDevice(lost) {
   onLost = lost;
   panel.addEventListener("toggle", refresh);
   setInterval(() => { if (panel.open && !document.hidden) refresh(); }, POLL_MS);
   byId("ablate").addEventListener("click", run);
   byId("ablate-stop").addEventListener("click", stop);
-  return refresh();
 }
 
 export async function refresh() {

@@ -22,7 +22,9 @@ export function fillFacts(list, facts) {
 /** The bytes of a data URL. `fetch` could read one, but not under our Content-Security-Policy. */
 export function toBlob(dataUrl) {
   const [head, body] = dataUrl.split(",", 2);
-  const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+  const letters = atob(body);
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < bytes.length; at += 1) bytes[at] = letters.charCodeAt(at);
   return new Blob([bytes], { type: head.slice("data:".length).split(";")[0] });
 }
 

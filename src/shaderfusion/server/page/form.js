@@ -43,6 +43,8 @@ function addChoice(name, value) {
   if (![...select.options].some((option) => option.value === value)) select.add(new Option(value, value));
 }
 
+export const isFilled = () => models.length > 0;
+
 const currentModel = () => models.find(({ name }) => name === form.elements.model.value);
 
 /** All settings; an Error with its `field` for a number outside its rule. */
@@ -204,10 +206,10 @@ export function clearErrors() {
 
 // Controls that change fields
 
-form.addEventListener("input", changed);
-form.elements.model.addEventListener("change", () => { takeModelSize(); });
-byId("shape").addEventListener("change", ({ target }) => {
-  if (target.value) setSize(...target.value.split("x"));
+form.addEventListener("input", ({ target }) => {
+  if (target.id === "shape" && target.value) setSize(...target.value.split("x"));
+  else if (target.id === "model") takeModelSize();
+  else changed();
 });
 byId("dice").addEventListener("click", () => {
   form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];

@@ -7,6 +7,7 @@ import * as form from "./form.js";
 import { addPicture, describe, openHistory, view } from "./history.js";
 import * as stage from "./stage.js";
 import * as start from "./start.js";
+import { newId } from "./store.js";
 
 /** The job that runs or waits. @type {{id: any, controller: AbortController, request: any, started: any} | null} */
 let job = null;
@@ -52,14 +53,13 @@ async function generate(request) {
 
 const ON = {
   queued({ position }) {
-    const text = position > 0 ? `Waiting: ${position} before it.` : "Next…";
+    const text = position > 0 ? `Waiting: ${position} before it.` : "Starting…";
     stage.show(text, null);
     if (position > 0) stage.announce(text);
   },
   started(data) {
     job.started = data;
     stage.reserve(data.width, data.height, data.num_images);
-    stage.show("Started…", null);
     stage.announce("Started.");
   },
   step(data) {
@@ -74,8 +74,7 @@ const ON = {
     const bitmap = await createImageBitmap(blob);
     const { width, height } = bitmap;
     bitmap.close();
-    const id = crypto.getRandomValues(new Uint32Array(2)).join("-");
-    const picture = await addPicture({ id, at: Date.now(), index, blob, width, height, settings, parameters, request: job.request });
+    const picture = await addPicture({ id: newId(), at: Date.now(), index, blob, width, height, settings, parameters, request: job.request });
     await stage.finish(index, picture.url, describe(picture), () => view(picture));
   },
   done({ seconds }) {
@@ -146,10 +145,13 @@ async function lost() {
     isLost = !(await fetch("health", { cache: "no-store" }).then(({ ok }) => ok, () => false));
   }
   banner.hidden = true;
-  refreshDevice();
+  if (form.isFilled()) refreshDevice();
+  else begin();
 }
 
-function askKey() {
+/** Asks for the API key; again where the last one was wrong. */
+function askKey(isWrong) {
+  byId("key-wrong").hidden = !isWrong;
   const dialog = byId("key");
   dialog.showModal();
   return new Promise((resolve) => {
@@ -215,7 +217,7 @@ byId("form").addEventListener("submit", (event) => {
 });
 byId("cancel").addEventListener("click", cancel);
 document.addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
+  if (event.isComposing || document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
   if (event.key === "Escape") cancel();
 });
@@ -224,6 +226,17 @@ byId("form").addEventListener("settings", () => {
 });
 
 // The beginning
+
+/** Asks the server what there is. */
+async function begin() {
+  try {
+    form.fill(...await Promise.all([api.get("api/options"), api.get("api/models")]));
+    await refreshDevice();
+  } catch (error) {
+    if (error instanceof api.Lost) lost();
+    else form.showError(error.message);
+  }
+}
 
 api.onKeyNeeded(askKey);
 stage.reserve(1, 1);
@@ -236,10 +249,5 @@ openHistory({
     start.restore(request);
   },
 });
-try {
-  form.fill(...await Promise.all([api.get("api/options"), api.get("api/models")]));
-  await openDevice(lost);
-} catch (error) {
-  if (error instanceof api.Lost) lost();
-  else form.showError(error.message);
-}
+openDevice(lost);
+begin();

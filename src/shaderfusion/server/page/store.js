@@ -6,6 +6,9 @@
 const DAY_MS = 86_400_000;
 const TAB = "shaderfusion-tab";
 
+/** A name that nothing else has. */
+export const newId = () => crypto.getRandomValues(new Uint32Array(3)).join("-");
+
 /** A request of IndexedDB as a promise. */
 const settled = (request) => new Promise((resolve, reject) => {
   request.onsuccess = () => resolve(request.result);
@@ -18,7 +21,10 @@ const FORGETFUL = { isLasting: false, all: async () => [], add: async () => {}, 
 /** What keeps pictures: `all()`, `add(picture)`, `remove(ids)`, and `isLasting`, whether a reload finds them. */
 export async function openStore() {
   let tab = sessionStorage.getItem(TAB);
-  if (!tab) sessionStorage.setItem(TAB, tab = String(crypto.getRandomValues(new Uint32Array(2))));
+  if (!tab) {
+    tab = newId();
+    sessionStorage.setItem(TAB, tab);
+  }
   let database;
   try {
     const opening = indexedDB.open("shaderfusion", 1);
