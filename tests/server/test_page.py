@@ -428,6 +428,10 @@ def test_api_key(page: Page, url: str) -> None:
 
     page.route("**/api/**", check)
     page.goto(url)
+    expect(page.locator("#key-wrong")).to_be_hidden()
+    page.get_by_label("Key", exact=True).fill("mustard")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-wrong")).to_be_visible()
     page.get_by_label("Key", exact=True).fill("sesame")
     page.keyboard.press("Enter")
     expect(page.locator("#width")).to_have_value("128")
@@ -477,6 +481,13 @@ def test_contrast(page: Page, scheme: Any) -> None:
     assert contrast(("#progress-text", "color"), ground) > 4.5
     assert contrast((".primary", "color"), (".primary", "backgroundColor")) > 4.5
     assert contrast(("#prompt", "borderTopColor"), card) > 3
+
+
+def test_security_policy(page: Page, url: str) -> None:
+    """The strict one that the other tests run under: nothing inline, nothing from elsewhere."""
+    policy = page.request.get(url).headers["content-security-policy"]
+    assert {"default-src 'none'", "script-src 'self'", "style-src 'self'"} <= set(policy.split("; "))
+    assert "unsafe" not in policy
 
 
 def test_first_paint_and_bytes(browser: Browser, url: str) -> None:
