@@ -34,6 +34,8 @@ async function generate(request) {
   job = { id: null, controller: new AbortController(), request, started: null };
   setBusy(true);
   form.clearErrors();
+  byId("notice").hidden = true;
+  byId("frame").scrollIntoView({ block: "nearest" });
   stage.show("Sent…", null);
   let isEnded = false;
   try {
@@ -138,7 +140,7 @@ async function lost() {
   if (isLost) return;
   isLost = true;
   const banner = byId("connection");
-  banner.textContent = "The server does not answer. See whether `shaderfusion serve` still runs, and start it again: this page goes on by itself.";
+  banner.textContent = "The server does not answer. See whether “shaderfusion serve” still runs, or start it again: this page goes on by itself.";
   banner.hidden = false;
   while (isLost) {
     await new Promise((resolve) => { setTimeout(resolve, 2000); });
