@@ -20,7 +20,7 @@ from shaderfusion.cli.options import (
 from shaderfusion.errors import InputError
 from shaderfusion.output import say, show
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "make_field_parser"]
 
 _KEY = "SHADERFUSION_API_KEY"
 _COMMON = ("device", "runtime", "dtype", "tuning", "memory", "lora_dir")
@@ -66,7 +66,7 @@ def add_parser(commands: Any) -> None:
     add_memory(serve)
 
 
-def _field_parser() -> argparse.ArgumentParser:
+def make_field_parser() -> argparse.ArgumentParser:
     """Of a request's fields, by the rules that `generate` has for its options."""
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_generating(parser)
@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace) -> None:
     if api_key is None and not is_loopback(address):
         say(f"warning: everyone who reaches {address} can use this server: it has no --api-key")
     models = Models(find_models(wanted, args.models_dir), common, required=wanted)
-    service = Service(models, Fields(_field_parser(), setup), setup)
+    service = Service(models, Fields(make_field_parser(), setup), setup)
     hosts = own_names(args.host, args.allow_host)
     app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
     shown = f"[{address}]" if ":" in address else address

@@ -21,8 +21,8 @@ __all__ = ["chart", "run_ablation"]
 _BAR_PX, _ROW_PX, _NAMES_PX, _WIDTH_PX = 18, 30, 190, 640
 
 
-def run_ablation(models: Models, model: str, steps: int, job: Job) -> None:
-    """A `row` for each line of the paper's table, the median of that many iterations, and a `chart` at last."""
+def run_ablation(models: Models, model: str, steps: int, job: Job) -> dict[str, str]:
+    """Tells a `row` for each line of the paper's table, the median of that many iterations; a chart of them."""
     models.close()
     subject = open_subject(str(models.known[model].path), device=models.device, dtype=models.dtype)
     found: dict[str, float] = {}
@@ -44,7 +44,7 @@ def run_ablation(models: Models, model: str, steps: int, job: Job) -> None:
         job.tell("row", name=name, ms=found[name], against_none_percent=_percent(found, name))
     if not found:
         raise DeviceError(f"nothing of {model} fits on {subject.device.info.name}; choose a smaller model")
-    job.tell("chart", svg=chart(found, f"{model}, {subject.dtype}, {subject.device.info.name}"))
+    return {"svg": chart(found, f"{model}, {subject.dtype}, {subject.device.info.name}")}
 
 
 def _percent(found: Mapping[str, float], name: str) -> float | None:

@@ -27,13 +27,13 @@ class CancelledError(ShaderfusionError):
 class Job:
     """Something to do on the device.
 
-    `work` is run by the worker; between two steps it calls `go_on`. `put` takes the job's events, from any thread, and
-    must not wait. `fields` are those that an error may name.
+    `work` is run by the worker; between two steps it calls `go_on`, and what it returns is told at the end. `put` takes
+    the job's events, from any thread, and must not wait. `fields` are those that an error may name.
     """
 
     def __init__(
         self,
-        work: Callable[[Job], None],
+        work: Callable[[Job], Mapping[str, Any] | None],
         put: Callable[[str, Mapping[str, Any]], None],
         fields: Iterable[str] = (),
     ) -> None:
@@ -145,7 +145,7 @@ class Queue:
                 self._running = None
                 if outcome == "done":
                     self._usual_s += 0.3 * (seconds - self._usual_s)
-                    data = {"seconds": seconds}
+                    data = {"seconds": seconds, **data}
                 self._end(job, outcome, seconds, data)
                 self._tell_positions()
 
@@ -165,7 +165,7 @@ def _do(job: Job) -> tuple[str, dict[str, Any]]:
     """A job's work: its outcome, and what its last event says."""
     try:
         job.go_on()
-        job.work(job)
+        return "done", dict(job.work(job) or {})
     except CancelledError:
         return "cancelled", {}
     except ShaderfusionError as error:
@@ -173,4 +173,3 @@ def _do(job: Job) -> tuple[str, dict[str, Any]]:
     except Exception:  # the server lives on, whatever one job finds
         traceback.print_exc(file=sys.stderr)
         return "error", {"error": "the server failed; its log says where", "field": None}
-    return "done", {}

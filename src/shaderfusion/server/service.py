@@ -98,12 +98,12 @@ class Service:
         pictures = {name: read_picture(name, value, most) for name, value in given.items()}
         return prepare(self.models, self.setup, args, pictures, preview_every)
 
-    def _submit(self, work: Callable[[Job], None], fields: tuple[str, ...]) -> Ticket:
+    def _submit(self, work: Callable[[Job], Mapping[str, Any] | None], fields: tuple[str, ...]) -> Ticket:
         channel = Channel(asyncio.get_running_loop())
 
-        def on_device(job: Job) -> None:
+        def on_device(job: Job) -> Mapping[str, Any] | None:
             try:
-                work(job)
+                return work(job)
             except DeviceLostError:
                 self.models.reopen()
                 raise
