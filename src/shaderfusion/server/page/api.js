@@ -13,7 +13,7 @@ export class Lost extends Error {}
 
 const KEY = "shaderfusion-key";
 
-/** Asks for the API key, and whether it asks because one was wrong; main.js sets it. @type {(isWrong: boolean) => Promise<string | null>} */
+/** Asks for the API key, again where the last one was wrong. @type {(isWrong: boolean) => Promise<string | null>} */
 let askKey = async () => null;
 export const onKeyNeeded = (ask) => { askKey = ask; };
 

@@ -20,11 +20,13 @@ export function chart(rows, room) {
   const said = rows.map((row) => `${row.name}: ${milliseconds(row.ms)}${compared(row)}`).join("; ");
   const bars = rows.flatMap((row, index) => {
     const y = index * ROW;
+    const bar = { x: 0, y: y + 20, height: BAR, rx: 4 };
+    const change = draw("tspan", { class: "less" }, compared(row));
     return [
       draw("text", { x: 0, y: y + 14 }, row.name),
-      draw("text", { x: width, y: y + 14, "text-anchor": "end" }, milliseconds(row.ms), draw("tspan", { class: "less" }, compared(row))),
-      draw("rect", { class: "track", x: 0, y: y + 20, width, height: BAR, rx: 4 }),
-      draw("rect", { class: "bar", x: 0, y: y + 20, width: Math.max(2, (width * row.ms) / longest), height: BAR, rx: 4 }),
+      draw("text", { x: width, y: y + 14, "text-anchor": "end" }, milliseconds(row.ms), change),
+      draw("rect", { ...bar, class: "track", width }),
+      draw("rect", { ...bar, class: "bar", width: Math.max(2, (width * row.ms) / longest) }),
     ];
   });
   return draw("svg", { width, viewBox: `0 0 ${width} ${rows.length * ROW}`, role: "img", "aria-label": said }, ...bars);

@@ -5,11 +5,16 @@ import { chart, milliseconds } from "./chart.js";
 import { byId, fillFacts } from "./dom.js";
 
 const POLL_MS = 3000;
+const STOPPED = "Stopped.";
+const BROKEN = "The connection broke. Run it again when the server answers.";
 const panel = byId("device");
 let ablation = null;
 let onLost = () => {};
 
-/** Connects the panel, which reads the device every few seconds while it is open. @param {() => void} lost when it cannot */
+/**
+ * Connects the panel, which reads the device every few seconds while it is open.
+ * @param {() => void} lost is called where the server does not answer
+ */
 export function openDevice(lost) {
   onLost = lost;
   panel.addEventListener("toggle", refresh);
@@ -67,11 +72,10 @@ async function run() {
       if (["done", "cancelled", "error"].includes(name)) end = { name, data };
     }
     if (!end) throw new api.Lost();
-    const sentences = { done: "One iteration of the denoiser; less is better.", cancelled: "Stopped.", error: end.data.error };
-    say(sentences[end.name]);
+    say({ done: "One iteration of the denoiser; less is better.", cancelled: STOPPED }[end.name] ?? end.data.error);
   } catch (error) {
     if (error instanceof api.Lost) onLost();
-    say(error.name === "AbortError" ? "Stopped." : error.message || "The connection broke. Run it again when the server answers.");
+    say(error.name === "AbortError" ? STOPPED : error.message || BROKEN);
   }
   ablation = null;
   setRunning(false);

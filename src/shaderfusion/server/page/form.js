@@ -1,5 +1,6 @@
 /** The form: settings read from it and written to it by their names in the API, and errors beside their fields. */
 
+import { Refused } from "./api.js";
 import { byId, make } from "./dom.js";
 
 const form = byId("form");
@@ -47,16 +48,15 @@ export const isFilled = () => models.length > 0;
 
 const currentModel = () => models.find(({ name }) => name === form.elements.model.value);
 
-/** All settings; an Error with its `field` for a number outside its rule. */
+/** All settings; Refused, as the server's refusals, for a number outside its rule. */
 export function read() {
   const settings = values();
   for (const name of NUMBERS) {
     const input = form.elements[name];
-    if (!isKept(input)) throw Object.assign(new Error(rule(input)), { field: name });
+    if (!isKept(input)) throw new Refused(rule(input), name);
   }
   if (settings.seed !== null && !/^\d{1,20}$/.test(settings.seed)) {
-    const message = "Seed must be a whole number from 0 to 18446744073709551615, or empty for another one each time.";
-    throw Object.assign(new Error(message), { field: "seed" });
+    throw new Refused("Seed must be a whole number below 2^64, or empty for another one each time.", "seed");
   }
   return settings;
 }
@@ -64,14 +64,17 @@ export function read() {
 function values() {
   const settings = {};
   for (const name of TEXTS) settings[name] = form.elements[name].value || null;
-  for (const name of NUMBERS) settings[name] = form.elements[name].value === "" ? null : form.elements[name].valueAsNumber;
+  for (const name of NUMBERS) {
+    const input = form.elements[name];
+    settings[name] = input.value === "" ? null : input.valueAsNumber;
+  }
   settings.prompt ??= "";
   settings.seed = form.elements.seed.value.trim() || null;
   settings.optimizations = readOptimizations();
   return settings;
 }
 
-/** Whether a number is one, and within its range. What sides are multiples of is the model's rule, which the server knows. */
+/** Whether a number is one, and within its range. What sides are multiples of, the server knows. */
 function isKept({ validity, name }) {
   return validity.valid || (validity.stepMismatch && ["width", "height"].includes(name));
 }
@@ -103,9 +106,6 @@ export function reset({ keeps = [] } = {}) {
     if (kept.includes(name) || name === "model") continue;
     form.elements[name].value = options.defaults[name] ?? form.elements[name].getAttribute("value") ?? "";
   }
-  if (!form.elements.rng.value) form.elements.rng.value = "cpu";
-  if (!form.elements.seeds.value) form.elements.seeds.value = "joint";
-  if (!form.elements.prompt_syntax.value) form.elements.prompt_syntax.value = "webui";
   if (!keeps.length) writeOptimizations("all");
   takeModelSize();
 }
@@ -129,8 +129,8 @@ const SHAPES = { Square: [1, 1], "Portrait 3:4": [3, 4], "Portrait 2:3": [2, 3],
 export function sidesOf(across, down) {
   const { width, height } = currentModel() ?? { width: 512, height: 512 };
   const unit = Math.min(width, height) >= 512 ? 64 : 8;
-  const side = Math.sqrt(width * height);
-  return [Math.sqrt(across / down), Math.sqrt(down / across)].map((part) => Math.max(unit, Math.round(side * part / unit) * unit));
+  const rounded = (side) => Math.max(unit, Math.round(side / unit) * unit);
+  return [across / down, down / across].map((ratio) => rounded(Math.sqrt(width * height * ratio)));
 }
 
 function fillShapes() {
@@ -168,7 +168,8 @@ function readOptimizations() {
 }
 
 function writeOptimizations(text) {
-  for (const box of boxes()) box.checked = text === "all" || text.split(",").map((name) => name.trim()).includes(box.value);
+  const names = text.split(",").map((name) => name.trim());
+  for (const box of boxes()) box.checked = text === "all" || names.includes(box.value);
 }
 
 // Errors

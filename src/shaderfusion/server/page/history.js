@@ -1,15 +1,21 @@
 /** The session's pictures as a grid, and the dialog that shows one of them with its settings. */
 
 import { byId, fillFacts, make } from "./dom.js";
-import { openStore } from "./store.js";
+import { FORGETFUL, openStore } from "./store.js";
 
 /** Older pictures than these make room. */
 const MOST = 200;
 
 const grid = byId("history-grid");
 const viewer = byId("viewer");
-let store;
-/** Oldest first. @type {{id: string, at: number, index: number, blob: Blob, settings: any, parameters: string, request: any, url: string}[]} */
+let store = FORGETFUL;
+/**
+ * @typedef {{id: string, at: number, index: number, blob: Blob, width: number, height: number,
+ *   settings: any, parameters: string, request: any, url?: string}} Picture
+ * One that was made: its file, what made it, and the request that asked for it.
+ */
+
+/** Oldest first. @type {Picture[]} */
 let pictures = [];
 let shown = null;
 
@@ -18,9 +24,12 @@ let shown = null;
  * @param {{again: Function, vary: Function, useStart: Function, useSettings: Function}} actions each gets a picture
  */
 export async function openHistory(actions) {
-  const buttons = { again: actions.again, vary: actions.vary, "use-start": actions.useStart, "use-settings": actions.useSettings };
-  for (const [id, action] of Object.entries(buttons)) {
-    byId(id).addEventListener("click", () => { viewer.close(); action(shown); });
+  const buttons = { again: "again", vary: "vary", useStart: "use-start", useSettings: "use-settings" };
+  for (const [action, id] of Object.entries(buttons)) {
+    byId(id).addEventListener("click", () => {
+      viewer.close();
+      actions[action](shown);
+    });
   }
   byId("viewer-close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", ({ target }) => { if (target === viewer) viewer.close(); });
@@ -32,7 +41,7 @@ export async function openHistory(actions) {
   byId("clear-history").addEventListener("click", clear);
   store = await openStore();
   for (const picture of await store.all()) place(picture);
-  if (!store.isLasting) byId("history-hint").textContent = "This browser keeps no data here: pictures stay until you reload or close this page.";
+  if (!store.isLasting) hint("This browser keeps no data here: pictures stay until you reload or close this page.");
 }
 
 /** Adds a picture that was made, and returns it with its URL. */
@@ -42,9 +51,13 @@ export async function addPicture(picture) {
     await store.add(picture);
     if (pictures.length > MOST) await removeOldest();
   } catch (error) {
-    byId("history-hint").textContent = `The browser has no room for more pictures (${error.name}): new ones stay until you reload this page.`;
+    hint(`The browser has no room for more pictures (${error.name}): new ones stay until you reload this page.`);
   }
   return placed;
+}
+
+function hint(text) {
+  byId("history-hint").textContent = text;
 }
 
 function place(picture) {

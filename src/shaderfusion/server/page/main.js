@@ -76,7 +76,8 @@ const ON = {
     const bitmap = await createImageBitmap(blob);
     const { width, height } = bitmap;
     bitmap.close();
-    const picture = await addPicture({ id: newId(), at: Date.now(), index, blob, width, height, settings, parameters, request: job.request });
+    const made = { id: newId(), at: Date.now(), index, blob, width, height, settings, parameters };
+    const picture = await addPicture({ ...made, request: job.request });
     await stage.finish(index, picture.url, describe(picture), () => view(picture));
   },
   done({ seconds }) {
@@ -140,7 +141,6 @@ async function lost() {
   if (isLost) return;
   isLost = true;
   const banner = byId("connection");
-  banner.textContent = "The server does not answer. See whether “shaderfusion serve” still runs, or start it again: this page goes on by itself.";
   banner.hidden = false;
   while (isLost) {
     await new Promise((resolve) => { setTimeout(resolve, 2000); });
@@ -157,7 +157,8 @@ function askKey(isWrong) {
   const dialog = byId("key");
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? byId("key-input").value : null), { once: true });
+    const take = () => resolve(dialog.returnValue === "ok" ? byId("key-input").value : null);
+    dialog.addEventListener("close", take, { once: true });
   });
 }
 
@@ -166,14 +167,13 @@ function askKey(isWrong) {
 /** Takes the settings that a picture's file holds into the form, and says what it does not. */
 async function takeSettings(file) {
   form.clearErrors();
-  const asStart = make("button", { type: "button", textContent: "Use it as start", onclick: () => { hideNotice(); start.use(file); } });
   try {
     const { settings, missing = [] } = await api.post("api/inspect", file);
     if (settings) form.write(settings);
     const said = settings ? `The form has the settings of ${file.name}.` : `${file.name} holds no settings.`;
     const list = make("ul", {}, ...missing.map((textContent) => make("li", { textContent })));
-    const close = make("button", { type: "button", textContent: "OK", onclick: hideNotice });
-    byId("notice").replaceChildren(said, ...(missing.length ? [list] : []), make("div", { className: "actions" }, asStart, close));
+    const asStart = button("Use it as start", () => start.use(file));
+    byId("notice").replaceChildren(said, list, make("div", { className: "actions" }, asStart, button("OK")));
     byId("notice").hidden = false;
     byId("notice").scrollIntoView({ block: "nearest" });
   } catch (error) {
@@ -182,9 +182,14 @@ async function takeSettings(file) {
   }
 }
 
-function hideNotice() {
-  byId("notice").hidden = true;
-  byId("prompt").focus();
+/** A button of the notice, which it closes. */
+function button(textContent, action = () => {}) {
+  const onclick = () => {
+    byId("notice").hidden = true;
+    byId("prompt").focus();
+    action();
+  };
+  return make("button", { type: "button", textContent, onclick });
 }
 
 let depth = 0;  // dragenter and dragleave come for every element on the way
@@ -220,7 +225,10 @@ byId("form").addEventListener("submit", (event) => {
 byId("cancel").addEventListener("click", cancel);
 document.addEventListener("keydown", (event) => {
   if (event.isComposing || document.querySelector("dialog[open]")) return;
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();  // of what has the focus
+    submit();
+  }
   if (event.key === "Escape") cancel();
 });
 byId("form").addEventListener("settings", () => {

@@ -10,12 +10,11 @@ const PARTS = { text: "reading the prompt", denoise: "denoising", decode: "decod
 export function reserve(width, height, count = 1) {
   const columns = Math.ceil(Math.sqrt(count));
   const rows = Math.ceil(count / columns);
-  const style = { "--ratio": width / height, "--columns": columns, "--rows": rows, "--frame-ratio": (width * columns) / (height * rows) };
-  for (const [name, value] of Object.entries(style)) frame.style.setProperty(name, value);
+  const ratio = width / height;
+  const style = { ratio, columns, rows, "frame-ratio": (ratio * columns) / rows };
+  for (const [name, value] of Object.entries(style)) frame.style.setProperty(`--${name}`, value);
   cells.replaceChildren(...Array.from({ length: count }, () => make("div", { className: "cell" })));
 }
-
-export const reserved = () => cells.childElementCount;
 
 /** Pictures so far, one a cell; the same <img> is used again, so that nothing flickers. */
 export function preview(images) {

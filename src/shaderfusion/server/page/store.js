@@ -16,7 +16,7 @@ const settled = (request) => new Promise((resolve, reject) => {
 });
 
 /** Where the browser has no IndexedDB, as in some private windows, pictures live until a reload. */
-const FORGETFUL = { isLasting: false, all: async () => [], add: async () => {}, remove: async () => {} };
+export const FORGETFUL = { isLasting: false, all: async () => [], add: async () => {}, remove: async () => {} };
 
 /** What keeps pictures: `all()`, `add(picture)`, `remove(ids)`, and `isLasting`, whether a reload finds them. */
 export async function openStore() {
