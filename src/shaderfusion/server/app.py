@@ -15,8 +15,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import shaderfusion
-from shaderfusion.files import is_file
+from shaderfusion.files import is_file, is_folder
 from shaderfusion.server.events import stream
+from shaderfusion.server.openapi import document, own_paths
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import Guard, read_body, read_json
 from shaderfusion.server.service import Service, Ticket
@@ -36,10 +37,15 @@ def make_app(
     api_key: str | None = None,
 ) -> Starlette:
     """All routes behind the guard. `hosts` are the names by which clients may call the server."""
+    described = document(own_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(described)
+
     guard = Middleware(Guard, hosts=hosts, origins=origins, api_key=api_key, max_body=service.setup.limits.max_body)
     cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app = Starlette(
-        routes=[*_routes(service)],
+        routes=[*_routes(service), Route("/openapi.json", openapi)],
         middleware=[cors, guard] if origins else [guard],
         exception_handlers={
             RefusedError: _refused,
@@ -49,6 +55,7 @@ def make_app(
         },
     )
     app.state.service = service
+    app.router.redirect_slashes = False
     return app
 
 
@@ -98,7 +105,7 @@ def _routes(service: Service) -> list[BaseRoute]:
 
     return [
         Route("/", page),
-        Mount("/static", StaticFiles(directory=PAGE, check_dir=False)),
+        *([Mount("/static", StaticFiles(directory=PAGE))] if is_folder(PAGE) else []),
         Route("/api/options", options),
         Route("/api/models", models),
         Route("/api/device", device),

@@ -10,7 +10,7 @@ from shaderfusion.errors import ShaderfusionError
 
 __all__ = ["RefusedError", "field_of"]
 
-_BEGINNING = re.compile(r"(?:--)?([\w-]+)(?: \(|:| |$)")
+_BEGINNING = re.compile(r"(?:--)?([\w-]+)")
 _OTHER_NAMES = {
     "num_inference_steps": "steps",
     "num_images_per_prompt": "num_images",

@@ -102,7 +102,7 @@ class Guard:
             )
         if self._api_key is not None and not _is_open(scope["path"]):
             given = headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self._api_key}".encode()):
+            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._api_key}".encode()):
                 raise RefusedError(
                     401,
                     "Authorization must be `Bearer KEY`, with the key that the server was started with",

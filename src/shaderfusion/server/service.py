@@ -90,7 +90,7 @@ class Service:
     def _read(self, body: Mapping[str, Any]) -> PictureWork:
         require_known(body, GENERATE_FIELDS)
         args = self.fields.read(body, self.models.known, self.models.default)
-        preview_every = body.get("preview_every") or 0
+        preview_every = 0 if body.get("preview_every") is None else body["preview_every"]
         if not isinstance(preview_every, int) or isinstance(preview_every, bool) or not 0 <= preview_every < 10_000:
             raise RefusedError(400, "preview_every must be a whole number of steps; 0 makes none", "preview_every")
         most = self.setup.limits.max_pixels

@@ -63,9 +63,14 @@ class Fields:
         self._parser = parser
         self._common = setup.common
         self._limits = setup.limits
-        self.options = {action.dest: action for action in parser._actions if action.dest in KINDS}
+        self._options = {action.dest: action for action in parser._actions}
 
-    def bounds(self, name: str) -> str | None:
+    def about(self, name: str) -> str:
+        """What the command line says of a field's option."""
+        option = self._options[name]
+        return (option.help or "") % {"choices": ", ".join(map(str, option.choices or ()))}
+
+    def bound(self, name: str) -> str | None:
         """The name of the limit that bounds a field."""
         return _BOUNDED.get(name)
 
