@@ -13,6 +13,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+__all__: list[str] = []
+
 HERE = Path(__file__).parent
 PROMPTS = ("green apple", "snowman", "pizza", "guitar", "robot", "rocket")
 SCREENS: dict[str, dict[str, Any]] = {
