@@ -239,7 +239,13 @@ def test_dropped_picture(page: Page, picture: Path, tmp_path: Path) -> None:
     drop(page, picture)
     expect(page.locator("#notice")).to_contain_text("The form has the settings of star.png.")
     expected = {"prompt": "a yellow star", "negative_prompt": "blue", "steps": "2", "guidance_scale": "4.5"}
-    expected |= {"seed": "18446744073709551615", "scheduler": "euler_karras", "clip_skip": "1", "num_images": "1"}
+    expected |= {
+        "seed": "18446744073709551615",
+        "scheduler": "euler",
+        "spacing": "karras",
+        "clip_skip": "1",
+        "num_images": "1",
+    }
     for name, value in expected.items():
         expect(page.locator(f"#{name}")).to_have_value(value)
     page.get_by_role("button", name="Generate").click()
@@ -370,6 +376,14 @@ def test_choices(page: Page) -> None:
     page.get_by_label("Shape").select_option("Wide 16:9")
     body = wait_request(page)
     assert (body["width"], body["height"]) == (168, 96)
+    assert body["scheduler"] is None
+    page.get_by_label("Scheduler").select_option("dpmpp_2m")
+    page.get_by_label("Spacing").select_option("karras")
+    assert wait_request(page)["scheduler"] == "dpmpp_2m_karras"
+    page.get_by_label("Scheduler").select_option("dpmpp_2m_sde")
+    assert wait_request(page)["scheduler"] == "dpmpp_2m_sde"
+    page.get_by_label("Scheduler").select_option("lcm")
+    expect(page.get_by_label("Spacing")).to_be_disabled()
     page.locator("#optimizing summary").click()
     assert page.get_by_role("checkbox").count() == 5
     assert wait_request(page)["optimizations"] == "all"

@@ -143,6 +143,7 @@ class Service:
         defaults = vars(self.fields.read({"prompt": ""}, self.models.known, self.models.default))
         return {
             "schedulers": list(SCHEDULERS),
+            "spacings": {name: list(rule.spacings) for name, rule in SCHEDULERS.items()},
             "optimizations": [
                 {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
             ],

@@ -6,7 +6,7 @@ import { byId, make } from "./dom.js";
 const form = byId("form");
 
 /** How values are sent; what is empty is sent as null, which leaves it to the server. */
-const TEXTS = ["prompt", "negative_prompt", "model", "scheduler", "rng", "seeds", "prompt_syntax", "emphasis"];
+const TEXTS = ["prompt", "negative_prompt", "model", "rng", "seeds", "prompt_syntax", "emphasis"];
 const NUMBERS = [
   "width", "height", "steps", "guidance_scale", "num_images", "strength", "eta", "clip_skip",
   "hires", "hires_steps", "hires_strength", "preview_every",
@@ -15,7 +15,7 @@ const NUMBERS = [
 const LASTING = ["model", "preview_every"];
 
 const SAVED = "shaderfusion-form";
-let options = { defaults: {}, limits: {} };
+let options = { defaults: {}, limits: {}, schedulers: [], spacings: {} };
 let models = [];
 
 /** Fills the choices from `/api/options` and `/api/models`, then what the form held before a reload. */
@@ -25,8 +25,8 @@ export function fill(newOptions, newModels) {
   for (const [name, limits] of Object.entries(options.limits)) {
     if (Array.isArray(limits) && form.elements[name]) form.elements[name].max = limits[1];
   }
-  for (const name of options.schedulers) addChoice("scheduler", name);
-  for (const { name } of models) addChoice("model", name);
+  form.elements.scheduler.append(...options.schedulers.map((name) => new Option(name)));
+  form.elements.model.append(...models.map(({ name }) => new Option(name)));
   if (newModels.current) form.elements.model.value = newModels.current;
   byId("optimization-list").replaceChildren(...options.optimizations.map(({ name, about }) => make(
     "label", { className: "choice" },
@@ -37,11 +37,6 @@ export function fill(newOptions, newModels) {
   const saved = sessionStorage.getItem(SAVED);
   reset();
   if (saved) write(JSON.parse(saved), { whole: false });
-}
-
-function addChoice(name, value) {
-  const select = form.elements[name];
-  if (![...select.options].some((option) => option.value === value)) select.add(new Option(value, value));
 }
 
 export const isFilled = () => models.length > 0;
@@ -70,6 +65,7 @@ function values() {
   }
   settings.prompt ??= "";
   settings.seed = form.elements.seed.value.trim() || null;
+  settings.scheduler = readScheduler();
   settings.optimizations = readOptimizations();
   return settings;
 }
@@ -92,7 +88,7 @@ export function write(settings, { whole = true } = {}) {
   for (const [name, value] of Object.entries(settings)) {
     if (value === null || value === undefined) continue;
     if (name === "optimizations") writeOptimizations(value);
-    if (name === "scheduler") addChoice(name, value);
+    if (name === "scheduler") writeScheduler(value);
     if (name === "model" && !models.some((model) => model.name === value)) continue;
     if (name === "seed" || TEXTS.includes(name) || NUMBERS.includes(name)) form.elements[name].value = value;
   }
@@ -106,6 +102,7 @@ export function reset({ keeps = [] } = {}) {
     if (kept.includes(name) || name === "model") continue;
     form.elements[name].value = options.defaults[name] ?? form.elements[name].getAttribute("value") ?? "";
   }
+  writeScheduler(options.defaults.scheduler ?? "");
   if (!keeps.length) writeOptimizations("all");
   takeModelSize();
 }
@@ -156,6 +153,29 @@ function takeModelSize() {
 }
 
 export const size = () => [form.elements.width.valueAsNumber || 1, form.elements.height.valueAsNumber || 1];
+
+// Schedulers: a name is a rule's, or that and a spacing's
+
+function readScheduler() {
+  return [form.elements.scheduler.value, form.elements.spacing.value].filter(Boolean).join("_") || null;
+}
+
+function writeScheduler(name) {
+  const isOf = (rule) => name === rule || spacingsOf(rule).some((spacing) => name === `${rule}_${spacing}`);
+  const rule = options.schedulers.find(isOf) ?? "";
+  form.elements.scheduler.value = rule;
+  fillSpacings(name.slice(rule.length + 1));
+}
+
+const spacingsOf = (rule) => options.spacings[rule] ?? [];
+
+function fillSpacings(chosen = "") {
+  const spacings = spacingsOf(form.elements.scheduler.value);
+  const select = form.elements.spacing;
+  select.replaceChildren(new Option("model’s own", ""), ...spacings.map((name) => new Option(name)));
+  select.value = chosen;
+  select.disabled = spacings.length === 0;
+}
 
 // Optimizations
 
@@ -209,8 +229,9 @@ export function clearErrors() {
 
 form.addEventListener("input", ({ target }) => {
   if (target.id === "shape" && target.value) setSize(...target.value.split("x"));
-  else if (target.id === "model") takeModelSize();
-  else changed();
+  if (target.id === "model") takeModelSize();
+  if (target.id === "scheduler") fillSpacings();
+  changed();
 });
 byId("dice").addEventListener("click", () => {
   form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
