@@ -18,6 +18,7 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.output import say
 from shaderfusion.pipeline import StableDiffusionPipeline, choose_dtype
+from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.hub import is_hub_id
 
@@ -105,7 +106,7 @@ class Models:
         return pipe.used_bytes if pipe else 0
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> DType:
         """In which networks run, unless their configuration asks for f32."""
         return choose_dtype(self.device, self._common.get("dtype"))
 
@@ -124,7 +125,7 @@ class Models:
             return self._pipe
         self.close()
         family, memory = self.family(name), self._common.get("memory", "normal")
-        dtype = choose_dtype(self.device, self._common.get("dtype"))
+        dtype = self.dtype
         tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, dtype)
         kernels = Kernels(dtype, self.device.capabilities, optimizations, tuning)
         planned_bytes = measure_memory(family, kernels, size, memory).peak_bytes

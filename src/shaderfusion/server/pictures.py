@@ -8,6 +8,7 @@ import io
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class Maker:
         self._models = models
         self._output_dir = setup.output_dir
         self._made = made
+        self._beside = ThreadPoolExecutor(1)
         self.ms_per_step: float | None = None
         """Of the last job."""
 
@@ -114,8 +116,9 @@ class Maker:
             height=height,
             num_images=work.request.size.batch,
         )
+        hashing = self._beside.submit(Hashes, work.args, pipe.model)  # of large files, which takes a while once
         images = self._run(work, pipe, job)
-        settings = make_settings(work.args, pipe, work.request, Hashes(work.args, pipe.model))
+        settings = make_settings(work.args, pipe, work.request, hashing.result())
         for lora in settings.get("lora", ()):
             lora["file"] = Path(lora["file"]).name  # where the files are is no client's business
         for index, image in enumerate(images):

@@ -9,7 +9,6 @@ import hmac
 import io
 import ipaddress
 import re
-import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -187,11 +186,10 @@ def read_picture(name: str, value: object, max_pixels: int) -> Image.Image:
 def decode_picture(name: str, data: bytes, max_pixels: int) -> Image.Image:
     """The picture of a file's bytes."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > max_pixels:
-                raise _too_many(name, picture, max_pixels)
-            picture.load()
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > max_pixels:
+            raise _too_many(name, picture, max_pixels)
+        picture.load()
     except RefusedError:
         raise
     except Image.DecompressionBombError:

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 GENERATE_FIELDS = (*KINDS, *PICTURES, "preview_every")
 
-_AT_ONCE = 2
-"""Bodies that are checked at the same time: each may hold decoded pictures."""
+_AT_ONCE = 1
+"""Bodies that are checked at the same time: each may hold decoded pictures, and all share models and warnings."""
 _MOST_ITERATIONS = 100
 
 
