@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, name: str) -> None:
-    """A screenshot after a picture of each prompt, in 256 colours, which a drawing of few colours needs no more of."""
+    """A screenshot after a picture of each prompt, in 256 colours."""
     with browser.new_context(**SCREENS[name]) as context:
         page = context.new_page()
         page.goto(url)
@@ -52,12 +52,14 @@ def take(browser: Browser, url: str, name: str) -> None:
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=HERE / name)
     with Image.open(HERE / name) as shot:
-        shot.convert("RGB").quantize(256).save(HERE / name, optimize=True)
+        whole = shot.convert("RGB")
+        whole.quantize(palette=whole.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(HERE / name, optimize=True)
 
 
 def make(page: Page, prompt: str) -> None:
     page.locator("#prompt").fill(prompt)
     page.locator("#seed").fill("0")
+    page.locator("#preview_every").evaluate("(input) => { input.value = 0; }")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#progress-text")).to_have_text(re.compile("^Done"), timeout=300_000)
 
