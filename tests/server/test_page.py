@@ -362,6 +362,11 @@ def test_mask(page: Page, picture: Path, tmp_path: Path) -> None:
         page.wait_for_timeout(50)
     mask = read_mask(wait_request(page))
     assert [mask.getpixel(place) for place in ((10, 64), (118, 64))] == [255, 0]
+    page.get_by_label("Shape").select_option("Wide 16:9")
+    expect(page.locator("#stretch")).to_contain_text("It is stretched to 168 × 96.")
+    page.get_by_role("button", name="Match its shape").click()
+    expect(page.locator("#stretch")).to_be_hidden()
+    expect(page.locator("#width")).to_have_value("128")
     page.locator("#remove-start").click()
     assert not {"image", "mask", "strength"} & set(wait_request(page))
 

@@ -3,17 +3,18 @@
 import { byId, fillFacts, make } from "./dom.js";
 import { FORGETFUL, openStore } from "./store.js";
 
+/**
+ * @typedef {{id: string, at: number, index: number, blob: Blob, width: number, height: number,
+ *   settings: any, parameters: string, request: any, url?: string}} Picture
+ * One that was made: its file, what made it, and the request that asked for it.
+ */
+
 /** Older pictures than these make room. */
 const MOST = 200;
 
 const grid = byId("history-grid");
 const viewer = byId("viewer");
 let store = FORGETFUL;
-/**
- * @typedef {{id: string, at: number, index: number, blob: Blob, width: number, height: number,
- *   settings: any, parameters: string, request: any, url?: string}} Picture
- * One that was made: its file, what made it, and the request that asked for it.
- */
 
 /** Oldest first. @type {Picture[]} */
 let pictures = [];

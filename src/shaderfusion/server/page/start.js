@@ -9,8 +9,8 @@ const SENT = ["image/png", "image/jpeg", "image/webp"];
 const LARGEST_BYTES = 6_000_000;
 const LARGEST_SIDE = 2048;
 
-const image = byId("start-image");
-let url = null;
+/** As it is sent, with its sides in pixels. @type {{url: string, width: number, height: number} | null} */
+let picture = null;
 
 /** A file or blob becomes the start; a sentence beside the field says where it is no picture. */
 export async function use(file, name = file.name) {
@@ -25,8 +25,8 @@ export async function use(file, name = file.name) {
   const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   const isSent = SENT.includes(file.type) && file.size <= LARGEST_BYTES && scale === 1;
   const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
-  url = isSent ? await toDataUrl(file) : redrawn(bitmap, width, height);
-  Object.assign(image, { src: url, width, height });
+  picture = { url: isSent ? await toDataUrl(file) : redrawn(bitmap, width, height), width, height };
+  Object.assign(byId("start-image"), { src: picture.url, width, height });
   mask.begin(width, height);
   byId("start").open = true;
   byId("start-tools").hidden = false;
@@ -44,7 +44,7 @@ function redrawn(bitmap, width, height) {
 }
 
 export function remove() {
-  url = null;
+  picture = null;
   byId("image").value = byId("mask-file").value = "";
   byId("start-tools").hidden = true;
   byId("start-state").textContent = "none";
@@ -52,7 +52,7 @@ export function remove() {
 
 /** What a request has of it: image and mask as data URLs, and the strength; nothing without a picture. */
 export function request(strength) {
-  return url ? { image: url, mask: mask.toUrl(), strength } : {};
+  return picture ? { image: picture.url, mask: mask.toUrl(), strength } : {};
 }
 
 /** What `request` gave, put back. */
@@ -65,14 +65,14 @@ export async function restore({ image: before, mask: painted }) {
 /** The server stretches a picture to width and height: say so where that shows. */
 function compareShapes() {
   const [width, height] = form.size();
-  const stretch = (width / height) / (image.width / image.height);
-  byId("stretch").hidden = !url || Math.abs(Math.log(stretch)) < 0.03;
+  const isSame = !picture || Math.abs(Math.log((width / height) / (picture.width / picture.height))) < 0.03;
+  byId("stretch").hidden = isSame;
   byId("stretch").firstElementChild.textContent = `It is stretched to ${width} × ${height}.`;
 }
 
 byId("form").addEventListener("settings", compareShapes);
 byId("image").addEventListener("change", ({ target }) => { if (target.files[0]) use(target.files[0]); });
-byId("match").addEventListener("click", () => form.setSize(...form.sidesOf(image.width, image.height)));
+byId("match").addEventListener("click", () => form.setSize(...form.sidesOf(picture.width, picture.height)));
 byId("clear-mask").addEventListener("click", () => { mask.clear(); byId("mask-file").value = ""; });
 byId("remove-start").addEventListener("click", () => { remove(); byId("image").focus(); });
 byId("mask-file").addEventListener("change", async ({ target }) => {
