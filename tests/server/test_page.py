@@ -145,7 +145,8 @@ WATCH = """() => {
         if (source.startsWith('data:')) previews.add(source);
         texts.add(document.querySelector('#progress-text').textContent);
     };
-    new MutationObserver(look).observe(document.querySelector('.stage'), { attributes: true, childList: true, subtree: true });
+    const all = { attributes: true, childList: true, subtree: true };
+    new MutationObserver(look).observe(document.querySelector('.stage'), all);
 }"""
 """Has the page count how far its parts move, and collect previews and what is said of the progress."""
 
