@@ -33,11 +33,14 @@ from shaderfusion.cli.options import (
     text,
     whole_number,
 )
+from shaderfusion.cli.preview import PreviewFile, add_preview
 from shaderfusion.errors import InputError
 from shaderfusion.making import (
     DEFAULTS,
     Hashes,
     fill_defaults,
+    fill_model_defaults,
+    find_adapters,
     make_job_request,
     make_second_pass,
     make_settings,
@@ -45,12 +48,14 @@ from shaderfusion.making import (
     open_model_and_device,
     require_second_pass,
     slug,
-    take_adapters,
 )
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
-from shaderfusion.output import progress_bar, require_writable, show, write_whole
+from shaderfusion.output import progress_line, require_writable, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
@@ -71,8 +76,6 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
-    meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
-    generate.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     add_pictures(generate)
     generate.add_argument(
         "--output",
@@ -80,6 +83,7 @@ def add_parser(commands: Any) -> None:
         help=f"a file that ends in {', '.join(SUFFIXES)}; default: PROMPT-SEED.png; replaces a file of that name; "
         "several images are numbered: -1.png, -2.png",
     )
+    add_preview(generate)
     add_json(generate)
 
 
@@ -108,10 +112,12 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     add_model_options(parser)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
     parser.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a folder of adapters that prompts may name, as <lora:NAME:SCALE>"
+    parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
-    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
-    meaning = f"default: {DEFAULTS['guidance_scale']}"
+    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help="default: the model's own, mostly 20")
+    meaning = "default: the model's own, mostly 7.5"
     parser.add_argument("--guidance-scale", type=guidance_scale, metavar="X", help=meaning)
     parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help=f"default: {default_seed}")
     meaning = "one of %(choices)s; most take a spacing, such as dpmpp_2m_karras; names of diffusers and of the web UIs"
@@ -146,6 +152,7 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
+    preview = PreviewFile(args)
     require_second_pass(args)
     from concurrent.futures import ThreadPoolExecutor
 
@@ -155,31 +162,40 @@ def _run(args: argparse.Namespace) -> None:
 
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
+        fill_model_defaults(args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
-        request, args.lora = take_adapters(request, args)
+        args.lora = find_adapters(args, [request])
         return model, request, make_second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
-    with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
-        pipe = load(request.size)
-        hashes = hashing.result()
-    if like:
-        like.compare(hashes.model)
-    settings = make_settings(args, pipe, request, hashes)
-    if request.source:
-        settings["strength"] = request.source.strength
-    texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
-    require_room("--output", paths[0], texts[-1])
-    loaded = time.perf_counter()
-    images: list[Image] = []
-    with progress_bar(request.num_steps + (second.num_steps if second else 0)) as draw:
-        for progress in pipe.run(request):
-            draw(progress.step)
-            images = progress.images or []
-        for progress in pipe.run(second.request(images)) if second else ():
-            draw(request.num_steps + progress.step)
-            images = progress.images or []
+    requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
+    stages = [Stage(request.num_steps, work=request.size.pixels)]
+    if second:
+        requests.append(second.request)
+        stages.append(Stage(second.num_steps, "hires", second.size.pixels))
+    job = JobProgress(stages)
+    with progress_line(job):
+        with ThreadPoolExecutor(1) as beside:
+            hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
+            pipe = load(request.size)
+            hashes = hashing.result()
+        if like:
+            like.compare(hashes.model)
+        settings = make_settings(args, pipe, request, hashes)
+        if request.source:
+            settings["strength"] = request.source.strength
+        texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
+        require_room("--output", paths[0], texts[-1])
+        loaded = time.perf_counter()
+        images: list[Image] = []
+        for index, make_request in enumerate(requests):
+            job.start(index)
+            run = pipe.run(make_request(images))
+            run.watch = job.begin
+            for progress in run:
+                job.advance()
+                preview.show(progress)
+                images = progress.images or []
     generated = time.perf_counter()
     for path, image, held in zip(paths, images, texts, strict=True):
         write_whole("--output", path, encode(image, path.suffix, held))
