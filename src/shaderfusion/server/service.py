@@ -169,6 +169,8 @@ class Service:
                 "family": known.family,
                 "width": known.width,
                 "height": known.height,
+                "steps": known.steps,
+                "guidance_scale": known.guidance_scale,
                 "loaded": name == current,
             }
             for name, known in self.models.known.items()

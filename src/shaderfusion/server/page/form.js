@@ -95,7 +95,7 @@ export function write(settings, { whole = true } = {}) {
   changed();
 }
 
-/** The defaults, with the model's own size; the prompt is left as it is unless a picture says it. */
+/** The defaults, those of the model among them; the prompt is left as it is unless a picture says it. */
 export function reset({ keeps = [] } = {}) {
   const kept = ["prompt", ...keeps];
   for (const name of [...TEXTS, ...NUMBERS, "seed"]) {
@@ -104,7 +104,7 @@ export function reset({ keeps = [] } = {}) {
   }
   writeScheduler(options.defaults.scheduler ?? "");
   if (!keeps.length) writeOptimizations("all");
-  takeModelSize();
+  takeModelDefaults();
 }
 
 /** What depends on several fields, after any of them changed. */
@@ -147,8 +147,10 @@ export function setSize(width, height) {
   changed();
 }
 
-function takeModelSize() {
-  const { width, height } = currentModel() ?? {};
+/** The size, steps and guidance that the model is for. */
+function takeModelDefaults() {
+  const { width, height, steps, guidance_scale } = currentModel() ?? {};
+  Object.entries({ steps, guidance_scale }).forEach(([name, value]) => { form.elements[name].value = value ?? ""; });
   if (width) setSize(width, height);
 }
 
@@ -229,7 +231,7 @@ export function clearErrors() {
 
 form.addEventListener("input", ({ target }) => {
   if (target.id === "shape" && target.value) setSize(...target.value.split("x"));
-  if (target.id === "model") takeModelSize();
+  if (target.id === "model") takeModelDefaults();
   if (target.id === "scheduler") fillSpacings();
   changed();
 });

@@ -4,7 +4,14 @@ import { byId, make } from "./dom.js";
 
 const frame = byId("frame");
 const cells = byId("cells");
-const PARTS = { text: "reading the prompt", denoise: "denoising", decode: "decoding", hires: "second pass" };
+const PARTS = {
+  loading: "loading the model",
+  text: "reading the prompt",
+  encode: "reading the picture",
+  denoise: "denoising",
+  hires: "second pass",
+  decode: "decoding",
+};
 
 /** Reserves the place of so many pictures of that shape. */
 export function reserve(width, height, count = 1) {
@@ -51,7 +58,7 @@ export function announce(text) {
 let halves = 0;
 
 export function step({ step, steps, part, seconds_left: left }) {
-  const words = [`Step ${step} of ${steps}`, PARTS[part] ?? part];
+  const words = step ? [`Step ${step} of ${steps}`, PARTS[part] ?? part] : ["Begun", PARTS[part] ?? part];
   if (left !== null && left !== undefined) words.push(`${duration(left)} left`);
   show(words.join(" · "), steps ? step / steps : 0);
   const half = Math.floor((2 * step) / steps);
