@@ -169,7 +169,7 @@ def test_killed_at_ten_random_moments_and_resumed() -> None:
     moments: list[str] = []
     for phase in phases:
         started, share = time.perf_counter(), random.random()
-        with kill_after(command, seconds=1.0 if phase == "writing" else 0.0) as is_running:
+        with kill_after(command, seconds=5.0 if phase == "writing" else 0.0) as is_running:
             if phase == "starting":
                 time.sleep(share * seconds_to_start)
             elif phase == "denoising":
