@@ -334,6 +334,12 @@ def test_other_sites_only_where_they_are_allowed(runtime: str) -> None:
         assert client.ask("OPTIONS", "/api/generate", headers={"Origin": "https://example.com", **asked}).status == 400
 
 
+def test_refused_requests_are_counted(client: Client) -> None:
+    client.get("/health", Host="example.org")
+    text = client.get("/metrics").body.decode()
+    assert all(f'shaderfusion_requests_refused_total{{status="{status}"}}' in text for status in (400, 404, 421))
+
+
 def test_no_other_site_without(client: Client) -> None:
     assert "access-control-allow-origin" not in client.get("/api/models").headers
 
