@@ -112,12 +112,15 @@ def test_models_switch(client: Client) -> None:
         assert device["model"] == name
         assert 0 < device["memory"]["used_bytes"] <= device["memory"]["planned_bytes"]
         assert device["ms_per_step"] > 0
-    assert set(answer["models"][0]) == {"name", "family", "width", "height", "loaded"}
+    assert set(answer["models"][0]) == {
+        "name", "family", "width", "height", "steps", "guidance_scale", "loaded"}  # fmt: skip
 
 
 def test_options_have_the_defaults_and_bounds(client: Client) -> None:
     options = client.get("/api/options").json
     assert "euler_a" in options["schedulers"]
+    assert "karras" in options["spacings"]["dpmpp_2m"]
+    assert options["spacings"]["lcm"] == []
     assert options["limits"] == {
         "width": [1, 64], "height": [1, 64], "steps": [1, 1000], "num_images": [1, 2], "queue": 3}  # fmt: skip
     assert options["defaults"]["steps"] == 20
