@@ -166,7 +166,7 @@ LINE = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
 RAW: dict[str, bytes] = {
     "no HTTP": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
     "no version": b"GET /\r\n\r\n",
-    "another version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "another version": b"GET / HTTP/x.y\r\nHost: localhost\r\n\r\n",
     "huge headers": LINE + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n",
     "many headers": LINE + b"".join(b"X-%d: a\r\n" % index for index in range(20_000)) + b"\r\n",
     "a huge path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
