@@ -193,6 +193,13 @@ class Engine:
             self._prompts.clear()
             self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
+    @property
+    def used_bytes(self) -> int:
+        """Of the device's memory: weights, intermediate tensors, inputs and outputs of the programs that are there."""
+        programs = [program for own in self._programs.values() for program in list(own.values())]
+        externals = sum(tensor.size_bytes for program in programs for tensor in program.graph.externals)
+        return self._weights.size_bytes + self._arena.size_bytes + externals
+
     def dtype_of(self, name: str) -> DType:
         """What a network runs in: f32 once its values went over the range of f16."""
         return self._kernels[name].dtype

@@ -268,6 +268,11 @@ class StableDiffusionPipeline:
         self._engine.adapt(adapters.patches())
         self._used = adapters
 
+    @property
+    def used_bytes(self) -> int:
+        """Of the device's memory, that the model takes now."""
+        return self._engine.used_bytes
+
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program
         is made of."""

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shaderfusion.cli.generate import add_generating, slug
-from shaderfusion.cli.making import (
+from shaderfusion.cli.generate import add_generating
+from shaderfusion.cli.options import text, whole_number
+from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
+from shaderfusion.making import (
     NO_SETTINGS,
     Hashes,
     fill_defaults,
     make_job_request,
     make_settings,
     open_model_and_device,
+    slug,
 )
-from shaderfusion.cli.options import text, whole_number
-from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
 from shaderfusion.output import progress_bar, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import secrets
 import sys
 import time
@@ -11,15 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from shaderfusion.arguments import LARGEST_SEED
 from shaderfusion.cli.like import add_like, check_like, take_like
-from shaderfusion.cli.making import (
-    DEFAULTS,
-    Hashes,
-    fill_defaults,
-    make_job_request,
-    make_settings,
-    open_model_and_device,
-    take_adapters,
-)
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
     DTYPE_OF_DEVICE,
@@ -44,6 +34,19 @@ from shaderfusion.cli.options import (
     whole_number,
 )
 from shaderfusion.errors import InputError
+from shaderfusion.making import (
+    DEFAULTS,
+    Hashes,
+    fill_defaults,
+    make_job_request,
+    make_second_pass,
+    make_settings,
+    number_of,
+    open_model_and_device,
+    require_second_pass,
+    slug,
+    take_adapters,
+)
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
 from shaderfusion.output import progress_bar, require_writable, show, write_whole
 
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from shaderfusion.hires import SecondPass
     from shaderfusion.request import Request
 
-__all__ = ["add_generating", "add_parser", "slug"]
+__all__ = ["MAX_IMAGES", "add_generating", "add_parser", "add_pictures"]
 
 MAX_IMAGES = 1000
 """Of one command: more than any device makes at once."""
@@ -70,13 +73,7 @@ def add_parser(commands: Any) -> None:
     add_generating(generate)
     meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
     generate.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
-    _add_pictures(generate)
-    generate.add_argument(
-        "--num-images",
-        type=whole_number(1, 1, MAX_IMAGES),
-        metavar="N",
-        help=f"default: {DEFAULTS['num_images']}",
-    )
+    add_pictures(generate)
     generate.add_argument(
         "--output",
         metavar="FILE",
@@ -86,8 +83,8 @@ def add_parser(commands: Any) -> None:
     add_json(generate)
 
 
-def _add_pictures(generate: argparse.ArgumentParser) -> None:
-    """What a run may begin with, and what may follow."""
+def add_pictures(generate: argparse.ArgumentParser) -> None:
+    """What a run may begin with, what may follow, and how many pictures."""
     meaning = "a picture to begin with, resized to width and height; what is transparent in it is white"
     generate.add_argument("--image", type=Path, metavar="FILE", help=meaning)
     meaning = "how much of the picture is made anew: that part of the steps is run; default: 0.8"
@@ -100,6 +97,8 @@ def _add_pictures(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--hires-steps", type=whole_number(1, 20), metavar="N", help=meaning)
     meaning = "how much of the enlarged picture is made anew; default: 0.5"
     generate.add_argument("--hires-strength", type=strength, metavar="X", help=meaning)
+    meaning = f"default: {DEFAULTS['num_images']}"
+    generate.add_argument("--num-images", type=whole_number(1, 1, MAX_IMAGES), metavar="N", help=meaning)
 
 
 def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random") -> None:
@@ -147,9 +146,7 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
-    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
-        if value is not None and args.hires is None:
-            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
+    require_second_pass(args)
     from concurrent.futures import ThreadPoolExecutor
 
     from shaderfusion.metadata.settings import make_texts
@@ -160,7 +157,7 @@ def _run(args: argparse.Namespace) -> None:
         check_like(like, args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
         request, args.lora = take_adapters(request, args)
-        return model, request, _second_pass(model, args, request)
+        return model, request, make_second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
     with ThreadPoolExecutor(1) as beside:
@@ -172,7 +169,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = make_settings(args, pipe, request, hashes)
     if request.source:
         settings["strength"] = request.source.strength
-    texts = [make_texts(settings | _number(index, paths)) for index in range(1, len(paths) + 1)]
+    texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
     require_room("--output", paths[0], texts[-1])
     loaded = time.perf_counter()
     images: list[Image] = []
@@ -209,30 +206,6 @@ def _run(args: argparse.Namespace) -> None:
     show("\n".join(map(str, paths)))
 
 
-def _second_pass(model: "Family", args: argparse.Namespace, first: "Request") -> "SecondPass | None":
-    """The run that --hires asks for."""
-    if args.hires is None:
-        return None
-    from shaderfusion.hires import SecondPass
-
-    args.hires_steps = args.steps if args.hires_steps is None else args.hires_steps
-    args.hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
-    return SecondPass(
-        model,
-        first,
-        scale=args.hires,
-        num_inference_steps=args.hires_steps,
-        strength=args.hires_strength,
-        mask_image=args.mask,
-        scheduler=args.scheduler,
-        eta=args.eta,
-    )
-
-
-def _number(index: int, paths: list[Path]) -> dict[str, int]:
-    return {"number": index} if len(paths) > 1 else {}
-
-
 def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -> list[Path]:
     """Where the images will go; InputError where they cannot."""
     default = f"{slug(prompt)}-{seed}.png"
@@ -243,8 +216,3 @@ def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -
     for path in paths:
         require_writable("--output", path, SUFFIXES, default)
     return paths
-
-
-def slug(prompt: str) -> str:
-    """The prompt's first words, as part of a file name."""
-    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"

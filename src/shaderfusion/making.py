@@ -1,14 +1,17 @@
-"""What `generate` and `batch` share: opening a model beside its device, and the settings that go into a picture."""
+"""What `generate`, `batch` and `serve` share: a model opened beside its device, and settings that go into a picture."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import shaderfusion
+from shaderfusion.errors import InputError
 
 if TYPE_CHECKING:
     from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.hires import SecondPass
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
 
@@ -18,8 +21,12 @@ __all__ = [
     "Hashes",
     "fill_defaults",
     "make_job_request",
+    "make_second_pass",
     "make_settings",
+    "number_of",
     "open_model_and_device",
+    "require_second_pass",
+    "slug",
     "take_adapters",
 ]
 
@@ -115,6 +122,33 @@ def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -
     )
 
 
+def require_second_pass(args: argparse.Namespace) -> None:
+    """InputError for options of a second run where there is none."""
+    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
+        if value is not None and args.hires is None:
+            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
+
+
+def make_second_pass(model: "Family", args: argparse.Namespace, first: "Request") -> "SecondPass | None":
+    """The run that --hires asks for."""
+    if args.hires is None:
+        return None
+    from shaderfusion.hires import SecondPass
+
+    args.hires_steps = args.steps if args.hires_steps is None else args.hires_steps
+    args.hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
+    return SecondPass(
+        model,
+        first,
+        scale=args.hires,
+        num_inference_steps=args.hires_steps,
+        strength=args.hires_strength,
+        mask_image=args.mask,
+        scheduler=args.scheduler,
+        eta=args.eta,
+    )
+
+
 def take_adapters(request: "Request", args: argparse.Namespace) -> "tuple[Request, list[Any]]":
     """The request without the adapters that its prompts name, and all files with the strength of each."""
     from dataclasses import replace
@@ -166,3 +200,13 @@ def make_settings(
     }
     settings = {key: value for key, value in given.items() if key not in NO_SETTINGS} | hashes.settings() | made_by
     return {key: value for key, value in settings.items() if value is not None and value != []}
+
+
+def number_of(index: int, num_images: int) -> dict[str, int]:
+    """The setting that says which picture of several one is, counted from 1."""
+    return {"number": index} if num_images > 1 else {}
+
+
+def slug(prompt: str) -> str:
+    """The prompt's first words, as part of a file name."""
+    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"
