@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from shaderfusion.hires import SecondPass
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
+    from shaderfusion.weights.lora.adapters import Strength
 
 __all__ = [
     "DEFAULTS",
     "NO_SETTINGS",
     "Hashes",
     "fill_defaults",
+    "find_adapters",
     "make_job_request",
     "make_second_pass",
     "make_settings",
@@ -27,7 +29,6 @@ __all__ = [
     "open_model_and_device",
     "require_second_pass",
     "slug",
-    "take_adapters",
 ]
 
 T = TypeVar("T")
@@ -149,13 +150,24 @@ def make_second_pass(model: "Family", args: argparse.Namespace, first: "Request"
     )
 
 
-def take_adapters(request: "Request", args: argparse.Namespace) -> "tuple[Request, list[Any]]":
-    """The request without the adapters that its prompts name, and all files with the strength of each."""
-    from dataclasses import replace
+def find_adapters(args: argparse.Namespace, requests: "Sequence[Request]") -> "list[tuple[Path, Strength]]":
+    """Files of all adapters of some runs, those of --lora and those that prompts name in the folder of --lora-dir.
 
-    from shaderfusion.prompts.adapters import find_adapter_files
+    Each is to be loaded at the strength of the first run if prompts of all name it, else at that of --lora, or 0.
+    InputError for a name that no file has, or two.
+    """
+    from shaderfusion.prompts.adapters import find_adapter_file
+    from shaderfusion.weights.lora.adapters import name_files
 
-    return replace(request, adapters={}), find_adapter_files(request.adapters, args.lora, args.lora_dir)
+    found = name_files(args.lora)
+    for request in requests:
+        for name in request.adapters:
+            if name not in found:
+                found[name] = (find_adapter_file(name, found, args.lora_dir), 0.0)
+    for name, (path, _) in found.items():
+        if requests and all(name in request.adapters for request in requests):
+            found[name] = (path, requests[0].adapters[name])
+    return list(found.values())
 
 
 class Hashes:
@@ -163,17 +175,24 @@ class Hashes:
 
     def __init__(self, args: argparse.Namespace, model: "Family") -> None:
         from shaderfusion.metadata.hashes import embedding_hash, file_hash, lora_hash
+        from shaderfusion.weights.lora.adapters import name_files
 
         self.model = file_hash(model.files.path)
+        self._adapters = {
+            name: {"file": str(path), "strength": strength, "hash": lora_hash(path)}
+            for name, (path, strength) in name_files(args.lora).items()
+        }
         self._settings = {
             "model_hash": self.model,
             "vae_hash": file_hash(args.vae) if args.vae else None,
-            "lora": [{"file": str(path), "strength": scale, "hash": lora_hash(path)} for path, scale in args.lora],
             "embedding": [{"file": str(path), "hash": embedding_hash(path)} for path in args.embedding],
         }
 
-    def settings(self) -> dict[str, Any]:
-        return dict(self._settings)
+    def settings(self, request: "Request") -> dict[str, Any]:
+        """For a run's pictures: of the adapters those that it used, at its strengths."""
+        strengths = {name: each["strength"] for name, each in self._adapters.items()} | dict(request.adapters)
+        used = [each | {"strength": strengths[name]} for name, each in self._adapters.items() if strengths[name]]
+        return {**self._settings, "lora": used}
 
 
 def make_settings(
@@ -198,7 +217,8 @@ def make_settings(
         "tuning": pipe.tuning,
         "version": shaderfusion.__version__,
     }
-    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS} | hashes.settings() | made_by
+    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS}
+    settings |= hashes.settings(request) | made_by
     return {key: value for key, value in settings.items() if value is not None and value != []}
 
 

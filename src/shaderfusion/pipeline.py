@@ -16,6 +16,7 @@ from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
+from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
@@ -26,7 +27,7 @@ from shaderfusion.schedulers import require_scheduler
 from shaderfusion.seeds import Rng, Seeds
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
-from shaderfusion.weights.lora.adapters import Adapters, Strength
+from shaderfusion.weights.lora.adapters import Adapters, Strength, name_files
 from shaderfusion.weights.lora.file import find_file, read_adapter
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
@@ -91,8 +92,8 @@ class StableDiffusionPipeline:
         own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
         picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
         device's own file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths
-        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
-        ModelError, DeviceError or InputError.
+        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active, by the
+        names of their files or folders without the suffix. Raises ModelError, DeviceError or InputError.
 
         memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
         it are freed; pictures of several prompts and both halves of guidance go through the denoiser one by one. The
@@ -103,6 +104,9 @@ class StableDiffusionPipeline:
             raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
+        adapters = name_files(loras)
+        if not isinstance(device, Device):
+            runtimes(runtime)[0].load()  # alone: beside other work of Python's the driver would begin later
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
@@ -117,8 +121,8 @@ class StableDiffusionPipeline:
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
         pipeline = cls(opened, found, kernels, scheduler, memory)
-        for path, strength in loras:
-            pipeline._add_adapter(path, None, None, strength, keeps=True)
+        for name, (path, strength) in adapters.items():
+            pipeline._add_adapter(path, None, name, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
 

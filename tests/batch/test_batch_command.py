@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.models import FOLDER, model_folder
 from PIL import Image
 
+from shaderfusion import pipeline
 from shaderfusion.batch.report import append_line
 from shaderfusion.cli import batch, main
 from shaderfusion.errors import InputError
+from shaderfusion.weights.lora.file import read_adapter
 
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = ["--output-dir", "out", "--steps", "1", "--width", "32", "--height", "32"]
@@ -66,6 +70,37 @@ def test_pictures_are_those_of_generate(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"out/{first}\n"
     assert pictures() == made
     assert all(path.stat().st_mtime_ns == old for path, old in before.items())
+
+
+def test_adapters_that_prompts_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is read once; a picture and what it says are those of `generate`."""
+    loras = FOLDER / "lora"
+    Path("dir").mkdir()
+    shutil.copy(loras / "lokr.safetensors", "dir/style v1.2.safetensors")
+    options = ["--model", str(model_folder("sd1")), "--lora", f"{loras / 'kohya.safetensors'}:0.5", "--lora-dir", "dir"]
+    prompts = ["a fox", "a fox <lora:none>", "a dog <lora:style v1.2:0.5>", "a cat <lora:style v1.2:0.5>"]
+    prompts += ["a sun <lora:style v1.2><lora:kohya:-1>"]
+    Path("jobs.txt").write_text("\n".join(prompts))
+    read: list[Path] = []
+    monkeypatch.setattr(pipeline, "read_adapter", lambda path, to: (read.append(path), read_adapter(path, to))[1])
+    assert main(["batch", "jobs.txt", *SMALL, *options, "--seed", "3", "--at-once", "2"]) == 1
+    assert [path.stem for path in read] == ["kohya", "style v1.2"]
+    failed, *made = report()
+    assert "adapter 'none' must be the name of a file given by --lora, or in the folder" in str(failed["error"])
+    assert "(kohya, style v1.2)" in str(failed["error"])
+    assert [line["prompt"] for line in made] == [prompts[0], *prompts[2:]]
+    for line in (made[0], made[3]):  # the others were made at once, which rounds otherwise
+        command = ["generate", str(line["prompt"]), "--seed", "3", *SMALL[2:], *options, "--output", "a.png"]
+        assert main(command) == 0
+        with Image.open("a.png") as image, Image.open(f"out/{line['file']}") as own:
+            assert own.tobytes() == image.tobytes()
+            assert own.info["parameters"] == image.info["parameters"]
+    for line in made:
+        with Image.open(f"out/{line['file']}") as image:
+            hashes = re.search('Lora hashes: "(.*?)"', image.info["parameters"])
+            assert hashes
+            names = [entry.split(": ")[0] for entry in hashes[1].split(", ")]
+            assert names == (["kohya"] if line["prompt"] == "a fox" else ["kohya", "style v1.2"])
 
 
 def test_a_failed_job_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from shaderfusion.making import (
     NO_SETTINGS,
     Hashes,
     fill_defaults,
+    find_adapters,
     make_job_request,
     make_settings,
     open_model_and_device,
@@ -37,7 +38,10 @@ PER_JOB += ("eta", "rng")
 """Options of `generate` that each job may give; others are of the whole command."""
 
 _ROUNDING = ("runtime", "dtype", "optimizations", "tuning", "memory")
-"""Options that change pictures by rounding alone: names do not depend on them."""
+"""Options that change pictures by rounding alone."""
+
+_NO_MATTER = {*NO_SETTINGS, *_ROUNDING} - {"lora_dir"}
+"""Options that names do not depend on. The folder of adapters is not said in a picture, which names those it has."""
 
 _REPORT, _CONTACT = "report.jsonl", "contact.png"
 _MOST_COLUMNS = 20
@@ -129,7 +133,7 @@ def _task(args: argparse.Namespace, label: str) -> _Task:
     """With a name, and a seed where none is given, that follow from all that the picture depends on."""
     fill_defaults(args)
     given = {key: value for key, value in vars(args).items() if value is not None and value != []}
-    depends = {key: value for key, value in given.items() if key not in (*NO_SETTINGS, *_ROUNDING)}
+    depends = {key: value for key, value in given.items() if key not in _NO_MATTER}
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     if args.seed is None:
         args.seed = int(digest[:8], 16)
@@ -147,7 +151,9 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
     """Makes the tasks' pictures, as far as no interrupt comes between; returns how many failed."""
 
     def check(model: "Family") -> "tuple[Family, list[_Ready]]":
-        return model, list(_requests(args, model, tasks))
+        ready = list(_requests(args, model, tasks))
+        args.lora = find_adapters(args, [request for _, request in ready])
+        return model, ready
 
     (model, ready), load = open_model_and_device(args, check)
     num_failed = len(tasks) - len(ready)
@@ -166,13 +172,13 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
 
 
 def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
-    """Neighbours that can be one run: equal in all but their prompts and seeds, whose noise is drawn before it."""
+    """Neighbours that can be one run: equal in all but their texts and seeds, whose noise is drawn before it."""
 
     def key(entry: "_Ready") -> Any:
         task, request = entry
         is_noisy = any(update.c_noise for update in request.schedule.updates)
         one_run = [getattr(task.args, name) for name in PER_JOB if name not in ("prompt", "negative_prompt", "seed")]
-        return (one_run, task.args.negative_prompt is None, task.path if is_noisy else None)
+        return (one_run, task.args.negative_prompt is None, request.adapters, task.path if is_noisy else None)
 
     for _, same in itertools.groupby(ready, key):
         entries = list(same)
@@ -206,7 +212,9 @@ def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task])
     """Of the tasks that the model can do; the others fail."""
     for task in tasks:
         try:
-            yield task, make_job_request(model, task.args)
+            request = make_job_request(model, task.args)
+            find_adapters(args, [request])
+            yield task, request
         except ShaderfusionError as error:
             _fail(args, _entry(task), f"{task.path.name}: {error}")
 

@@ -38,6 +38,7 @@ from shaderfusion.making import (
     DEFAULTS,
     Hashes,
     fill_defaults,
+    find_adapters,
     make_job_request,
     make_second_pass,
     make_settings,
@@ -45,7 +46,6 @@ from shaderfusion.making import (
     open_model_and_device,
     require_second_pass,
     slug,
-    take_adapters,
 )
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
 from shaderfusion.output import progress_bar, require_writable, show, write_whole
@@ -71,8 +71,6 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
-    meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
-    generate.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     add_pictures(generate)
     generate.add_argument(
         "--output",
@@ -108,6 +106,8 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     add_model_options(parser)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
     parser.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a folder of adapters that prompts may name, as <lora:NAME:SCALE>"
+    parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
     parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace) -> None:
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
-        request, args.lora = take_adapters(request, args)
+        args.lora = find_adapters(args, [request])
         return model, request, make_second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
