@@ -69,3 +69,11 @@ class Step:
         inputs = {"coefficients": np.array([values[key] for key in COEFFICIENTS])}
         inputs["timestep"] = np.array([self.timestep])
         return inputs if self.noise is None else {**inputs, "noise": self.noise}
+
+    def guided(self, model_output: np.ndarray, batch: int) -> np.ndarray:
+        """m of `schedulers.Update`, (B, H, W, C) f32, of all rows of the denoiser's output."""
+        rows = model_output.astype(np.float32)
+        if len(rows) == batch:
+            return rows
+        eps_uncond, eps_text = rows[:batch], rows[batch:]
+        return eps_uncond + np.float32(self.guidance_scale) * (eps_text - eps_uncond)

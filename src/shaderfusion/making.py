@@ -45,7 +45,7 @@ DEFAULTS = {
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
-NO_SETTINGS += ("at_once", "lora_dir")
+NO_SETTINGS += ("at_once", "lora_dir", "preview_every", "preview_vae")
 """Options that no picture depends on."""
 
 
@@ -76,7 +76,13 @@ def open_model_and_device(
         from shaderfusion.pipeline import StableDiffusionPipeline
 
         optimizations = Optimizations.parse(args.optimizations)
-        model = open_model(args.model, vae=args.vae, prediction_type=args.prediction_type, revision=args.revision)
+        model = open_model(
+            args.model,
+            vae=args.vae,
+            preview_vae=getattr(args, "preview_vae", None),
+            prediction_type=args.prediction_type,
+            revision=args.revision,
+        )
         for path in args.embedding:
             model.added_tokens.load(path, None, model.tokenizers)
         checked = check(model)

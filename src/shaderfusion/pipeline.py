@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 
+from shaderfusion.callbacks import TENSOR_INPUTS, StepCallback, make_change
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
@@ -22,7 +24,7 @@ from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.request import Request, make_request
-from shaderfusion.run import Progress, Run
+from shaderfusion.run import Change, Progress, Run
 from shaderfusion.schedulers import require_scheduler
 from shaderfusion.seeds import Rng, Seeds
 from shaderfusion.tensor import DType
@@ -64,6 +66,8 @@ class StableDiffusionPipeline:
         self._engine = Engine(device, model, kernels, memory)
         self._adapters = self._used = Adapters({}, {})
         """The adapters, with those active that the user set, and as the weights have them now."""
+        self._interrupt = False
+        """As in diffusers: a callback sets it, for its own call."""
 
     @classmethod
     def from_pretrained(
@@ -71,6 +75,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         vae: str | Path | None = None,
+        preview_vae: str | Path | None = None,
         prediction_type: str | None = None,
         revision: str | None = None,
         device: Device | int | str | None = None,
@@ -86,8 +91,9 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", a folder in diffusers' format, a .safetensors file or a model of the hub.
 
-        vae, prediction_type and revision are those of `families.open_model`; devices those of `shaderfusion devices`.
-        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
+        vae, preview_vae, prediction_type and revision are those of `families.open_model`; devices those of
+        `shaderfusion devices`. runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device
+        is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler, a name of schedulers.find_scheduler, is the model's
         own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
         picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
@@ -102,6 +108,10 @@ class StableDiffusionPipeline:
         """
         if memory not in MEMORIES:
             raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
+        if preview_vae is not None and memory == "low":
+            raise InputError(
+                "preview_vae must be left out with memory='low': each preview would load it, and the denoiser again"
+            )
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
         adapters = name_files(loras)
@@ -111,7 +121,7 @@ class StableDiffusionPipeline:
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
-            found = _open(model, vae=vae, prediction_type=prediction_type, revision=revision)
+            found = _open(model, vae=vae, preview_vae=preview_vae, prediction_type=prediction_type, revision=revision)
             require_scheduler(found.scheduler_config, scheduler)  # before weights load
             found.tokenize([""])
             for path in embeddings:
@@ -131,10 +141,39 @@ class StableDiffusionPipeline:
         """`from_pretrained` of a .safetensors file with a whole model, by diffusers' name for it."""
         return cls.from_pretrained(path, **options)
 
-    def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> PipelineOutput:
-        """Images of a prompt, by all steps of `generate`, which has the options."""
-        *_, last = self.generate(prompt, **options)
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
+        **options: Any,
+    ) -> PipelineOutput:
+        """Images of a prompt, by all steps of `generate`, which has the other options.
+
+        callback_on_step_end(pipe, step, timestep, tensors) is called after each call of the denoiser, as by diffusers:
+        tensors has the latents, (B, C, height / 8, width / 8) f32 on the host, and so may the dict that it returns,
+        which are then those of the next step. What it raises ends the call; where it sets the pipeline's _interrupt,
+        the latents are decoded as they are. No other run goes on before it returns.
+        """
+        run = self.generate(prompt, **options)
+        if callback_on_step_end is not None:
+            change = make_change(self, callback_on_step_end, callback_on_step_end_tensor_inputs, run.request)
+            run.change = self._interruptible(run, change)
+        *_, last = run
         return PipelineOutput(last.images or [], last.seed)
+
+    def _interruptible(self, run: Run, change: Change) -> Change:
+        """`change`, after which the run may be at its end."""
+        self._interrupt = False
+
+        def change_or_end(step: int, latents: np.ndarray) -> np.ndarray | None:
+            changed = change(step, latents)
+            if self._interrupt:
+                run.finish()
+            return changed
+
+        return change_or_end
 
     def generate(
         self,

@@ -18,7 +18,7 @@ from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read
 from shaderfusion.schedulers import Schedule, make_schedule
 from shaderfusion.seeds import Rng, Seeds, require_noise
 
-__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Prompts", "Request", "last_steps", "make_request"]
+__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Prompts", "Request", "last_steps", "make_request", "read_latents"]
 
 _STRENGTH = 0.8
 """As in diffusers."""
@@ -143,7 +143,7 @@ def make_request(
         raise InputError("mask_image must come with image, the picture that is kept where the mask is black")
     elif strength is not None:
         raise InputError(f"strength (={strength!r}) must come with image, the picture to begin with")
-    noise = None if latents is None else _read_latents(latents, model.latents_shape(size))
+    noise = None if latents is None else read_latents(latents, model.latents_shape(size))
     seed = secrets.randbelow(2**32) if seed is None else seed
     require_noise(seed, size.batch, rng, seeds)
     return Request(size, schedule, scale, seed, tuple(prompts), noise, source, rng, seeds, adapters)
@@ -213,8 +213,8 @@ def _count(prompts: Prompts) -> tuple[int, int]:
     return prompts.shape[0], prompts.shape[-1]
 
 
-def _read_latents(latents: Any, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """Noise in diffusers' order of dimensions, channels last."""
+def read_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Latents in diffusers' order of dimensions, as (B, H, W, C); InputError unless they have that shape."""
     array = _to_array("latents", latents)
     B, H, W, C = shape
     if array.shape != (B, C, H, W):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from shaderfusion import pipeline
 from shaderfusion.batch.report import append_line
 from shaderfusion.cli import batch, main
 from shaderfusion.errors import InputError
+from shaderfusion.progress import JobProgress
 from shaderfusion.weights.lora.file import read_adapter
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -148,20 +149,22 @@ def test_an_interrupt_ends_between_two_pictures(
 
 def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("jobs.txt").write_text("a heart\n")
-    drawn: list[int] = []
+    done: list[int] = []
 
     @contextlib.contextmanager
-    def bar(total: int) -> Iterator[Callable[[int], None]]:
-        def draw(done: int) -> None:
-            drawn.append(done)
-            if done == 2:
-                signal.raise_signal(signal.SIGINT)
+    def watched(job: JobProgress) -> Iterator[None]:
+        def watch() -> None:
+            if job.step > len(done):
+                done.append(job.step)
+                if job.step == 2:
+                    signal.raise_signal(signal.SIGINT)
 
-        yield draw
+        job.watch = watch
+        yield
 
-    monkeypatch.setattr(batch, "progress_bar", bar)
+    monkeypatch.setattr(batch, "progress_line", watched)
     assert main(["batch", "jobs.txt", *SMALL, "--steps", "5"]) == 130
-    assert drawn == [1, 2]
+    assert done == [1, 2]
     assert pictures() == {}
 
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from shaderfusion.making import (
     open_model_and_device,
     slug,
 )
-from shaderfusion.output import progress_bar, require_writable, say, show, write_whole
+from shaderfusion.output import progress_line, require_writable, say, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
     from shaderfusion.batch.interrupts import Interrupts
@@ -159,16 +160,23 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
     num_failed = len(tasks) - len(ready)
     if not ready:
         return num_failed
-    pipe = load(ready[0][1].size)
-    hashes = Hashes(args, model)
-    with progress_bar(sum(request.num_steps for _, request in ready)) as draw:
-        done = 0
-        for group in _groups(ready, args.at_once):
+    groups = list(_groups(ready, args.at_once))
+    job = JobProgress([_stage(group) for group in groups])
+    with progress_line(job):
+        pipe = load(ready[0][1].size)
+        hashes = Hashes(args, model)
+        for index, group in enumerate(groups):
             if interrupts.asked:
                 break
-            num_failed += _make_group(args, group, pipe, hashes, interrupts, lambda step, done=done: draw(done + step))
-            done += sum(request.num_steps for _, request in group)
+            job.start(index)
+            num_failed += _make_group(args, group, pipe, hashes, interrupts, job)
     return num_failed
+
+
+def _stage(group: "Sequence[_Ready]") -> Stage:
+    """The run that makes the group's pictures."""
+    _, request = group[0]
+    return Stage(request.num_steps, work=len(group) * request.size.pixels)
 
 
 def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
@@ -191,18 +199,22 @@ def _make_group(
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
     interrupts: "Interrupts",
-    draw: Callable[[int], None],
+    job: JobProgress,
 ) -> int:
     """The pictures of one run; returns how many failed. Where a run of several fails, each has one of its own."""
     try:
-        _make_pictures(group, pipe, hashes, interrupts, draw)
+        _make_pictures(group, pipe, hashes, interrupts, job)
         return 0
     except DeviceLostError:
         raise
     except ShaderfusionError as error:
         if len(group) > 1:
             missing = [entry for entry in group if not entry[0].path.exists()]
-            return sum(_make_group(args, [entry], pipe, hashes, interrupts, draw) for entry in missing)
+            num_failed = 0
+            for entry in missing:
+                job.restart()
+                num_failed += _make_group(args, [entry], pipe, hashes, interrupts, job)
+            return num_failed
         ((task, _),) = group
         _fail(args, _entry(task), f"{task.path.name}: {error}")
         return 1
@@ -224,7 +236,7 @@ def _make_pictures(
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
     interrupts: "Interrupts",
-    draw: Callable[[int], None],
+    job: JobProgress,
 ) -> None:
     """One run, whose pictures are written as soon as they are done; none where an interrupt comes first."""
     from shaderfusion.batch.report import append_line
@@ -233,8 +245,10 @@ def _make_pictures(
 
     started = time.perf_counter()
     _, request = group[0]
-    for progress in pipe.run(request if len(group) == 1 else _one_request(group, pipe.model)):
-        draw(progress.step * len(group))
+    run = pipe.run(request if len(group) == 1 else _one_request(group, pipe.model))
+    run.watch = job.begin
+    for progress in run:
+        job.advance()
         if interrupts.asked and not progress.images:
             return
         for (task, own), image in zip(group, progress.images or (), strict=progress.images is not None):

@@ -33,6 +33,7 @@ from shaderfusion.cli.options import (
     text,
     whole_number,
 )
+from shaderfusion.cli.preview import PreviewFile, add_preview
 from shaderfusion.errors import InputError
 from shaderfusion.making import (
     DEFAULTS,
@@ -48,9 +49,12 @@ from shaderfusion.making import (
     slug,
 )
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
-from shaderfusion.output import progress_bar, require_writable, show, write_whole
+from shaderfusion.output import progress_line, require_writable, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
@@ -78,6 +82,7 @@ def add_parser(commands: Any) -> None:
         help=f"a file that ends in {', '.join(SUFFIXES)}; default: PROMPT-SEED.png; replaces a file of that name; "
         "several images are numbered: -1.png, -2.png",
     )
+    add_preview(generate)
     add_json(generate)
 
 
@@ -146,6 +151,7 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
+    preview = PreviewFile(args)
     require_second_pass(args)
     from concurrent.futures import ThreadPoolExecutor
 
@@ -160,26 +166,34 @@ def _run(args: argparse.Namespace) -> None:
         return model, request, make_second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
-    with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
-        pipe = load(request.size)
-        hashes = hashing.result()
-    if like:
-        like.compare(hashes.model)
-    settings = make_settings(args, pipe, request, hashes)
-    if request.source:
-        settings["strength"] = request.source.strength
-    texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
-    require_room("--output", paths[0], texts[-1])
-    loaded = time.perf_counter()
-    images: list[Image] = []
-    with progress_bar(request.num_steps + (second.num_steps if second else 0)) as draw:
-        for progress in pipe.run(request):
-            draw(progress.step)
-            images = progress.images or []
-        for progress in pipe.run(second.request(images)) if second else ():
-            draw(request.num_steps + progress.step)
-            images = progress.images or []
+    requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
+    stages = [Stage(request.num_steps, work=request.size.pixels)]
+    if second:
+        requests.append(second.request)
+        stages.append(Stage(second.num_steps, "hires", second.size.pixels))
+    job = JobProgress(stages)
+    with progress_line(job):
+        with ThreadPoolExecutor(1) as beside:
+            hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
+            pipe = load(request.size)
+            hashes = hashing.result()
+        if like:
+            like.compare(hashes.model)
+        settings = make_settings(args, pipe, request, hashes)
+        if request.source:
+            settings["strength"] = request.source.strength
+        texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
+        require_room("--output", paths[0], texts[-1])
+        loaded = time.perf_counter()
+        images: list[Image] = []
+        for index, make_request in enumerate(requests):
+            job.start(index)
+            run = pipe.run(make_request(images))
+            run.watch = job.begin
+            for progress in run:
+                job.advance()
+                preview.show(progress)
+                images = progress.images or []
     generated = time.perf_counter()
     for path, image, held in zip(paths, images, texts, strict=True):
         write_whole("--output", path, encode(image, path.suffix, held))

@@ -19,6 +19,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.previews import Projection
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
@@ -85,6 +86,11 @@ class RunSize:
         return 2 * self.batch if self.guidance else self.batch
 
     @property
+    def pixels(self) -> int:
+        """Of all pictures."""
+        return self.batch * self.height_px * self.width_px
+
+    @property
     def one_row(self) -> RunSize:
         """That of a single row of the denoiser."""
         return replace(self, batch=1, guidance=False)
@@ -136,6 +142,10 @@ class Family(ABC):
         return {}
 
     @abstractmethod
+    def take_preview_vae(self, files: ModelFiles) -> None:
+        """Has the vae of `files` decode previews; ModelError for one that cannot."""
+
+    @abstractmethod
     def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Latents (B, H, W, C) as a sampler leaves them, of what the encoder made, with noise of their shape."""
 
@@ -163,8 +173,12 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        stored = {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        names = {network.source for network in (*self.networks.values(), *self.optional_networks.values())}
+        stored = {name: self._tensors(name) for name in names}
         return {name: self.added_tokens.extend(name, source) for name, source in stored.items()}
+
+    def _tensors(self, source: str) -> TensorSource:
+        return self.files.tensors(source)
 
     @cached_property
     def added_tokens(self) -> AddedTokens:
@@ -185,6 +199,16 @@ class Family(ABC):
     @abstractmethod
     def latent_channels(self) -> int:
         """C of the latents (B, H, W, C)."""
+
+    @property
+    def projection(self) -> Projection | None:
+        """That of the model's latents, where it is known without running the decoder."""
+        return None
+
+    @property
+    def quick_decoder(self) -> str | None:
+        """The network that decodes previews with little work, if there is one; inputs and outputs are `decoder`'s."""
+        return None
 
     @property
     def input_channels(self) -> int:

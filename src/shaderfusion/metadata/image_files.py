@@ -42,7 +42,10 @@ _REMEDY = "give a PNG, JPEG or WebP file"
 
 
 def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
-    """The bytes of a file of that suffix with the texts, of which EXIF holds `parameters` and `shaderfusion` alone."""
+    """The bytes of a file of that suffix with the texts, of which EXIF holds `parameters` and `shaderfusion` alone.
+
+    There may be none.
+    """
     data = io.BytesIO()
     if suffix.lower() == ".png":
         from PIL.PngImagePlugin import PngInfo
@@ -53,7 +56,7 @@ def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
         image.save(data, "png", pnginfo=info)
     else:
         kind = "webp" if suffix.lower() == ".webp" else "jpeg"
-        image.save(data, kind, quality=_QUALITY, exif=_exif(texts))
+        image.save(data, kind, quality=_QUALITY, exif=_exif(texts) if texts else b"")
     return data.getbuffer()
 
 
