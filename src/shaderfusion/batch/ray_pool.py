@@ -64,11 +64,11 @@ def spread(
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, ShaderfusionError) else error from None
             except ray.exceptions.RayError as error:  # of a job that stays in `given`
-                reason = _first_sentence(error)
-        for job in given.values():
-            yield job, DeviceError(f"its worker died {_RETRIES + 1} times ({reason}); see Ray's logs on that machine")
+                reason = str(error).strip().splitlines()[-1].strip()
         if waiting and not is_over():
             raise InputError(f"no worker of Ray is left ({reason}); all its machines must have shaderfusion[ray]")
+        for job in given.values():
+            yield job, DeviceError(f"its worker died again and again ({reason}); see Ray's logs on that machine")
 
 
 class _Worker:
@@ -117,7 +117,7 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         ray.init(address=address, **options)
     except (OSError, OverflowError, RuntimeError, ValueError, SystemExit) as error:
         # Ray 2.60 ends the process where something else answers.
-        reason = "no Ray answers there" if isinstance(error, SystemExit) else _first_sentence(error)
+        reason = "no Ray answers there" if isinstance(error, SystemExit) else " ".join(str(error).split())
         raise InputError(
             f"--ray (={address}) must be a cluster that can be reached, as HOST:PORT or auto ({reason}); "
             "without an address, --ray starts its own"
@@ -138,8 +138,3 @@ def _workers(nodes: Sequence[Mapping[str, Any]], asked: int | None) -> tuple[int
     default = sum(gpus) or sum(map(bool, cpus))
     options = {"num_gpus": 1, "num_cpus": 0} if any(gpus) else {"num_cpus": 1}
     return default if asked is None else asked, {**options, "scheduling_strategy": "SPREAD"}
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -82,9 +82,7 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
     meaning = "makes pictures on all GPUs of a Ray cluster (HOST:PORT or auto), by default one of this machine's own"
     batch.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=meaning)
-    meaning = (
-        "with --ray; default: one for each GPU, or where Ray knows of none, for each machine, which take a CPU each"
-    )
+    meaning = "with --ray; default: one for each GPU, or where Ray has none, one for each machine, on one of its CPUs"
     batch.add_argument("--workers", type=whole_number(1, 2, 100_000), metavar="N", help=meaning)
     add_generating(batch, "a number that follows from the job's settings")
 
