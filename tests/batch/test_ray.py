@@ -17,6 +17,7 @@ import pytest
 from shaderfusion.batch import ray_pool
 from shaderfusion.cli import main
 from shaderfusion.errors import InputError
+from shaderfusion.gpu.device import list_devices
 
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = ["--output-dir", "out", "--steps", "2", "--width", "32", "--height", "32"]
@@ -111,6 +112,28 @@ def test_an_interrupt_waits_for_the_pictures_that_have_begun() -> None:
     assert 1 < len(files()) < 8
     assert len(out.split()) == len(files())
     assert f"interrupted; {len(files())} of 8 pictures are there" in err
+
+
+@needs_ray
+def test_a_cluster_given_by_its_address() -> None:
+    """Its GPUs are the devices of the same numbers."""
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
+
+    there = len(list_devices("wgpu"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": there + 1})
+    try:
+        options = ["--ray", cluster.address, "--runtime", "wgpu", "--workers"]
+        process = start(*options, str(there + 1))
+        out, err = process.communicate()
+        assert process.returncode == 2, err
+        assert f"a worker of Ray on {socket.gethostname()} cannot be used: device (='{there}') must be an index" in err
+        process = start(*options, str(there))
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert len(files()) == 8
+        assert set(out.split()) <= {f"out/{name}" for name in files()}
+    finally:
+        cluster.shutdown()
 
 
 @needs_ray
