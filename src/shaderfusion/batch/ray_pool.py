@@ -60,11 +60,12 @@ def spread(
                 pool.pop_idle()  # Ray ends a worker that nothing refers to
             try:
                 index, result = pool.get_next_unordered()
-                yield given.pop(index), result
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, ShaderfusionError) else error from None
             except ray.exceptions.RayError as error:  # of a job that stays in `given`
                 reason = str(error).strip().splitlines()[-1].strip()
+            else:
+                yield given.pop(index), result
         if waiting and not is_over():
             raise InputError(f"no worker of Ray is left ({reason}); all its machines must have shaderfusion[ray]")
         for job in given.values():

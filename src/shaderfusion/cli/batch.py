@@ -64,7 +64,7 @@ class _Task:
 _Ready = tuple[_Task, "Request"]
 _Outcome = tuple[_Task, bytes | str, float]
 """A task with its picture's file, or why there is none, and the seconds that it took."""
-Load = Callable[["RunSize"], "StableDiffusionPipeline"]
+_Load = Callable[["RunSize"], "StableDiffusionPipeline"]
 _Maker = Callable[[Sequence[_Ready], "Interrupts", JobProgress], Iterator[_Outcome]]
 
 
@@ -80,7 +80,7 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
     meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: 1"
     batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
-    meaning = "makes pictures on all GPUs of a Ray cluster (HOST:PORT or auto), by default one of this machine's own"
+    meaning = "make pictures on all GPUs of a Ray cluster, by its HOST:PORT or auto; without one, of this machine"
     batch.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=meaning)
     meaning = "with --ray; default: one for each GPU, or where Ray has none, one for each machine, on one of its CPUs"
     batch.add_argument("--workers", type=whole_number(1, 2, 100_000), metavar="N", help=meaning)
@@ -184,7 +184,7 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
 
 
 def _make_here(
-    load: "Load", args: argparse.Namespace, groups: "Sequence[list[_Ready]]", interrupts: "Interrupts"
+    load: "_Load", args: argparse.Namespace, groups: "Sequence[list[_Ready]]", interrupts: "Interrupts"
 ) -> "Generator[_Outcome]":
     """One run after the other, on this process's device."""
     job = JobProgress([_stage(group) for group in groups])
@@ -235,7 +235,7 @@ def _open_on_worker(
     return make_tasks
 
 
-def _maker(args: argparse.Namespace, load: "Load", size: "RunSize") -> "_Maker":
+def _maker(args: argparse.Namespace, load: "_Load", size: "RunSize") -> "_Maker":
     """Loads the weights for runs of that size, as `_make_group` needs them."""
     pipe = load(size)
     return partial(_make_group, pipe, Hashes(args, pipe.model))
