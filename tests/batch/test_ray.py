@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from golden.models import model_folder
 
 from shaderfusion.batch import ray_pool
 from shaderfusion.cli import main
@@ -116,13 +118,15 @@ def test_an_interrupt_waits_for_the_pictures_that_have_begun() -> None:
 
 @needs_ray
 def test_a_cluster_given_by_its_address() -> None:
-    """Its GPUs are the devices of the same numbers."""
+    """Its GPUs are the devices of the same numbers, and paths are those of the command, wherever Ray was started."""
     from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     there = len(list_devices("wgpu"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": there + 1})
+    with chdir("/"):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": there + 1})
     try:
-        options = ["--ray", cluster.address, "--runtime", "wgpu", "--workers"]
+        shutil.copytree(model_folder("sd1"), "model")
+        options = ["--model", "model", "--ray", cluster.address, "--runtime", "wgpu", "--workers"]
         process = start(*options, str(there + 1))
         out, err = process.communicate()
         assert process.returncode == 2, err
