@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from shaderfusion.config import TinyVaeConfig
+from shaderfusion.denoising import Step
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
@@ -20,6 +21,7 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.previews import PROJECTIONS, SAMPLE_CELLS, fit_projection, sample_latents
+from shaderfusion.schedulers import Update
 
 SMALL: dict[str, Any] = {"num_inference_steps": 3, "width": 16, "height": 8, "seed": 1}
 
@@ -67,6 +69,24 @@ def test_models_by_their_scaling_factor() -> None:
     assert open_model(model_folder("sd2")).projection is PROJECTIONS[0.18215]
     assert open_model(model_folder("sdxl")).projection is PROJECTIONS[0.13025]
     assert open_model(model_folder("thirds")).projection is None  # of 5 latent channels
+
+
+def test_guidance_as_the_kernel_has_it() -> None:
+    step = Step(1.0, Update(), 3.0, 1.0)
+    rows = np.random.default_rng(0).standard_normal((6, 1, 2, 4)).astype(np.float16)
+    uncond, first, second = np.split(rows.astype(np.float64), 3)
+    weights = np.array([[1.5, 0], [-0.5, 1]], np.float32)
+    for given, expected in (
+        (step.guided(rows[:2], 2), uncond),
+        (step.guided(rows[:4], 2), uncond + 3 * (first - uncond)),
+        (
+            step.guided(rows, 2, weights)[:1],
+            (uncond + 3 * (1.5 * (first - uncond) - 0.5 * (second - uncond)))[:1],
+        ),
+        (step.guided(rows, 2, weights)[1:], (uncond + 3 * (second - uncond))[1:]),
+    ):
+        assert given.dtype == np.float32
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unknown_latents_are_fitted_to_the_decoder_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from shaderfusion.errors import DeviceLostError, ShaderfusionError
 from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.making import fill_model_defaults
 from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
 from shaderfusion.metadata.recipe import read_recipes
 from shaderfusion.schedulers import SCHEDULERS
@@ -34,8 +35,8 @@ T = TypeVar("T")
 
 GENERATE_FIELDS = (*KINDS, *PICTURES, "preview_every")
 
-_AT_ONCE = 2
-"""Bodies that are checked at the same time: each may hold decoded pictures."""
+_AT_ONCE = 1
+"""Bodies that are checked at the same time: each may hold decoded pictures, and all share models and warnings."""
 _MOST_ITERATIONS = 100
 
 
@@ -140,9 +141,12 @@ class Service:
     def options(self) -> dict[str, Any]:
         """What a page needs to ask for pictures."""
         limits = self.setup.limits
-        defaults = vars(self.fields.read({"prompt": ""}, self.models.known, self.models.default))
+        args = self.fields.read({"prompt": ""}, self.models.known, self.models.default)
+        fill_model_defaults(args, self.models.family(self.models.default))
+        defaults = vars(args)
         return {
             "schedulers": list(SCHEDULERS),
+            "spacings": {name: list(rule.spacings) for name, rule in SCHEDULERS.items()},
             "optimizations": [
                 {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
             ],
@@ -165,6 +169,8 @@ class Service:
                 "family": known.family,
                 "width": known.width,
                 "height": known.height,
+                "steps": known.steps,
+                "guidance_scale": known.guidance_scale,
                 "loaded": name == current,
             }
             for name, known in self.models.known.items()
