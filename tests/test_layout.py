@@ -56,6 +56,7 @@ ORDER = [
     "gpu",
     "graph.arena",
     "graph.program",
+    "weights.slices",
     "weights.prepare",
     "weights.store",
     "engine",
@@ -67,6 +68,7 @@ ORDER = [
     "tune",
     "verify",
     "batch",
+    "web",
     "cli",
     "__main__",
 ]
