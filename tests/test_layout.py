@@ -56,6 +56,7 @@ ORDER = [
     "gpu",
     "graph.arena",
     "graph.program",
+    "weights.slices",
     "weights.prepare",
     "weights.store",
     "engine",
@@ -67,12 +68,13 @@ ORDER = [
     "tune",
     "verify",
     "batch",
+    "web",
     "cli",
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
 GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
-GPU_USERS += ["tuning_file", "tune", "verify", "cli"]
+GPU_USERS += ["tuning_file", "tune", "verify", "web", "cli"]
 RUNTIME_USERS = ["gpu.backend"]
 
 
@@ -111,7 +113,7 @@ def find_violations(module: str, source: str) -> list[str]:
         elif package == "shaderfusion" and own:
             entry = find_entry(inner, ORDER)
             if entry is None:
-                allowed = inner in ("", "__version__") and own in ("bench", "tuning_file", "tune", "verify", "cli")
+                allowed = inner in ("", "__version__") and own in ("bench", "tuning_file", "tune", "verify", "web", "cli")
             else:
                 allowed = ORDER.index(entry) <= ORDER.index(own)
                 allowed = allowed and (entry != "gpu" or find_entry(module, GPU_USERS) is not None)

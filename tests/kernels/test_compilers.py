@@ -25,8 +25,9 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.tune.survey import find_cases
-from shaderfusion.weights import footprint, prepare
+from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
+from shaderfusion.weights.slices import filters_room, prepare_calls, slices
 
 OPTIMIZATIONS = ("all", "none", "gn", "geglu", "pfs", "flash", "winograd")
 
@@ -95,9 +96,9 @@ def weight_calls(graph: Graph, known: set[object]) -> Iterator[KernelCall]:
                 dtype, np.zeros(STORED_SIZE_BYTES[dtype] * int(np.prod(weight.source_shape)), np.uint8)
             )
             tensors = [stored] * len(weight.paths)
-            for part in itertools.islice(prepare._slices(weight, tensors, footprint._BATCH_BYTES), 1):
-                filters = prepare._filters(weight.tensor.dtype, 1 << 30)
-                yield from prepare._prepare_calls(words, dtype, weight, part, flags, filters, 0)
+            for part in itertools.islice(slices(weight, tensors, footprint._BATCH_BYTES), 1):
+                filters = filters_room(weight.tensor.dtype, 1 << 30)
+                yield from prepare_calls(words, dtype, weight, part, flags, filters, 0)
 
 
 _compiled: set[tuple[str, str]] = set()

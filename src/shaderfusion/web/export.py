@@ -1,0 +1,185 @@
+"""`shaderfusion export web`: a model's graphs, weights and vocabulary, and the page that runs them, as static files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from shaderfusion.bench.ablation import ROWS
+from shaderfusion.errors import InputError
+from shaderfusion.families import open_model
+from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.stable_diffusion import StableDiffusion
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.tensor import DType
+from shaderfusion.web.folder import ExportFolder
+from shaderfusion.web.manifest import (
+    as_bytes,
+    describe_model,
+    describe_scheduler,
+    describe_table,
+    describe_tokenizer,
+    limits,
+)
+from shaderfusion.web.programs import Programs, SourcedGraph, tensor_name
+from shaderfusion.web.shards import Shards, Wanted
+from shaderfusion.weights.footprint import batch_bytes
+
+__all__ = ["PLAYER_FOLDER", "ExportDType", "export_web"]
+
+ExportDType = Literal["f16", "f32", "auto"]
+
+PLAYER_FOLDER = Path(__file__).with_name("player")
+"""The page and what it imports, which go beside the manifest as they are."""
+
+_DTYPES: Mapping[ExportDType, tuple[DType, ...]] = {"f16": ("f16",), "f32": ("f32",), "auto": ("f16", "f32")}
+_FEATURES: Mapping[DType, list[str]] = {"f16": ["shader-f16"], "f32": []}
+
+
+class _Variant(NamedTuple):
+    """The graphs of one dtype: the networks, and those of the ablation's rows, the first ones, by their names."""
+
+    kernels: Kernels
+    graphs: dict[str, SourcedGraph]
+    rows: dict[str, SourcedGraph]
+
+    @property
+    def all_graphs(self) -> Iterator[SourcedGraph]:
+        yield from self.graphs.values()
+        yield from self.rows.values()
+
+
+def export_web(
+    model: str | Path,
+    output: Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    batch: int = 1,
+    dtype: ExportDType = "auto",
+    ablation: bool = False,
+    vae: str | Path | None = None,
+    prediction_type: str | None = None,
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """Writes the folder `output`, and returns its manifest.
+
+    The model is named as in `families.open_model`. ModelError or InputError where it, its size or the folder cannot be
+    used, DeviceLimitError for a size beyond what every WebGPU device has: before anything is written.
+    """
+    opened = open_model(model, vae=vae, prediction_type=prediction_type, revision=revision)
+    _require_player_knows(opened)
+    size = opened.run_size(batch=batch, width=width, height=height)
+    folder = ExportFolder(output)
+    scheduler = describe_scheduler(opened.scheduler_config)
+    variants = [_record(opened, size, each, ablation=ablation) for each in _DTYPES[dtype]]
+    graphs = [graph for variant in variants for graph in variant.all_graphs]
+    max_bytes = batch_bytes([weight for graph, _ in graphs for weight in graph.weights.values()])
+    shards = Shards(_wanted(opened, graphs), narrow="f16" in _DTYPES[dtype], batch_bytes=max_bytes)
+    folder.require_room(shards.size_bytes)
+    manifest = {**describe_model(opened, Path(model).stem, size), "scheduler": scheduler}
+    with folder:
+        for file in sorted(PLAYER_FOLDER.rglob("*")):
+            if file.is_file():
+                folder.write(file.relative_to(PLAYER_FOLDER).as_posix(), file.read_bytes())
+        manifest["tokenizers"] = dict(_write_tokenizers(folder, opened))
+        manifest["variants"] = [_write_variant(folder, variant, shards, max_bytes) for variant in variants]
+        manifest["shards"] = [
+            folder.write(f"weights/{index:05}.safetensors", data) for index, data in enumerate(shards.files(), start=1)
+        ]
+        tables = {tensor_name(source, path) for graph, source in graphs for path in graph.tables}
+        manifest["tables"] = {name: describe_table(shards.stored[name]) for name in sorted(tables)}
+        folder.finish(manifest)
+    return {**manifest, "files": folder.files}
+
+
+def _require_player_knows(model: Family) -> None:
+    """InputError for a model that the player cannot run."""
+    is_known = type(model) is StableDiffusion and not model.config.is_inpainting and not model.reads_guidance_scale
+    if not is_known:
+        raise InputError(
+            f"{model.files.path}: the player in the browser runs Stable Diffusion 1.x and 2.x alone, without "
+            "inpainting or guidance that the UNet reads; choose such a model"
+        )
+
+
+def _capabilities(dtype: DType) -> Capabilities:
+    """What every adapter has that the page would run this dtype on."""
+    return replace(WEBGPU_DEFAULTS, has_f16=dtype == "f16")
+
+
+def _record(model: Family, size: RunSize, dtype: DType, *, ablation: bool) -> _Variant:
+    """DeviceLimitError where that cannot be on every device."""
+    kernels = Kernels(dtype, _capabilities(dtype))
+    model.require_fits(size, kernels.capabilities, dtype)
+
+    def sourced(graphs: Mapping[str, Graph]) -> dict[str, SourcedGraph]:
+        return {name: SourcedGraph(graph, model.networks[name].source) for name, graph in graphs.items()}
+
+    graphs = sourced(model.record(kernels, size))
+    rows: dict[str, SourcedGraph] = {}
+    for name, optimizations in ROWS.items() if ablation else ():
+        chosen = Optimizations.parse(optimizations)
+        if chosen != ALL_OPTIMIZATIONS:
+            own = sourced(model.record(replace(kernels, optimizations=chosen), size))
+            rows[f"{model.denoiser}: {name}"] = own[model.denoiser]
+    return _Variant(kernels, graphs, rows)
+
+
+def _wanted(model: Family, graphs: Iterable[SourcedGraph]) -> dict[str, Wanted]:
+    """All tensors that they read, by name."""
+    wanted: dict[str, Wanted] = {}
+    for graph, source in graphs:
+        for table in graph.tables.values():
+            (path,) = table.paths
+            wanted[tensor_name(source, path)] = Wanted(model.sources[source], path, table.source_shape, is_table=True)
+        for weight in graph.weights.values():
+            for path in weight.paths:
+                own = Wanted(model.sources[source], path, weight.source_shape)
+                wanted.setdefault(tensor_name(source, path), own)
+    return wanted
+
+
+def _write_tokenizers(folder: ExportFolder, model: Family) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By text encoder."""
+    for name, tokenizer in model.tokenizers.items():
+        ids, vocabulary = describe_tokenizer(tokenizer)
+        file = folder.write(f"{name.replace('text_encoder', 'tokenizer')}.json", as_bytes(vocabulary))
+        yield name, {"file": file, **ids}
+
+
+def _write_variant(folder: ExportFolder, variant: _Variant, shards: Shards, max_bytes: int) -> dict[str, Any]:
+    """Its program, and that of the ablation's rows."""
+    dtype, capabilities = variant.kernels.dtype, variant.kernels.capabilities
+    programs = Programs()
+    programs.add(variant.graphs)
+    programs.add_preparation(shards, max_bytes)
+    found = {
+        "name": dtype,
+        "dtype": dtype,
+        "features": _FEATURES[dtype],
+        "limits": limits(programs, capabilities),
+        "memory": programs.memory,
+        "program": folder.write(f"programs/{dtype}.json", as_bytes(programs.as_json())),
+    }
+    if variant.rows:
+        rows = Programs(programs)
+        rows.add(variant.rows, programs.externals_of("unet"))
+        rows.add_preparation(shards, max_bytes)
+        table = [
+            {"name": name, "optimizations": optimizations, "network": _network_of(name, variant)}
+            for name, optimizations in ROWS.items()
+        ]
+        program = folder.write(f"programs/{dtype}-ablation.json", as_bytes({**rows.as_json(), "rows": table}))
+        found["ablation"] = {"program": program, "memory": rows.memory, "limits": limits(rows, capabilities)}
+    return found
+
+
+def _network_of(row: str, variant: _Variant) -> str:
+    own = f"unet: {row}"
+    return own if own in variant.rows else "unet"
