@@ -88,7 +88,7 @@ export class Pipeline {
     await onProgress({ stage: "text", numDropped });
 
     const x = this.#noise(generator).map((value) => f32(schedule.initNoiseSigma) * value);
-    const scaled = x.map((value) => f32(schedule.inputScales[0]) * value), latents = new Float32Array(2 * x.length);
+    const scaled = x.map((value) => f32(schedule.inputScales[0] ?? 1) * value), latents = new Float32Array(2 * x.length);
     for (let row = 0; row < 2; row++) latents.set(scaled, row * x.length);
     unet.write("x_t", x);
     unet.write("latents", latents);
