@@ -1,75 +1,64 @@
-/** The GPU that the browser gives, and which of the manifest's variants it can run. */
+/** The GPU that the browser gives, and which of an export's variants it can run. */
 import { DeviceError } from "./errors.js";
 
 export class Device {
-  /** Opens the first GPU; the first of `variants` that it can run, of `dtype` if that is given, is `this.variant`. */
+  /** The first GPU, with the first of the manifest's `variants`, of that dtype if one is given, that it can run. */
   static async open(variants, dtype) {
-    if (!globalThis.isSecureContext) throw new DeviceError("WebGPU needs a page from https:// or http://localhost; open it there");
-    if (!navigator.gpu)
+    if (!isSecureContext) throw new DeviceError("WebGPU works on pages from https:// and http://localhost alone; open it there");
+    if (!navigator.gpu || !globalThis.Float16Array)
       throw new DeviceError(
-        "this browser has no WebGPU; Chrome and Edge have it from 113 (Android: 121), Safari from 26, Firefox from 141",
+        "this browser has no WebGPU, or is too old; Chrome and Edge from 135, Safari from 26 and Firefox from 141 have it",
       );
     const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
-    if (!adapter)
-      throw new DeviceError("the browser offers no GPU; update the driver and the browser, or switch on hardware acceleration");
-    const asked = variants.filter((variant) => !dtype || variant.dtype === dtype);
-    const reasons = asked.map((variant) => lacks(adapter, variant));
-    const variant = asked[reasons.indexOf(null)];
-    if (!variant)
-      throw new DeviceError(`this GPU cannot run the model: ${reasons.join("; ") || `it is not exported in ${dtype}`}`);
-    const handle = await adapter.requestDevice({ requiredFeatures: variant.features, requiredLimits: variant.limits });
-    return new Device(adapter, handle, variant);
+    if (!adapter) throw new DeviceError("the browser offers no GPU; update the driver, or switch on hardware acceleration");
+    const asked = variants.filter((variant) => variant.dtype === (dtype ?? variant.dtype));
+    const reasons = asked.map((variant) => whyNot(adapter, variant)), variant = asked[reasons.indexOf("")];
+    if (!variant) throw new DeviceError(`this GPU cannot run the model: ${reasons.join("; ") || `it is not exported in ${dtype}`}`);
+    return new Device(await adapter.requestDevice({ requiredFeatures: variant.features }), adapter, variant);
   }
 
-  constructor(adapter, handle, variant) {
-    Object.assign(this, { handle, variant, info: adapter.info ?? {}, queue: handle.queue, failure: null });
-    this.before = Promise.resolve();
-    handle.lost.then(({ message }) => {
-      this.failure = new DeviceError(`the GPU was lost (${message}); reload the page, and use a smaller model if it happens again`);
-    });
-    handle.onuncapturederror = ({ error }) => {
-      this.failure ??= new DeviceError(`the GPU refused a command (${error.message}); please report it with the browser's version`);
-    };
+  constructor(handle, adapter, variant) {
+    Object.assign(this, { handle, adapter, variant, queue: handle.queue, last: Promise.resolve() });
+    const fail = (message) => (this.failure ??= new DeviceError(message));
+    handle.lost.then(({ message }) => fail(`the GPU was lost (${message}); reload the page, or use a smaller model`));
+    handle.onuncapturederror = ({ error }) => fail(`the GPU refused a command (${error.message}); please report it`);
   }
 
-  /** Throws what the device has failed with, if it has. */
+  /** Throws what the device failed with, if it has. */
   check() {
     if (this.failure) throw this.failure;
   }
 
-  /** Submits commands when all but the last submission are done: the GPU has work meanwhile, and the queue stays short. */
+  /** Submits commands, and waits for those submitted before: the GPU has work meanwhile, and its queue stays short. */
   async submit(encoder) {
     this.queue.submit([encoder.finish()]);
-    const before = this.before;
-    this.before = this.queue.onSubmittedWorkDone();
+    const before = this.last;
+    this.last = this.queue.onSubmittedWorkDone();
     await before;
     this.check();
   }
 
+  /** Waits for all that was submitted. */
   async wait() {
-    await this.before;
-    await this.queue.onSubmittedWorkDone();
+    await this.last;
     this.check();
   }
 
-  /** Buffers of these sizes. DeviceError where memory is not enough. */
   async allocate(sizes, usage) {
     this.handle.pushErrorScope("out-of-memory");
     const buffers = sizes.map((size) => this.handle.createBuffer({ size: Math.ceil(size / 16) * 16, usage }));
     if (!(await this.handle.popErrorScope())) return buffers;
     for (const buffer of buffers) buffer.destroy();
     const megabytes = Math.ceil(sizes.reduce((sum, size) => sum + size, 0) / 1e6);
-    throw new DeviceError(`the GPU has no ${megabytes} MB left; close other pages and programs, or use a smaller model`);
+    throw new DeviceError(`the GPU has no ${megabytes} MB of memory left; close other pages, or use a smaller model`);
   }
 }
 
-/** Why an adapter cannot run a variant; null if it can. */
-function lacks(adapter, { name, features, limits, subgroup_size }) {
-  const { subgroupMinSize, subgroupMaxSize } = adapter.info ?? {};
-  for (const feature of features) if (!adapter.features.has(feature)) return `${name} needs the feature ${feature}`;
-  for (const [limit, needed] of Object.entries(limits))
-    if (adapter.limits[limit] < needed) return `${name} needs ${limit} ${needed}, and it has ${adapter.limits[limit]}`;
-  if (subgroup_size && (subgroupMinSize !== subgroup_size || subgroupMaxSize !== subgroup_size))
-    return `${name} needs subgroups of ${subgroup_size}`;
-  return null;
+/** What an adapter lacks for a variant; "" if it can run it. */
+export function whyNot({ features, limits, info }, variant) {
+  const feature = variant.features?.find((feature) => !features.has(feature)), { subgroup_size: size } = variant;
+  if (feature) return `${variant.name} needs the feature ${feature}`;
+  if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size)) return `${variant.name} needs subgroups of ${size}`;
+  const limit = Object.keys(variant.limits).find((limit) => limits[limit] < variant.limits[limit]);
+  return limit ? `${variant.name} needs ${limit} ${variant.limits[limit]}, and it is ${limits[limit]}` : "";
 }

@@ -16,7 +16,7 @@ export function makeSchedule(config, numSteps, name) {
   return { initNoiseSigma: 1, inputScales: [], ...RULES[name](config, numSteps) };
 }
 
-const RULES = { ddim, euler, euler_a: eulerA, lcm, pndm };
+const RULES = { ddim, euler, euler_a: eulerA, pndm };
 
 const range = (n, valueOf) => Array.from({ length: n }, (_, i) => valueOf(i));
 
@@ -39,7 +39,7 @@ function alphasCumprod({ num_train_timesteps: T, trained_betas, beta_schedule, .
 
 /** The timesteps that a run visits, falling; linspace is not rounded. */
 function inferenceTimesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }, n, defaultSpacing) {
-  requireNumSteps(n, T);
+  if (!Number.isInteger(n) || n < 1 || n > T) throw new InputError(`steps (=${n}) must be a whole number from 1 to ${T}`);
   const timesteps = {
     leading: () => range(n, (i) => (n - 1 - i) * Math.floor(T / n) + steps_offset),
     linspace: () => linspace(0, T - 1, n).reverse(),
@@ -49,21 +49,11 @@ function inferenceTimesteps({ num_train_timesteps: T, timestep_spacing, steps_of
   return timesteps;
 }
 
-function requireNumSteps(n, most) {
-  if (!Number.isInteger(n) || n < 1 || n > most) throw new InputError(`steps (=${n}) must be a whole number from 1 to ${most}`);
-}
-
 /** What a model output m says of x_t: x_0 = x0_x x_t + x0_m m and eps = eps_x x_t + eps_m m. */
 function prediction(alpha, { prediction_type }) {
   const signal = alpha ** 0.5, noise = (1 - alpha) ** 0.5;
   if (prediction_type === "epsilon") return { x0_x: 1 / signal, x0_m: -noise / signal, eps_x: 0, eps_m: 1 };
   return { x0_x: signal, x0_m: -noise, eps_x: noise, eps_m: signal };
-}
-
-/** The update x_prev = x x_t + x0 x_0 + eps eps, where an option may clip x_0. */
-function combine(p, { x = 0, x0, eps = 0 }, isClipped, { clip_sample_range: clip_range }) {
-  if (!isClipped) return { c_x: x + x0 * p.x0_x + eps * p.eps_x, c_m: x0 * p.x0_m + eps * p.eps_m };
-  return { c_x: x + eps * p.eps_x, c_m: eps * p.eps_m, c_x0: x0, p_x: p.x0_x, p_m: p.x0_m, clip_range };
 }
 
 /** alpha one stride below t. */
@@ -76,9 +66,10 @@ function ddim(config, n) {
   const timesteps = inferenceTimesteps(config, n, "leading").map(round);
   const alphas = alphasCumprod(config, config.rescale_betas_zero_snr);
   const updates = timesteps.map((t) => {
-    const alphaPrev = alphaBefore(t, config, n, alphas, config.set_alpha_to_one ?? true);
-    const weights = { x0: alphaPrev ** 0.5, eps: (1 - alphaPrev) ** 0.5 };
-    return combine(prediction(alphas[t], config), weights, config.clip_sample ?? true, config);
+    const alphaPrev = alphaBefore(t, config, n, alphas, config.set_alpha_to_one ?? true), p = prediction(alphas[t], config);
+    const c_x0 = alphaPrev ** 0.5, eps = (1 - alphaPrev) ** 0.5, c_x = eps * p.eps_x, c_m = eps * p.eps_m;
+    if (config.clip_sample === false) return { c_x: c_x0 * p.x0_x + c_x, c_m: c_x0 * p.x0_m + c_m };
+    return { c_x, c_m, c_x0, p_x: p.x0_x, p_m: p.x0_m, clip_range: config.clip_sample_range };
   });
   return { timesteps, updates };
 }
@@ -110,20 +101,6 @@ function pndm(config, n) {
   }
   updates.push(...others.map((t, i) => step(t, ADAMS_BASHFORTH[Math.min(i + 1, 3)])));
   return { timesteps: [first, ...others.slice(0, 1), ...others], updates };
-}
-
-function lcm(config, n) {
-  const { num_train_timesteps: T, original_inference_steps: numOriginal, timestep_scaling } = config;
-  const { beta_start, beta_end, beta_schedule } = config, own = { beta_start: beta_start ?? 0.00085, beta_end: beta_end ?? 0.012 };
-  const alphas = alphasCumprod({ ...config, ...own, beta_schedule: beta_schedule ?? "scaled_linear" }, config.rescale_betas_zero_snr);
-  requireNumSteps(n, numOriginal);
-  const timesteps = range(n, (i) => (numOriginal - Math.floor(i * (numOriginal / n))) * Math.floor(T / numOriginal) - 1);
-  const updates = timesteps.map((t, i) => {
-    const alphaPrev = alphas[timesteps[i + 1]] ?? 1, signal = alphaPrev ** 0.5, scaled = timestep_scaling * t;
-    const weights = { x: (signal * 0.25) / (scaled ** 2 + 0.25), x0: (signal * scaled) / (scaled ** 2 + 0.25) ** 0.5 };
-    return { ...combine(prediction(alphas[t], config), weights, config.clip_sample, config), c_noise: (1 - alphaPrev) ** 0.5 };
-  });
-  return { timesteps, updates };
 }
 
 function euler(config, n) {

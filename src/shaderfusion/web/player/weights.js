@@ -1,101 +1,79 @@
 /** An export's files: fetched with progress, resumed after a cut, checked, and kept by the browser for the next visit. */
 import { ModelError } from "./errors.js";
 
-const CACHE = "shaderfusion-files";
-
-/** Files are {path, bytes, sha256}, as the manifest lists them, beside the manifest at `base`. */
+/** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
 export class Files {
   constructor(base) {
     this.base = base;
-    this.kept = new Map(); // where there is no Cache Storage, or no room in it
-    this.cache = globalThis.caches?.open(CACHE).catch(() => null) ?? null;
+    this.cache = caches.open("shaderfusion-files");
+    this.memory = new Map(); // where the browser has no room
   }
 
-  /** The file's Blob, checked; `onBytes` is told how many are there so far. */
+  /** A file, checked: a Blob. `onBytes` is told how many of its bytes are there. */
   async get(file, { onBytes = () => {}, signal } = {}) {
     let blob = await this.#kept(file);
-    if (!blob) {
-      blob = await this.#fetch(file, onBytes, signal);
-      await this.#keep(file, blob);
-    }
+    if (!blob) await this.#keep(file, "", (blob = await this.#fetch(file, onBytes, signal)));
     onBytes(file.bytes);
     return blob;
   }
 
-  async json(file, options) {
-    return JSON.parse(await (await this.get(file, options)).text());
+  /** Forgets what is kept of this export but none of `files`. */
+  async forgetOthers(files) {
+    const wanted = new Set(files.flatMap((file) => [this.#key(file), this.#key(file, "&part")])), cache = await this.cache;
+    for (const { url } of await cache.keys()) if (url.startsWith(this.base) && !wanted.has(url)) await cache.delete(url);
   }
 
-  /** Drops what is kept of this export and none of `files`: those of an earlier one. */
-  async dropOthers(files) {
-    const cache = await this.cache, wanted = new Set(files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]));
-    for (const { url } of (await cache?.keys()) ?? [])
-      if (url.startsWith(this.base) && !wanted.has(url)) await cache.delete(url);
-  }
-
-  #key = ({ path, sha256 }, part = "") => `${new URL(path, this.base)}?sha256=${sha256}${part}`;
+  #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
 
   async #kept(file, part) {
-    const key = this.#key(file, part), response = await (await this.cache)?.match(key);
-    return response ? response.blob() : this.kept.get(key);
-  }
-
-  async #keep(file, blob, part) {
     const key = this.#key(file, part);
-    try {
-      await (await this.cache).put(key, new Response(blob));
-    } catch {
-      this.kept.set(key, blob);
-    }
+    return this.memory.get(key) ?? (await (await this.cache).match(key))?.blob();
   }
 
-  async #dropPart(file) {
-    this.kept.delete(this.#key(file, "&part"));
-    await (await this.cache)?.delete(this.#key(file, "&part"));
+  async #keep(file, part, blob) {
+    const key = this.#key(file, part), put = (await this.cache).put(key, new Response(blob));
+    await put.catch(() => this.memory.set(key, blob));
   }
 
   async #fetch(file, onBytes, signal) {
-    const bytes = new Uint8Array(file.bytes), part = await this.#kept(file, "&part");
-    let length = 0, cause;
-    if (part) {
-      bytes.set(new Uint8Array(await part.arrayBuffer()));
-      length = part.size;
-    }
-    const begun = length;
-    for (let tries = 0; tries < 3 && length < file.bytes && !signal?.aborted; tries++) {
+    const { path, bytes: size } = file, bytes = new Uint8Array(size), part = await this.#kept(file, "&part");
+    if (part) bytes.set(new Uint8Array(await part.arrayBuffer()));
+    const resumed = part?.size ?? 0;
+    let length = resumed, error;
+    for (let tries = 0; tries < 3 && length < size && !signal?.aborted; tries++) {
       try {
         const headers = length ? { Range: `bytes=${length}-` } : {};
-        const response = await fetch(new URL(file.path, this.base), { headers, signal, cache: "no-store" });
-        if (!response.ok) throw new ModelError(`${file.path}: the server answers ${response.status}; export the model again`);
-        if (response.status !== 206) length = 0; // a server that knows no ranges sends all of it
-        for (const reader = response.body.getReader(); ; ) {
-          const { done, value } = await reader.read();
-          if (done) break;
-          if (length + value.length > file.bytes) throw wrong(file, `has more than ${file.bytes} bytes`);
-          bytes.set(value, length);
-          onBytes((length += value.length));
+        const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
+        if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export the model again`);
+        if (response.status !== 206) length = 0; // it knows no ranges, and sends all
+        for await (const chunk of chunksOf(response)) {
+          bytes.set(chunk.subarray(0, size - length), length);
+          onBytes((length += chunk.length));
         }
-      } catch (error) {
-        if (error instanceof ModelError) throw error;
-        cause = error;
+      } catch (reason) {
+        if (reason instanceof ModelError) throw reason;
+        error = reason;
       }
     }
-    if (length < file.bytes) {
-      if (length) await this.#keep(file, new Blob([bytes.subarray(0, length)]), "&part");
+    if (length < size) {
+      if (length) await this.#keep(file, "&part", new Blob([bytes.subarray(0, length)]));
       signal?.throwIfAborted();
-      throw new ModelError(
-        `${file.path}: the download broke off after ${length} of ${file.bytes} bytes; load again to go on from there`,
-        { cause },
-      );
+      throw new ModelError(`${path}: the download broke off after ${length} of ${size} bytes; reload to go on from there`, { cause: error });
     }
-    await this.#dropPart(file);
+    this.memory.delete(this.#key(file, "&part"));
+    await (await this.cache).delete(this.#key(file, "&part"));
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-    const hash = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (hash === file.sha256) return new Blob([bytes]);
-    if (begun) return this.#fetch(file, onBytes, signal); // what was kept was of another file
-    throw wrong(file, "has another SHA-256 than the manifest says");
+    const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (sha256 === file.sha256 && length === size) return new Blob([bytes]);
+    if (resumed) return this.#fetch(file, onBytes, signal); // what was kept may have been damaged
+    throw new ModelError(`${path} (of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...) is not the manifest's; export the model again`);
   }
 }
 
-const wrong = ({ path }, what) =>
-  new ModelError(`${path}: ${what}, so it is damaged or of another export; reload, or export the model again`);
+async function* chunksOf(response) {
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
