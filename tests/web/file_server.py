@@ -74,8 +74,13 @@ def serve(folder: Path) -> Iterator[FileServer]:
                 self.close_connection = True
             self.wfile.write(content[start:end])
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A browser that goes away is no failure."""
+
+    http = Server(("127.0.0.1", 0), Handler)
     server.url = f"http://localhost:{http.server_address[1]}/"
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()

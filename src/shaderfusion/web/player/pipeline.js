@@ -10,30 +10,33 @@ import { Files } from "./weights.js";
 const FORMAT = "shaderfusion-web", VERSION = 1, f32 = Math.fround;
 
 export class Pipeline {
-  /**
-   * Opens an export by the address of its folder, with a slash at its end. `dtype`: f16 or f32, else what the GPU can run.
-   * `onProgress` is told {stage: "download", bytes, numBytes}, {stage: "compile"}, {stage: "prepare", step, numSteps}.
-   */
-  static async load(url, { dtype, onProgress = () => {}, signal } = {}) {
+  /** Opens an export by the address of its folder, which ends in a slash, and gets it ready. */
+  static async load(url, options) {
+    const pipeline = await Pipeline.open(url, options);
+    await pipeline.fetch(options);
+    return pipeline;
+  }
+
+  /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else the first that the GPU can run. */
+  static async open(url, { dtype, signal } = {}) {
     const base = new URL(".", new URL(url, document.baseURI)).href;
     const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" });
     const manifest = await response.json().catch(() => ({}));
     if (!response.ok || manifest.format !== FORMAT) throw new ModelError(`${base} holds no export of shaderfusion; check the address`);
     if (manifest.version !== VERSION)
       throw new ModelError(`manifest.json has version ${manifest.version}, and this player reads ${VERSION}; reload, or export again`);
-    const pipeline = new Pipeline(manifest, await Device.open(manifest.variants, dtype), new Files(base));
-    await pipeline.#load(onProgress, signal);
-    return pipeline;
+    return new Pipeline(manifest, await Device.open(manifest.variants, dtype), new Files(base));
   }
 
   constructor(manifest, device, files) {
-    Object.assign(this, { manifest, device, files, programs: new Programs(device), isBusy: false });
+    const { file, ...ids } = manifest.tokenizers.text_encoder;
+    Object.assign(this, { manifest, device, files, programs: new Programs(device), isBusy: false, ids });
+    this.needed = [device.variant.program, file, ...manifest.shards];
   }
 
-  async #load(onProgress, signal) {
-    const { program } = this.device.variant, { shards, tokenizers, files } = this.manifest;
-    const { file, ...ids } = tokenizers.text_encoder;
-    const numBytes = [program, file, ...shards].reduce((sum, { bytes }) => sum + bytes, 0);
+  /** `onProgress` is told {stage: "download", bytes, numBytes}, {stage: "compile"}, {stage: "prepare", step, numSteps}. */
+  async fetch({ onProgress = () => {}, signal } = {}) {
+    const [program, tokenizer, ...shards] = this.needed, numBytes = this.needed.reduce((sum, { bytes }) => sum + bytes, 0);
     let before = 0;
     const get = async (file) => {
       const onBytes = (bytes) => onProgress({ stage: "download", bytes: before + bytes, numBytes });
@@ -41,11 +44,11 @@ export class Pipeline {
       before += file.bytes;
       return blob;
     };
-    await this.files.forgetOthers(files);
+    await this.files.forgetOthers(this.manifest.files);
     const recorded = JSON.parse(await (await get(program)).text());
     const compiled = this.programs.add(recorded); // while the weights come
     compiled.catch(() => {}); // until it is awaited
-    this.tokenizer = new Tokenizer({ ...JSON.parse(await (await get(file)).text()), ...ids });
+    this.tokenizer = new Tokenizer({ ...JSON.parse(await (await get(tokenizer)).text()), ...this.ids });
     for (const shard of shards) await get(shard);
     onProgress({ stage: "compile" });
     await compiled;
@@ -67,7 +70,7 @@ export class Pipeline {
   /**
    * The picture of a prompt, as Python makes it of that seed: ImageData, or a list where the export makes several.
    * `onProgress` is awaited: {stage: "text", numDropped}, after each step {stage: "denoise", step, numSteps, msPerStep,
-   * preview}, where preview() decodes the picture so far, and {stage: "decode"}.
+   * latents, preview}, of which latents() reads the latents so far and preview() decodes them, and {stage: "decode"}.
    */
   async generate(prompt, options = {}) {
     if (this.isBusy) throw new InputError("a picture is being made; await it, or abort it, before the next");
@@ -100,8 +103,9 @@ export class Pipeline {
       unet.write("timestep", [timesteps[i]]);
       if (update.c_noise) unet.write("noise", this.#noise(generator));
       await unet.run({ again: i > 0, signal });
-      const msPerStep = (performance.now() - begun) / (i + 1), preview = () => this.#decode(signal);
-      await onProgress({ stage: "denoise", step: i + 1, numSteps, msPerStep, preview });
+      const msPerStep = (performance.now() - begun) / (i + 1), step = i + 1;
+      const latents = () => unet.read("x_t"), preview = () => this.#decode(signal);
+      await onProgress({ stage: "denoise", step, numSteps, msPerStep, latents, preview });
     }
     await onProgress({ stage: "decode" });
     return this.#decode(signal);

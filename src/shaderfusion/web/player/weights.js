@@ -17,6 +17,10 @@ export class Files {
     return blob;
   }
 
+  async has(file) {
+    return Boolean(await this.#kept(file));
+  }
+
   /** Forgets what is kept of this export but none of `files`. */
   async forgetOthers(files) {
     const wanted = new Set(files.flatMap((file) => [this.#key(file), this.#key(file, "&part")])), cache = await this.cache;
