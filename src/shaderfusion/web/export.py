@@ -13,10 +13,9 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.graph.graph import Graph
-from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
+from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import DType
 from shaderfusion.web.folder import ExportFolder
 from shaderfusion.web.manifest import (
     as_bytes,
@@ -37,14 +36,32 @@ ExportDType = Literal["f16", "f32", "auto"]
 PLAYER_FOLDER = Path(__file__).with_name("player")
 """The page and what it imports, which go beside the manifest as they are."""
 
-_DTYPES: Mapping[ExportDType, tuple[DType, ...]] = {"f16": ("f16",), "f32": ("f32",), "auto": ("f16", "f32")}
-_FEATURES: Mapping[DType, list[str]] = {"f16": ["shader-f16"], "f32": []}
+
+class _Target(NamedTuple):
+    """A kind of adapters that has its own graphs."""
+
+    kernels: Kernels
+    needs: Mapping[str, Any]
+    """What the page asks of an adapter."""
+
+
+_TARGETS = {
+    # SwiftShader, which Chrome falls back to, and its like. It comes first, as it may have f16 too.
+    "cpu": _Target(
+        Kernels("f32", replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4))),
+        {"features": ["subgroups"], "subgroup_size": 4, "is_fallback": True},
+    ),
+    "f16": _Target(Kernels("f16", replace(WEBGPU_DEFAULTS, has_f16=True)), {"features": ["shader-f16"]}),
+    "f32": _Target(Kernels("f32", WEBGPU_DEFAULTS), {"features": []}),
+}
+"""By the variant's name, in the order in which the page looks for one that fits."""
 
 
 class _Variant(NamedTuple):
-    """The graphs of one dtype: the networks, and those of the ablation's rows, the first ones, by their names."""
+    """The graphs for a target: the networks, and those of the ablation's rows, the first ones, by their names."""
 
-    kernels: Kernels
+    name: str
+    target: _Target
     graphs: dict[str, SourcedGraph]
     rows: dict[str, SourcedGraph]
 
@@ -77,10 +94,11 @@ def export_web(
     size = opened.run_size(batch=batch, width=width, height=height)
     folder = ExportFolder(output)
     scheduler = describe_scheduler(opened.scheduler_config)
-    variants = [_record(opened, size, each, ablation=ablation) for each in _DTYPES[dtype]]
+    names = [name for name, target in _TARGETS.items() if dtype in ("auto", target.kernels.dtype)]
+    variants = [_record(opened, size, name, ablation=ablation) for name in names]
     graphs = [graph for variant in variants for graph in variant.all_graphs]
     max_bytes = batch_bytes([weight for graph, _ in graphs for weight in graph.weights.values()])
-    shards = Shards(_wanted(opened, graphs), narrow="f16" in _DTYPES[dtype], batch_bytes=max_bytes)
+    shards = Shards(_wanted(opened, graphs), narrow=dtype != "f32", batch_bytes=max_bytes)
     folder.require_room(shards.size_bytes)
     manifest = {**describe_model(opened, Path(model).stem, size), "scheduler": scheduler}
     with folder:
@@ -108,27 +126,22 @@ def _require_player_knows(model: Family) -> None:
         )
 
 
-def _capabilities(dtype: DType) -> Capabilities:
-    """What every adapter has that the page would run this dtype on."""
-    return replace(WEBGPU_DEFAULTS, has_f16=dtype == "f16")
-
-
-def _record(model: Family, size: RunSize, dtype: DType, *, ablation: bool) -> _Variant:
+def _record(model: Family, size: RunSize, name: str, *, ablation: bool) -> _Variant:
     """DeviceLimitError where that cannot be on every device."""
-    kernels = Kernels(dtype, _capabilities(dtype))
-    model.require_fits(size, kernels.capabilities, dtype)
+    kernels = _TARGETS[name].kernels
+    model.require_fits(size, kernels.capabilities, kernels.dtype)
 
     def sourced(graphs: Mapping[str, Graph]) -> dict[str, SourcedGraph]:
         return {name: SourcedGraph(graph, model.networks[name].source) for name, graph in graphs.items()}
 
     graphs = sourced(model.record(kernels, size))
     rows: dict[str, SourcedGraph] = {}
-    for name, optimizations in ROWS.items() if ablation else ():
+    for row, optimizations in ROWS.items() if ablation else ():
         chosen = Optimizations.parse(optimizations)
         if chosen != ALL_OPTIMIZATIONS:
             own = sourced(model.record(replace(kernels, optimizations=chosen), size))
-            rows[f"{model.denoiser}: {name}"] = own[model.denoiser]
-    return _Variant(kernels, graphs, rows)
+            rows[f"{model.denoiser}: {row}"] = own[model.denoiser]
+    return _Variant(name, _TARGETS[name], graphs, rows)
 
 
 def _wanted(model: Family, graphs: Iterable[SourcedGraph]) -> dict[str, Wanted]:
@@ -155,17 +168,17 @@ def _write_tokenizers(folder: ExportFolder, model: Family) -> Iterator[tuple[str
 
 def _write_variant(folder: ExportFolder, variant: _Variant, shards: Shards, max_bytes: int) -> dict[str, Any]:
     """Its program, and that of the ablation's rows."""
-    dtype, capabilities = variant.kernels.dtype, variant.kernels.capabilities
+    kernels, needs = variant.target
     programs = Programs()
     programs.add(variant.graphs)
     programs.add_preparation(shards, max_bytes)
     found = {
-        "name": dtype,
-        "dtype": dtype,
-        "features": _FEATURES[dtype],
-        "limits": limits(programs, capabilities),
+        "name": variant.name,
+        "dtype": kernels.dtype,
+        **needs,
+        "limits": limits(programs, kernels.capabilities),
         "memory": programs.memory,
-        "program": folder.write(f"programs/{dtype}.json", as_bytes(programs.as_json())),
+        "program": folder.write(f"programs/{variant.name}.json", as_bytes(programs.as_json())),
     }
     if variant.rows:
         rows = Programs(programs)
@@ -175,8 +188,8 @@ def _write_variant(folder: ExportFolder, variant: _Variant, shards: Shards, max_
             {"name": name, "optimizations": optimizations, "network": _network_of(name, variant)}
             for name, optimizations in ROWS.items()
         ]
-        program = folder.write(f"programs/{dtype}-ablation.json", as_bytes({**rows.as_json(), "rows": table}))
-        found["ablation"] = {"program": program, "memory": rows.memory, "limits": limits(rows, capabilities)}
+        program = folder.write(f"programs/{variant.name}-ablation.json", as_bytes({**rows.as_json(), "rows": table}))
+        found["ablation"] = {"program": program, "memory": rows.memory, "limits": limits(rows, kernels.capabilities)}
     return found
 
 
