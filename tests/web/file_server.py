@@ -3,6 +3,7 @@
 import mimetypes
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ def serve(folder: Path) -> Iterator[FileServer]:
                 end = min(end, start + server.cut_after[name])
                 self.close_connection = True
             self.wfile.write(content[start:end])
+            if end < len(content):
+                time.sleep(0.3)  # a browser drops what it has not read yet when the connection ends
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

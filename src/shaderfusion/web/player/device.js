@@ -57,6 +57,7 @@ export class Device {
 /** What an adapter lacks for a variant; "" if it can run it. */
 export function whyNot({ features, limits, info }, variant) {
   const feature = variant.features?.find((feature) => !features.has(feature)), { subgroup_size: size } = variant;
+  if (variant.is_fallback && !info.isFallbackAdapter) return `${variant.name} is for software adapters`;
   if (feature) return `${variant.name} needs the feature ${feature}`;
   if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size)) return `${variant.name} needs subgroups of ${size}`;
   const limit = Object.keys(variant.limits).find((limit) => limits[limit] < variant.limits[limit]);
