@@ -15,7 +15,7 @@ const BYTES = Array.from({ length: 256 }, (_, byte) => {
 });
 
 export class Tokenizer {
-  /** `vocab`: tokens by id; `merges`: "left right", best first; `added`: {id, content, ...}, looked for before words. */
+  /** `vocab`: tokens by id; `merges`: "left right", best first; `added`: {id, content, ...}, found before words. */
   constructor({ vocab, merges, added, ...ids }) {
     Object.assign(this, ids); // bos_id, eos_id, pad_id, unk_id, max_length
     this.ids = new Map(vocab.map((token, id) => [token, id]));
