@@ -35,7 +35,7 @@ __all__ = [
 FORMAT, VERSION = "shaderfusion-web", 1
 MANIFEST = "manifest.json"
 
-PLAYER_SCHEDULERS = ("ddim", "pndm", "euler", "euler_a", "dpmpp_2m", "lcm")
+PLAYER_SCHEDULERS = ("ddim", "pndm", "euler", "euler_a")
 """Those of which the player makes tables. Where the model's own is none of them, the first that fits it is used."""
 
 _STEPS, _GUIDANCE_SCALE = 20, 7.5
