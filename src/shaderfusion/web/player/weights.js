@@ -1,0 +1,83 @@
+/** An export's files: fetched with progress, resumed after a cut, checked, and kept by the browser for the next visit. */
+import { ModelError } from "./errors.js";
+
+/** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
+export class Files {
+  constructor(base) {
+    this.base = base;
+    this.cache = caches.open("shaderfusion-files");
+    this.memory = new Map(); // where the browser has no room
+  }
+
+  /** A file, checked: a Blob. `onBytes` is told how many of its bytes are there. */
+  async get(file, { onBytes = () => {}, signal } = {}) {
+    let blob = await this.#kept(file);
+    if (!blob) await this.#keep(file, "", (blob = await this.#fetch(file, onBytes, signal)));
+    onBytes(file.bytes);
+    return blob;
+  }
+
+  async has(file) {
+    return Boolean(await this.#kept(file));
+  }
+
+  /** Forgets what is kept of this export but none of `files`. */
+  async forgetOthers(files) {
+    const wanted = new Set(files.flatMap((file) => [this.#key(file), this.#key(file, "&part")])), cache = await this.cache;
+    for (const { url } of await cache.keys()) if (url.startsWith(this.base) && !wanted.has(url)) await cache.delete(url);
+  }
+
+  #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
+
+  async #kept(file, part) {
+    const key = this.#key(file, part);
+    return this.memory.get(key) ?? (await (await this.cache).match(key))?.blob();
+  }
+
+  async #keep(file, part, blob) {
+    const key = this.#key(file, part), put = (await this.cache).put(key, new Response(blob));
+    await put.catch(() => this.memory.set(key, blob));
+  }
+
+  async #fetch(file, onBytes, signal) {
+    const { path, bytes: size } = file, bytes = new Uint8Array(size), part = await this.#kept(file, "&part");
+    if (part) bytes.set(new Uint8Array(await part.arrayBuffer()));
+    const resumed = part?.size ?? 0;
+    let length = resumed, error;
+    for (let tries = 0; tries < 3 && length < size && !signal?.aborted; tries++) {
+      try {
+        const headers = length ? { Range: `bytes=${length}-` } : {};
+        const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
+        if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export the model again`);
+        if (response.status !== 206) length = 0; // it knows no ranges, and sends all
+        for await (const chunk of chunksOf(response)) {
+          bytes.set(chunk.subarray(0, size - length), length);
+          onBytes((length += chunk.length));
+        }
+      } catch (reason) {
+        if (reason instanceof ModelError) throw reason;
+        error = reason;
+      }
+    }
+    if (length < size) {
+      if (length) await this.#keep(file, "&part", new Blob([bytes.subarray(0, length)]));
+      signal?.throwIfAborted();
+      throw new ModelError(`${path}: the download broke off after ${length} of ${size} bytes; reload to go on from there`, { cause: error });
+    }
+    this.memory.delete(this.#key(file, "&part"));
+    await (await this.cache).delete(this.#key(file, "&part"));
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (sha256 === file.sha256 && length === size) return new Blob([bytes]);
+    if (resumed) return this.#fetch(file, onBytes, signal); // what was kept may have been damaged
+    throw new ModelError(`${path} (of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...) is not the manifest's; export the model again`);
+  }
+}
+
+async function* chunksOf(response) {
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
