@@ -113,7 +113,14 @@ def find_violations(module: str, source: str) -> list[str]:
         elif package == "shaderfusion" and own:
             entry = find_entry(inner, ORDER)
             if entry is None:
-                allowed = inner in ("", "__version__") and own in ("bench", "tuning_file", "tune", "verify", "web", "cli")
+                allowed = inner in ("", "__version__") and own in (
+                    "bench",
+                    "tuning_file",
+                    "tune",
+                    "verify",
+                    "web",
+                    "cli",
+                )
             else:
                 allowed = ORDER.index(entry) <= ORDER.index(own)
                 allowed = allowed and (entry != "gpu" or find_entry(module, GPU_USERS) is not None)

@@ -39,10 +39,12 @@ def with_matrices(m: int, n: int, k: int, subgroup_sizes: tuple[int, int]) -> Ca
 
 
 LANES = replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True)
+FOUR_LANES = replace(LANES, subgroup_sizes=(4, 4))
 DEVICES: dict[str, tuple[Capabilities, tuple[DType, ...]]] = {
     "least": (WEBGPU_DEFAULTS, ("f16", "f32")),
     "desktop": (DESKTOP_GPU, ("f16", "f32")),
     "lanes": (LANES, ("f16", "f32")),
+    "four-lanes": (FOUR_LANES, ("f16", "f32")),
     "lanes-int64": (replace(LANES, has_int64=True), ("f32",)),
     "nvidia": (with_matrices(16, 16, 16, (32, 32)), ("f16",)),
     "intel": (with_matrices(8, 16, 16, (8, 32)), ("f16",)),

@@ -10,6 +10,8 @@ import numpy as np
 DTYPES = {"f16": np.float16, "f32": np.float32}
 TABLE_DTYPES = {"F16": "<f2", "F32": "<f4"}
 PARAMS_ALIGNMENT_BYTES = 256
+SUBGROUPS = "enable subgroups;\n"
+"""wgpu-native does without, and does not know it."""
 
 
 class Replay:
@@ -34,7 +36,8 @@ class Replay:
 
     def _add(self, file: dict[str, Any]) -> None:
         program = json.loads((self.folder / file["path"]).read_text("utf-8"))
-        self._shaders += [self.device.create_shader_module(code=code) for code in program["shaders"]]
+        codes = [code.replace(SUBGROUPS, "") for code in program["shaders"]]
+        self._shaders += [self.device.create_shader_module(code=code) for code in codes]
         self.pipelines += map(self._make_pipeline, program["pipelines"])
         usage = "STORAGE|COPY_SRC|COPY_DST"
         self.buffers += [self.device.create_buffer(size=size, usage=usage) for size in program["buffers"]]

@@ -12,7 +12,6 @@ from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.families.stable_diffusion import StableDiffusion
-from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations
 from shaderfusion.kernels.select import Kernels
@@ -131,16 +130,15 @@ def _record(model: Family, size: RunSize, name: str, *, ablation: bool) -> _Vari
     kernels = _TARGETS[name].kernels
     model.require_fits(size, kernels.capabilities, kernels.dtype)
 
-    def sourced(graphs: Mapping[str, Graph]) -> dict[str, SourcedGraph]:
-        return {name: SourcedGraph(graph, model.networks[name].source) for name, graph in graphs.items()}
-
-    graphs = sourced(model.record(kernels, size))
+    recorded = model.record(kernels, size).items()
+    graphs = {network: SourcedGraph(graph, model.networks[network].source) for network, graph in recorded}
     rows: dict[str, SourcedGraph] = {}
     for row, optimizations in ROWS.items() if ablation else ():
         chosen = Optimizations.parse(optimizations)
         if chosen != ALL_OPTIMIZATIONS:
-            own = sourced(model.record(replace(kernels, optimizations=chosen), size))
-            rows[f"{model.denoiser}: {row}"] = own[model.denoiser]
+            denoiser = model.networks[model.denoiser]
+            graph = denoiser.record(replace(kernels, optimizations=chosen), size)
+            rows[f"{model.denoiser}: {row}"] = SourcedGraph(graph, denoiser.source)
     return _Variant(name, _TARGETS[name], graphs, rows)
 
 

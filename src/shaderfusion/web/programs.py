@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from shaderfusion.gpu.pipelines import pipeline_key
 from shaderfusion.gpu.shader import Directives, compose
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.memory_plan import largest_of_each, plan_memory
@@ -68,14 +69,13 @@ class _Indexed:
 
     def __init__(self, base: _Indexed | None = None) -> None:
         self._index_of: dict[Hashable, int] = dict(base._index_of) if base else {}
-        self._first = len(self._index_of)
         self.own: list[Any] = []
 
-    def add(self, key: Hashable, value: Any = None) -> int:
-        """The index of the value with that key, by default the key itself."""
+    def add(self, key: Hashable, make: Callable[[], Any]) -> int:
+        """The index of the value with that key, which is made where there is none yet."""
         if key not in self._index_of:
             self._index_of[key] = len(self._index_of)
-            self.own.append(key if value is None else value)
+            self.own.append(make())
         return self._index_of[key]
 
 
@@ -204,21 +204,21 @@ class Programs:
 
     def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> list[Any]:
         self.calls.append(call)
-        code = compose(call, WGSL).code
-        types = ["uniform" if call.params else None]
-        types += ["read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings]
-        pipeline = {
-            "shader": self._shaders.add(code),
-            "entry_point": call.entry_point,
-            "label": call.name,
-            "bindings": types,
-        }
         bindings: list[list[int]] = []
         for tensor in (binding.tensor for binding in call.bindings):
             buffer, offset = places[tensor.storage]
             bindings.append([buffer, offset + tensor.offset_bytes, tensor.size_bytes])
-        index = self._pipelines.add((pipeline["shader"], call.entry_point, *types), pipeline)
-        return [index, self._add_params(call), [*call.workgroups], bindings, call.label]
+        return [self._add_pipeline(call), self._add_params(call), [*call.workgroups], bindings, call.label]
+
+    def _add_pipeline(self, call: KernelCall) -> int:
+        def describe() -> dict[str, Any]:
+            types = ["uniform" if call.params else None]
+            types += ["read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings]
+            code = compose(call, WGSL).code
+            shader = self._shaders.add(code, lambda: code)
+            return {"shader": shader, "entry_point": call.entry_point, "label": call.name, "bindings": types}
+
+        return self._pipelines.add(pipeline_key(call), describe)
 
     def _add_params(self, call: KernelCall) -> int:
         """Their words, floats as their bits."""
@@ -226,7 +226,7 @@ class Programs:
             return _NO_PARAMS
         form = "<" + "".join("I" if isinstance(value, int) else "f" for value in call.params.values())
         words = struct.unpack(f"<{len(call.params)}I", struct.pack(form, *call.params.values()))
-        return self._params.add(words)
+        return self._params.add(words, lambda: words)
 
 
 def _tensor(tensor: TensorSpec, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
