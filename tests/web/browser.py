@@ -9,7 +9,7 @@ from web.file_server import FileServer
 __all__ = ["FLAGS", "WAIT_MS", "error_of", "new_page", "run"]
 
 FLAGS = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--ignore-gpu-blocklist"]
-WAIT_MS = 300_000.0
+WAIT_MS = 120_000.0
 
 
 @contextmanager
