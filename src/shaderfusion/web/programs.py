@@ -186,8 +186,8 @@ class Programs:
             # Slices of bytes that nobody reads, which take no memory: only where they lie is asked for.
             tensors = [StoredTensor(own.dtype, np.broadcast_to(np.uint8(0), own.size_bytes)) for own in stored]
             for part in slices(weight, tensors, max_bytes):
-                channel_bytes = part.data.size // len(part.channels)
-                shard, offset = stored[part.tensor].find(part.channels.start * channel_bytes, part.data.size)
+                own = stored[part.tensor]
+                shard, offset = own.find(part.rows.start * own.row_bytes, part.data.size)
                 yield _Upload(shard, offset, loaded, part)
 
     def _add_buffer(self, size_bytes: int, purpose: str) -> int:
