@@ -130,7 +130,7 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     page.goto(server.url)
     from playwright.sync_api import expect
 
-    expect(page.locator("#start")).to_contain_text("Download the model")
+    expect(page.locator("#start")).to_contain_text("Download")
     assert not [path for path, _ in server.requests if path.startswith(("weights/", "programs/"))]
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Ready")
@@ -175,5 +175,5 @@ def test_the_page_says_why_it_cannot_run(page: Any, server: FileServer) -> None:
 
     page.add_init_script("navigator.gpu.requestAdapter = async () => null;")
     page.goto(server.url)
-    expect(page.locator("#notice")).to_contain_text("The browser offers no GPU; update the driver")
+    expect(page.locator("#notice")).to_contain_text("The browser offers no GPU; update its driver")
     expect(page.locator("#start")).to_be_disabled()

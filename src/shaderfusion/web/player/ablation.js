@@ -4,7 +4,7 @@ import { DeviceError } from "./errors.js";
 
 const ENOUGH_MS = 2000, MOST_RUNS = 20;
 
-/** Rows {name, optimizations, ms}, of which `onProgress` is told {stage, step, numSteps} before each; ms is a median. */
+/** Rows {name, optimizations, ms}, with a median; `onProgress` is told {stage, step, numSteps} before each. */
 export async function measureAblation(pipeline, { onProgress = () => {}, signal } = {}) {
   const { ablation, name } = pipeline.device.variant;
   const reason = whyNot(pipeline.device.adapter, { name: `the ablation in ${name}`, ...ablation });

@@ -4,16 +4,17 @@ import { DeviceError } from "./errors.js";
 export class Device {
   /** The first GPU, with the first of the manifest's `variants`, of that dtype if one is given, that it can run. */
   static async open(variants, dtype) {
-    if (!isSecureContext) throw new DeviceError("WebGPU works on pages from https:// and http://localhost alone; open it there");
+    if (!isSecureContext) throw new DeviceError("WebGPU needs a page from https:// or http://localhost; open it there");
     if (!navigator.gpu || !globalThis.Float16Array)
       throw new DeviceError(
-        "this browser has no WebGPU, or is too old; Chrome and Edge from 135, Safari from 26 and Firefox from 141 have it",
+        "this browser has no WebGPU, or is too old; use Chrome or Edge from 135, Safari from 26 or Firefox from 141",
       );
     const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
-    if (!adapter) throw new DeviceError("the browser offers no GPU; update the driver, or switch on hardware acceleration");
+    if (!adapter) throw new DeviceError("the browser offers no GPU; update its driver, or allow hardware acceleration");
     const asked = variants.filter((variant) => variant.dtype === (dtype ?? variant.dtype));
     const reasons = asked.map((variant) => whyNot(adapter, variant)), variant = asked[reasons.indexOf("")];
-    if (!variant) throw new DeviceError(`this GPU cannot run the model: ${reasons.join("; ") || `it is not exported in ${dtype}`}`);
+    if (!asked.length) throw new DeviceError(`dtype (=${dtype}) is not in this export; leave it out, or export again`);
+    if (!variant) throw new DeviceError(`this device cannot run the model: ${reasons.join("; ")}; try another device`);
     return new Device(await adapter.requestDevice({ requiredFeatures: variant.features }), adapter, variant);
   }
 
@@ -54,12 +55,15 @@ export class Device {
   }
 }
 
-/** What an adapter lacks for a variant; "" if it can run it. */
-export function whyNot({ features, limits, info }, variant) {
-  const feature = variant.features?.find((feature) => !features.has(feature)), { subgroup_size: size } = variant;
-  if (variant.is_fallback && !info.isFallbackAdapter) return `${variant.name} is for software adapters`;
-  if (feature) return `${variant.name} needs the feature ${feature}`;
-  if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size)) return `${variant.name} needs subgroups of ${size}`;
+/** What an adapter, or this machine, lacks for a variant; "" if it can run it. */
+export function whyNot({ features, limits, info }, { name, memory, subgroup_size: size, ...variant }) {
+  const feature = variant.features?.find((feature) => !features.has(feature));
+  if (variant.is_fallback && !info.isFallbackAdapter) return `${name} is for software adapters`;
+  if (feature) return `${name} needs the feature ${feature}`;
+  if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size))
+    return `${name} needs subgroups of ${size}`;
   const limit = Object.keys(variant.limits).find((limit) => limits[limit] < variant.limits[limit]);
-  return limit ? `${variant.name} needs ${limit} ${variant.limits[limit]}, and it is ${limits[limit]}` : "";
+  if (limit) return `${name} needs ${limit} ${variant.limits[limit]}, and it is ${limits[limit]}`;
+  const needed = (memory.weights + memory.tensors + memory.loading) / 2 ** 30, gib = navigator.deviceMemory;
+  return needed > gib ? `${name} needs ${needed.toFixed(1)} GiB of memory, and this device has about ${gib}` : "";
 }

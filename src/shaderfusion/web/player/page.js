@@ -34,30 +34,33 @@ function progress(done) {
 }
 
 function showFacts(extra = {}) {
-  const { manifest, device } = pipeline, { memory, name } = device.variant, { width, height } = manifest.size;
+  const { manifest, device } = pipeline, { memory, name, dtype } = device.variant, { width, height } = manifest.size;
   const planned = memory.weights + memory.tensors;
   const facts = {
     Model: `${manifest.model.name}, ${width} x ${height}`,
     GPU: gpuName(),
-    Precision: name,
+    Precision: name === dtype ? dtype : `${dtype}, kernels for a ${name.toUpperCase()}`,
     Memory: `${megabytes(planned)} planned: ${megabytes(memory.weights)} weights, ${megabytes(memory.tensors)} tensors`,
     Browser: browserName(),
     ...extra,
   };
-  $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, text]) => [element("dt", term), element("dd", text)]));
+  const rows = Object.entries(facts).flatMap(([term, text]) => [element("dt", term), element("dd", text)]);
+  $("facts").replaceChildren(...rows);
 }
 
 const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
 
 function gpuName() {
   const { vendor, architecture, device, description } = pipeline.device.adapter.info;
-  return [...new Set([vendor, architecture, device, description].filter(Boolean))].join(", ") || "not named by the browser";
+  const names = new Set([vendor, architecture, device, description].filter(Boolean));
+  return [...names].join(", ") || "not named by the browser";
 }
 
 function browserName() {
   const brands = navigator.userAgentData?.brands.filter(({ brand }) => !/not.a.brand/i.test(brand));
   if (!brands?.length) return navigator.userAgent;
-  return `${brands.map(({ brand, version }) => `${brand} ${version}`).join(", ")} on ${navigator.userAgentData.platform}`;
+  const names = brands.map(({ brand, version }) => `${brand} ${version}`);
+  return `${names.join(", ")} on ${navigator.userAgentData.platform}`;
 }
 
 /** While something is under way the first button stops it. */
@@ -73,6 +76,7 @@ async function attempt(action) {
   const controller = new AbortController();
   notice("");
   setRunning(controller, "");
+  const lock = navigator.wakeLock?.request("screen").catch(() => null); // a phone whose screen goes off would stop
   try {
     await action(controller.signal);
   } catch (error) {
@@ -81,15 +85,17 @@ async function attempt(action) {
     say(wasCancelled ? "Cancelled" : "Stopped");
     progress(0);
   }
+  (await lock)?.release();
   setRunning(null, isReady ? "Make a picture" : startLabel());
 }
 
 function sentence({ name, message }) {
-  const text = message.charAt(0).toUpperCase() + message.slice(1);
-  return `${text}${/[.!?]$/.test(text) ? "" : "."}${/^(Input|Model|NotFinite|Device)Error$/.test(name) ? "" : ` (${name})`}`;
+  const isOurs = /^(Input|Model|NotFinite|Device)Error$/.test(name);
+  return `${message.charAt(0).toUpperCase()}${message.slice(1)}${isOurs ? "." : ` (${name}).`}`;
 }
 
-const startLabel = () => `Download the model, ${megabytes(pipeline.needed.reduce((sum, { bytes }) => sum + bytes, 0))}`;
+const neededBytes = () => pipeline.needed.reduce((sum, { bytes }) => sum + bytes, 0);
+const startLabel = () => `Download ${megabytes(neededBytes())}`;
 
 // ---------------------------------------------------------------------------------------- what is done
 
@@ -124,15 +130,16 @@ async function load() {
     progress(0);
     say("Ready");
   });
-  // What failed may have left half of its buffers: the next try begins with a device of its own.
-  if (!isReady) pipeline = await Pipeline.open("./").catch(() => pipeline);
+  if (isReady) return;
+  pipeline.close(); // it may have half of its buffers: the next try begins anew
+  pipeline = await Pipeline.open("./").catch(() => pipeline);
 }
 
 /** A model that does not fit beside the page's other files is downloaded again at the next visit. */
 async function warnIfFull() {
   const { quota, usage } = (await navigator.storage?.estimate?.()) ?? {};
-  const bytes = pipeline.needed.reduce((sum, file) => sum + file.bytes, 0);
-  if (quota - usage < bytes) notice(`The browser keeps only ${megabytes(quota - usage)}, so the model is downloaded again each time.`);
+  if (quota - usage < neededBytes())
+    notice(`The browser keeps only ${megabytes(quota - usage)}, so the model is downloaded again each time.`);
 }
 
 function showLoading({ stage, bytes, numBytes, step, numSteps }, begun) {
@@ -165,9 +172,9 @@ async function makePicture() {
       if (event.stage === "decode") say("Decoding");
       if (event.stage !== "denoise") return;
       ({ msPerStep } = event);
-      const secondsLeft = ((event.numSteps - event.step) * msPerStep) / 1000;
+      const seconds = ((event.numSteps - event.step) * msPerStep) / 1000;
       progress(event.step / event.numSteps);
-      say("Denoising", `step ${event.step} of ${event.numSteps}, ${secondsLeft.toFixed(secondsLeft < 10 ? 1 : 0)} s left`);
+      say("Denoising", `step ${event.step} of ${event.numSteps}, ${seconds.toFixed(seconds < 10 ? 1 : 0)} s left`);
       const isLast = event.step === event.numSteps;
       if (isLast || (performance.now() - lastPreview > PREVIEW_MS && $("previews").checked)) {
         latents = await event.latents();
@@ -220,8 +227,8 @@ async function offer({ prompt, negativePrompt, steps, seed, guidanceScale }) {
   });
   if (pictureUrl) URL.revokeObjectURL(pictureUrl);
   pictureUrl = URL.createObjectURL(await toPng($("canvas"), text));
-  const name = `${prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "picture"}-${seed}.png`;
-  Object.assign($("download"), { href: pictureUrl, download: name });
+  const words = prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
+  Object.assign($("download"), { href: pictureUrl, download: `${words.join("-").slice(0, 60)}-${seed}.png` });
   $("download").setAttribute("aria-disabled", "false");
 }
 
@@ -234,7 +241,7 @@ async function measure() {
     const rows = await measureAblation(pipeline, { signal, onProgress });
     const { made_by, model, size } = pipeline.manifest;
     $("table").textContent = toMarkdown(rows, [
-      `${made_by}, ${model.name}, ${size.width} x ${size.height}, ${pipeline.device.variant.name}`,
+      `${made_by}, ${model.name}, ${size.width} x ${size.height}, ${pipeline.device.variant.dtype}`,
       `GPU: ${gpuName()}`,
       `Browser: ${browserName()}`,
     ]);

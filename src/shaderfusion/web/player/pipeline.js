@@ -13,18 +13,24 @@ export class Pipeline {
   /** Opens an export by the address of its folder, which ends in a slash, and gets it ready. */
   static async load(url, options) {
     const pipeline = await Pipeline.open(url, options);
-    await pipeline.fetch(options);
+    try {
+      await pipeline.fetch(options);
+    } catch (error) {
+      pipeline.close();
+      throw error;
+    }
     return pipeline;
   }
 
-  /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else the first that the GPU can run. */
+  /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else what the GPU can run. */
   static async open(url, { dtype, signal } = {}) {
     const base = new URL(".", new URL(url, document.baseURI)).href;
-    const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" });
-    const manifest = await response.json().catch(() => ({}));
-    if (!response.ok || manifest.format !== FORMAT) throw new ModelError(`${base} holds no export of shaderfusion; check the address`);
-    if (manifest.version !== VERSION)
-      throw new ModelError(`manifest.json has version ${manifest.version}, and this player reads ${VERSION}; reload, or export again`);
+    const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).catch(() => null);
+    const manifest = await response?.json().catch(() => null), { format, version } = manifest ?? {};
+    signal?.throwIfAborted();
+    if (format !== FORMAT) throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
+    if (version !== VERSION)
+      throw new ModelError(`manifest.json has version ${version}, and this player reads ${VERSION}; export it again`);
     return new Pipeline(manifest, await Device.open(manifest.variants, dtype), new Files(base));
   }
 
@@ -34,9 +40,18 @@ export class Pipeline {
     this.needed = [device.variant.program, file, ...manifest.shards];
   }
 
-  /** `onProgress` is told {stage: "download", bytes, numBytes}, {stage: "compile"}, {stage: "prepare", step, numSteps}. */
+  /** Frees all memory of the GPU. Nothing can be run any more. */
+  close() {
+    this.device.handle.destroy();
+  }
+
+  /**
+   * Gets the model ready. `onProgress` is told {stage: "download", bytes, numBytes}, {stage: "compile"} and {stage:
+   * "prepare", step, numSteps}.
+   */
   async fetch({ onProgress = () => {}, signal } = {}) {
-    const [program, tokenizer, ...shards] = this.needed, numBytes = this.needed.reduce((sum, { bytes }) => sum + bytes, 0);
+    const [program, tokenizer, ...shards] = this.needed;
+    const numBytes = this.needed.reduce((sum, { bytes }) => sum + bytes, 0);
     let before = 0;
     const get = async (file) => {
       const onBytes = (bytes) => onProgress({ stage: "download", bytes: before + bytes, numBytes });
@@ -84,8 +99,9 @@ export class Pipeline {
 
   async #generate(prompt, { negativePrompt = "", seed, steps, guidanceScale, onProgress = () => {}, signal }) {
     const { defaults, scheduler } = this.manifest, { unet } = this.programs.networks;
-    const { initNoiseSigma, timesteps, inputScales, updates } = makeSchedule(scheduler.config, steps ?? defaults.steps, scheduler.name);
-    const scale = guidanceScale ?? defaults.guidance_scale, numSteps = updates.length;
+    const schedule = makeSchedule(scheduler.config, steps ?? defaults.steps, scheduler.name);
+    const { initNoiseSigma, timesteps, inputScales, updates } = schedule, numSteps = updates.length;
+    const scale = guidanceScale ?? defaults.guidance_scale;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
@@ -122,7 +138,8 @@ export class Pipeline {
       text_encoder.write(input, await this.#tableRows(this.manifest.tables[table], tokens.ids));
       await text_encoder.run({ signal });
       const encoder = this.device.handle.createCommandEncoder();
-      for (let row = half * batch; row < (half + 1) * batch; row++) encoder.copyBufferToBuffer(source, 0, target, row * bytes, bytes);
+      for (let row = half * batch; row < (half + 1) * batch; row++)
+        encoder.copyBufferToBuffer(source, 0, target, row * bytes, bytes);
       await this.device.submit(encoder);
     }
     return tokens.numDropped;
@@ -132,7 +149,8 @@ export class Pipeline {
   async #tableRows({ dtype, shape, parts }, ids) {
     const rowBytes = shape[1] * (dtype === "F16" ? 2 : 4), rows = [];
     for (const id of ids) {
-      const part = parts.findLast(({ first_row }) => first_row <= id), start = part.offset + (id - part.first_row) * rowBytes;
+      const part = parts.findLast(({ first_row }) => first_row <= id);
+      const start = part.offset + (id - part.first_row) * rowBytes;
       const blob = await this.files.get(this.manifest.shards[part.shard]);
       rows.push(...arrayOf(dtype.toLowerCase(), await blob.slice(start, start + rowBytes).arrayBuffer()));
     }
@@ -161,7 +179,7 @@ export class Pipeline {
 
 /** Of pixels in -1..1: ImageData rounds to the nearest byte, halves to the even one, as Python does. */
 function toImage(pixels, width, height) {
-  if (!pixels.every(Number.isFinite)) throw new NotFiniteError("the picture is not finite; load the model with dtype f32");
+  if (!pixels.every(Number.isFinite)) throw new NotFiniteError("the picture is not finite; load the model in f32");
   const image = new ImageData(width, height);
   image.data.fill(255);
   pixels.forEach((value, i) => (image.data[4 * Math.floor(i / 3) + (i % 3)] = f32(f32(value * 127.5) + 127.5)));

@@ -3,7 +3,8 @@
 /** The settings as that text; {prompt, negativePrompt} and the fields after them, in order. */
 export function infotext({ prompt, negativePrompt, ...fields }) {
   const negative = negativePrompt ? [`Negative prompt: ${negativePrompt}`] : [];
-  return [prompt, ...negative, Object.entries(fields).map(([name, value]) => `${name}: ${value}`).join(", ")].join("\n");
+  const last = Object.entries(fields).map(([name, value]) => `${name}: ${value}`);
+  return [prompt, ...negative, last.join(", ")].join("\n");
 }
 
 /** The PNG of a canvas with that text, as a Blob. */

@@ -43,7 +43,8 @@ export class Programs {
   /** Makes the weights of a shard, whose bytes are as the model's file has them. */
   async prepare({ words, batches }, shard, bytes) {
     for (const { uploads, dispatches } of batches.filter((batch) => batch.shard === shard)) {
-      for (const [offset, size, at] of uploads) this.device.queue.writeBuffer(this.buffers[words], at, bytes, offset, size);
+      for (const [offset, size, at] of uploads)
+        this.device.queue.writeBuffer(this.buffers[words], at, bytes, offset, size);
       await this.submit(dispatches.map(toCall));
     }
   }
@@ -127,9 +128,9 @@ class Program {
     await device.submit(encoder);
     await copy.mapAsync(GPUMapMode.READ).catch(() => device.wait()); // lost meanwhile
     const padded = arrayOf(dtype, copy.getMappedRange()), count = shape.reduce((product, length) => product * length);
-    const values = Float32Array.from(padded.subarray(0, count)).filter((_, i) => i % shape.at(-1) < channels);
+    const values = new Float32Array(padded.subarray(0, count)), width = shape.at(-1);
     copy.destroy();
-    return values;
+    return channels === width ? values : values.filter((_, i) => i % width < channels);
   }
 }
 

@@ -1,7 +1,7 @@
 /**
- * Normal noise that equals torch's on a CPU, as random.py makes it: words of a Mersenne Twister (Matsumoto and Nishimura
- * 1998), in pairs sqrt(-2 log u1) (cos 2 pi u2, sin 2 pi u2) in float32. Near a zero of the sine an angle's rounding decides
- * every digit, so torch's polynomials, those of Cephes, are evaluated here, in its order.
+ * Normal noise that equals torch's on a CPU, as random.py makes it: words of a Mersenne Twister (Matsumoto and
+ * Nishimura 1998), in pairs sqrt(-2 log u1) (cos 2 pi u2, sin 2 pi u2) in float32. Near a zero of the sine an angle's
+ * rounding decides every digit, so torch's polynomials, those of Cephes, are evaluated here, in its order.
  */
 import { InputError } from "./errors.js";
 

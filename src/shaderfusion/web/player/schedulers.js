@@ -1,6 +1,6 @@
 /**
- * Schedulers: functions from a noise schedule and a number of steps to a table of updates, equal to those of schedulers/,
- * where the equations and the papers are. `config` has the fields of Python's SchedulerConfig.
+ * Schedulers: functions from a noise schedule and a number of steps to a table of updates, equal to those of
+ * schedulers/, where the equations and the papers are. `config` has the fields of Python's SchedulerConfig.
  */
 import { InputError, ModelError } from "./errors.js";
 
@@ -20,7 +20,8 @@ const RULES = { ddim, euler, euler_a: eulerA, pndm };
 
 const range = (n, valueOf) => Array.from({ length: n }, (_, i) => valueOf(i));
 
-const linspace = (start, end, n) => range(n, (i) => (i && i === n - 1 ? end : start + i * ((end - start) / (n - 1 || 1))));
+const linspace = (start, end, n) =>
+  range(n, (i) => (i && i === n - 1 ? end : start + i * ((end - start) / (n - 1 || 1))));
 
 /** To the nearest whole number, halves to the even one, as NumPy does. */
 export const round = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
@@ -31,7 +32,8 @@ function alphasCumprod({ num_train_timesteps: T, trained_betas, beta_schedule, .
   const alphaBar = (i) => Math.cos(((i / T + 0.008) / 1.008) * Math.PI / 2) ** 2;
   let betas = linspace(start, end, T), product = 1;
   if (beta_schedule === "scaled_linear") betas = linspace(start ** 0.5, end ** 0.5, T).map((root) => root ** 2);
-  if (beta_schedule === "squaredcos_cap_v2") betas = range(T, (i) => Math.min(1 - alphaBar(i + 1) / alphaBar(i), 0.999));
+  if (beta_schedule === "squaredcos_cap_v2")
+    betas = range(T, (i) => Math.min(1 - alphaBar(i + 1) / alphaBar(i), 0.999));
   const alphas = (trained_betas ?? betas).map((beta) => (product *= 1 - beta)), roots = alphas.map(Math.sqrt);
   if (!zeroTerminalSnr) return alphas;
   return roots.map((root) => (((root - roots.at(-1)) * roots[0]) / (roots[0] - roots.at(-1))) ** 2);
@@ -39,7 +41,8 @@ function alphasCumprod({ num_train_timesteps: T, trained_betas, beta_schedule, .
 
 /** The timesteps that a run visits, falling; linspace is not rounded. */
 function inferenceTimesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }, n, defaultSpacing) {
-  if (!Number.isInteger(n) || n < 1 || n > T) throw new InputError(`steps (=${n}) must be a whole number from 1 to ${T}`);
+  if (!Number.isInteger(n) || n < 1 || n > T)
+    throw new InputError(`steps (=${n}) must be a whole number from 1 to ${T}`);
   const timesteps = {
     leading: () => range(n, (i) => (n - 1 - i) * Math.floor(T / n) + steps_offset),
     linspace: () => linspace(0, T - 1, n).reverse(),
@@ -66,7 +69,8 @@ function ddim(config, n) {
   const timesteps = inferenceTimesteps(config, n, "leading").map(round);
   const alphas = alphasCumprod(config, config.rescale_betas_zero_snr);
   const updates = timesteps.map((t) => {
-    const alphaPrev = alphaBefore(t, config, n, alphas, config.set_alpha_to_one ?? true), p = prediction(alphas[t], config);
+    const alphaPrev = alphaBefore(t, config, n, alphas, config.set_alpha_to_one ?? true);
+    const p = prediction(alphas[t], config);
     const c_x0 = alphaPrev ** 0.5, eps = (1 - alphaPrev) ** 0.5, c_x = eps * p.eps_x, c_m = eps * p.eps_m;
     if (config.clip_sample === false) return { c_x: c_x0 * p.x0_x + c_x, c_m: c_x0 * p.x0_m + c_m };
     return { c_x, c_m, c_x0, p_x: p.x0_x, p_m: p.x0_m, clip_range: config.clip_sample_range };

@@ -1,4 +1,4 @@
-/** Keeps the page, the player and the manifest for visits without network. The model's files the player keeps itself. */
+/** Keeps the page and the manifest for visits without network. The model's files the player keeps itself. */
 const CACHE = "shaderfusion-page";
 const isModels = (path) => /^(weights|programs)\/|^tokenizer\w*\.json$/.test(path);
 const scope = self.registration.scope;

@@ -15,7 +15,7 @@ const BYTES = Array.from({ length: 256 }, (_, byte) => {
 });
 
 export class Tokenizer {
-  /** `vocab`: tokens by id; `merges`: "left right", the first first; `added`: {id, content, ...}, found before words. */
+  /** `vocab`: tokens by id; `merges`: "left right", best first; `added`: {id, content, ...}, found before words. */
   constructor({ vocab, merges, added, ...ids }) {
     Object.assign(this, ids); // bos_id, eos_id, pad_id, unk_id, max_length
     this.ids = new Map(vocab.map((token, id) => [token, id]));
@@ -35,7 +35,8 @@ export class Tokenizer {
 
   /** The ids of a text, without ends. */
   encode(text) {
-    const words = (piece) => (piece.match(WORD) ?? []).flatMap((word) => word.match(PART)).flatMap((part) => this.#merge(part));
+    const parts = (piece) => (piece.match(WORD) ?? []).flatMap((word) => word.match(PART));
+    const words = (piece) => parts(piece).flatMap((part) => this.#merge(part));
     return this.exact(text, (piece) => this.normalized(normalize(piece), words));
   }
 
@@ -56,7 +57,7 @@ export class Tokenizer {
 const normalize = (text) =>
   Array.from(text.normalize("NFC").replace(/\p{White_Space}+/gu, " "), (letter) => letter.toLowerCase()).join("");
 
-/** A function of a text, and of what gives the ids of a piece of it that is none of `tokens`; the longest token wins. */
+/** A function of a text, and of what gives the ids of its pieces that are none of `tokens`; the longest token wins. */
 function finder(tokens) {
   if (!tokens.length) return (text, idsOf) => idsOf(text);
   const ids = new Map(tokens.map((token) => [token.content, token.id]));

@@ -1,4 +1,4 @@
-/** An export's files: fetched with progress, resumed after a cut, checked, and kept by the browser for the next visit. */
+/** An export's files: fetched with progress, resumed after a cut, checked, and kept for the next visit. */
 import { ModelError } from "./errors.js";
 
 /** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
@@ -23,8 +23,9 @@ export class Files {
 
   /** Forgets what is kept of this export but none of `files`. */
   async forgetOthers(files) {
-    const wanted = new Set(files.flatMap((file) => [this.#key(file), this.#key(file, "&part")])), cache = await this.cache;
-    for (const { url } of await cache.keys()) if (url.startsWith(this.base) && !wanted.has(url)) await cache.delete(url);
+    const cache = await this.cache, wanted = files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]);
+    for (const { url } of await cache.keys())
+      if (url.startsWith(this.base) && !wanted.includes(url)) await cache.delete(url);
   }
 
   #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
@@ -48,7 +49,7 @@ export class Files {
       try {
         const headers = length ? { Range: `bytes=${length}-` } : {};
         const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
-        if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export the model again`);
+        if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export it again`);
         if (response.status !== 206) length = 0; // it knows no ranges, and sends all
         for await (const chunk of chunksOf(response)) {
           bytes.set(chunk.subarray(0, size - length), length);
@@ -62,7 +63,8 @@ export class Files {
     if (length < size) {
       if (length) await this.#keep(file, "&part", new Blob([bytes.subarray(0, length)]));
       signal?.throwIfAborted();
-      throw new ModelError(`${path}: the download broke off after ${length} of ${size} bytes; reload to go on from there`, { cause: error });
+      const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
+      throw new ModelError(`${path}: ${rest}`, { cause: error });
     }
     this.memory.delete(this.#key(file, "&part"));
     await (await this.cache).delete(this.#key(file, "&part"));
@@ -70,7 +72,8 @@ export class Files {
     const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (sha256 === file.sha256 && length === size) return new Blob([bytes]);
     if (resumed) return this.#fetch(file, onBytes, signal); // what was kept may have been damaged
-    throw new ModelError(`${path} (of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...) is not the manifest's; export the model again`);
+    const found = `of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...`;
+    throw new ModelError(`${path} (${found}) is not the manifest's; reload, or export the model again`);
   }
 }
 
