@@ -157,8 +157,8 @@ class Programs:
             return
         words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         flags = TensorSpec("weights.flags", (1,), "u32", "weight")
-        dtypes = {weight.tensor.dtype for weight in weights if weight.layout.startswith("winograd")}
-        filters = {dtype: filters_room(dtype, filters_bytes(weights)) for dtype in sorted(dtypes)}
+        transformed = [weight.tensor.dtype for weight in weights if weight.layout.startswith("winograd")]
+        filters = {dtype: filters_room(dtype, filters_bytes(weights)) for dtype in dict.fromkeys(transformed)}
         room = [words, flags, *filters.values()]
         places = {spec: _Place(self._add_buffer(spec.size_bytes, "loading")) for spec in room}
         places |= {loaded.weight.tensor: _Place(loaded.buffer) for loaded in self._loaded}
