@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks.startup import NUM_RUNS, save_file_of
+from benchmarks.startup import NUM_RUNS, as_installed, save_file_of
 from shaderfusion.bench.measure import environment
 from shaderfusion.bench.values import normal
 from shaderfusion.families import open_model
@@ -97,9 +97,10 @@ def save_lora(model: Path, path: Path) -> None:
 
 
 def load_seconds(model: Path, runtime: str) -> float:
-    """Of a process that has imported the package."""
+    """Of a process that has imported the package; only then does it import what opens the device."""
     command = [sys.executable, "-c", LOAD, str(model), runtime]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=as_installed(model.parent))
+    return float(done.stdout)
 
 
 def measure_adapters(model: Path, lora: Path, runtime: str, add: Callable[..., None]) -> None:
@@ -125,7 +126,7 @@ def generate(model: Path, runtime: str, memory: str) -> tuple[float, float]:
     command += ["--output", str(model.with_name("picture.png"))]
     with used_mb() as used:
         started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=as_installed(model.parent))
         seconds = time.perf_counter() - started
     return seconds, max(used) - used[0]
 

@@ -40,7 +40,7 @@ from shaderfusion.weights.ldm_names import (
     vae_name,
 )
 
-__all__ = ["main"]
+__all__ = ["NUM_RUNS", "as_installed", "main", "save_file_of"]
 
 NUM_STEPS = 20
 NUM_RUNS = 3
@@ -113,6 +113,12 @@ def save_file_of(name: str, path: Path) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
 
 
+def as_installed(folder: Path) -> dict[str, str]:
+    """Variables of processes that compile modules once, as where they are installed: the first writes to `folder`."""
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return others | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+
 def measure(model: str, src: Path, temporary: Path) -> Mapping[str, list[float]]:
     """Seconds of each run, by what was run."""
 
@@ -122,9 +128,8 @@ def measure(model: str, src: Path, temporary: Path) -> Mapping[str, list[float]]
             sys.exit(f"{' '.join(command)} failed: {done.stderr}")
         return done.stdout
 
-    python = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    python = as_installed(temporary)
     python["PYTHONPATH"] = os.pathsep.join((str(src), os.environ.get("PYTHONPATH", "")))
-    python["PYTHONPYCACHEPREFIX"] = str(temporary / "bytecode")  # the package's modules are compiled once, as installed
     generate = [sys.executable, "-m", "shaderfusion", "generate", "a red heart", "--model", model, "--seed", "42"]
     generate += ["--steps", str(NUM_STEPS), "--output", str(temporary / "picture.png")]
     load = [sys.executable, "-c", FROM_PRETRAINED, model]

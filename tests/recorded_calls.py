@@ -1,19 +1,27 @@
-"""The kernel calls that whole models record, without a device."""
+"""The kernel calls that whole models and adapters record, without a device."""
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
-from golden.models import NAMES, model_folder
+import numpy as np
+from golden.models import FOLDER, NAMES, model_folder
 
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.config import TinyVaeConfig
 from shaderfusion.families import open_model
 from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph
+from shaderfusion.tensor import TensorSpec
+from shaderfusion.weights.lora.file import Changes, read_adapter
+from shaderfusion.weights.lora.merge import Merge, Patch, Scales
+from shaderfusion.weights.lora.names import Targets
 
-__all__ = ["models", "recorded_graphs"]
+__all__ = ["adapter_calls", "merging_calls", "models", "recorded_graphs", "targets"]
 
 
 @cache
@@ -25,9 +33,44 @@ def models() -> tuple[Family, ...]:
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
     """The networks of each model, of its own size, TAESD's decoder, and a decoder in bands, by each variant."""
     *_, emoji, _ = models()
+    combining = replace(emoji.run_size(), weighted_texts=2)
     for kernels in variants:
         yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
         yield emoji.decoder_graph(kernels, emoji.run_size(width=32, height=32), max_bytes=1)
+        yield from emoji.record(kernels, combining, "low").values()
         for model in models():
             for guided in guidance:
                 yield from model.record(kernels, model.run_size(guidance=guided)).values()
+
+
+@cache
+def targets(name: str) -> Targets:
+    """What adapters of a golden model may change."""
+    family = open_model(model_folder(name))
+    side = 8 * family.scale_factor
+    graphs = family.record(Kernels("f32"), family.run_size(width=side, height=side))
+    return Targets({name: [graph] for name, graph in graphs.items()}, family.sources)
+
+
+def adapter_calls(kernels: Kernels) -> Iterator[KernelCall]:
+    """Those that merge all golden adapters of the model sd1."""
+    for file in (FOLDER / "lora").glob("*.safetensors"):
+        if file.stem != "xl":
+            yield from merging_calls(read_adapter(file, targets("sd1")), targets("sd1"), kernels)
+
+
+def merging_calls(changes: Changes, targets: Targets, kernels: Kernels) -> Iterator[KernelCall]:
+    """Those that merge changes, each at two strengths."""
+    for key, change in changes.items():
+        M, *rest = targets.shapes[key]
+        weight, patch = _place(np.empty((M, math.prod(rest)))), Patch(((change, 0.7), (change, -1e30)))
+        merge = Merge(kernels, _place, weight, range(M))
+        scales = {change: Scales.place(_place, change) for change in patch.by_input}
+        for decomposed, own in scales.items():
+            merge.measure(decomposed, own)
+        merge.merge(patch, scales)
+        yield from merge.calls
+
+
+def _place(array: np.ndarray) -> TensorSpec:
+    return TensorSpec("adapters", array.shape, "f32", "weight")

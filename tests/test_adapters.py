@@ -85,7 +85,7 @@ def test_strength_0_and_unloading_leave_the_model_as_it_was(device: Device, open
 
 def test_merged_while_loading_is_merged_afterwards(open_pipe: Open) -> None:
     at_once = open_pipe(loras=[(KOHYA, 0.75), (LOKR, {"unet": -0.5})])
-    assert at_once.get_active_adapters() == ["default_0", "default_1"]
+    assert at_once.get_active_adapters() == ["kohya", "lokr"]
     pipe = open_pipe()
     for path in (KOHYA, LOKR):
         pipe.load_lora_weights(path)
@@ -94,15 +94,33 @@ def test_merged_while_loading_is_merged_afterwards(open_pipe: Open) -> None:
     assert equal(weights(pipe), weights(at_once))
 
 
+def test_prompts_name_what_was_given_while_loading(open_pipe: Open) -> None:
+    at_once, prompt = open_pipe(loras=[(KOHYA, 0.75), (LOKR, 0.0)]), "a fox <lora:lokr:0.5> <lora:kohya:0.25>"
+    image = at_once(**{**RUN, "prompt": prompt, "prompt_syntax": "webui"}).images[0]
+    again = open_pipe(loras=[(LOKR, 0.5), (KOHYA, 0.25)])
+    expected = again(**{**RUN, "prompt": "a fox  ", "prompt_syntax": "webui"}).images[0]
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+
+
+def test_names_of_what_is_given_while_loading(open_pipe: Open, tmp_path: Path) -> None:
+    folder = tmp_path / "style v1.2"
+    folder.mkdir()
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(KOHYA.read_bytes())
+    (tmp_path / "lokr.safetensors").write_bytes(LOKR.read_bytes())
+    pipe = open_pipe(loras=[(str(folder), 0.5), (LOKR, 0.0)])
+    pipe.load_lora_weights(PEFT)
+    pipe.set_adapters(["style v1.2", "lokr", "default_2"])
+    with pytest.raises(InputError, match=r"^LoRAs \(.*lokr.safetensors, .*\) must have different names, by which"):
+        open_pipe(loras=[(LOKR, 1.0), (tmp_path / "lokr.safetensors", 1.0)])
+
+
 def test_the_order_of_adapters_does_not_matter(pipe: StableDiffusionPipeline) -> None:
     for path in (KOHYA, DORA):
         pipe.load_lora_weights(path, adapter_name=path.stem)
     pipe.set_adapters(["kohya", "dora"], [0.7, 0.4])
     first = weights(pipe)
     pipe.set_adapters(["dora", "kohya"], [0.4, 0.7])
-    second = weights(pipe)
-    for name, array in first.items():
-        np.testing.assert_allclose(second[name], array, atol=1e-6 * max(1, np.abs(array).max()), err_msg=name)
+    assert equal(weights(pipe), first)
 
 
 def test_strengths_by_component(pipe: StableDiffusionPipeline) -> None:

@@ -16,7 +16,7 @@ from golden.models import model_folder
 from PIL import Image
 
 import shaderfusion
-from shaderfusion.cli import main
+from shaderfusion.cli import main, preview
 from shaderfusion.schedulers import SCHEDULERS
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -75,6 +75,12 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("generate x --hires big", "--hires: 'big' must be a number from 1 to 16, such as 2"),
         ("generate x --hires-steps 4", "--hires-steps (=4) must come with --hires, the second run's scale"),
         ("generate x --hires-strength 0.5", "--hires-strength (=0.5) must come with --hires"),
+        ("generate x --preview-every 0 a.png", "--preview-every: '0' must be a whole number from 1 to 1000000"),
+        ("generate x --preview-every 3", "--preview-every: expected 2 arguments"),
+        ("generate x --preview-every 3 a.gif", "--preview-every (=a.gif) must end in .png or .jpg or .jpeg or .webp"),
+        ("generate x --preview-every 3 none/a.png", "--preview-every (=none/a.png) must be in a folder that exists"),
+        ("generate x --preview-vae a", "--preview-vae (=a) must come with --preview-every, which says where to"),
+        ("generate x --preview-every 3 a.png --preview-vae a --memory low", "must be left out with --memory low"),
         ("generate x --runtime best", "'best' (choose from"),
         ("bench kernels --runtime best", "'best' (choose from"),
         ("generate x --step 3", "unrecognized arguments: --step 3"),
@@ -112,6 +118,7 @@ def test_refuses_before_loading_anything(
         ("generate x --width 101", "101"),
         ("generate x --device abacus", "'abacus'"),
         ("generate x --steps 5000", "5000"),
+        ("generate x --preview-every 3 a.png --preview-vae no", "preview_vae (='no') must be a .safetensors file or a"),
         ("generate x --image nowhere.png", "image (='nowhere.png') must be a picture's file, and there is no file"),
         ("generate x --mask nowhere.png", "mask_image must come with image, the picture that is kept"),
         ("generate x --strength 0.5", "strength (=0.5) must come with image, the picture to begin with"),
@@ -208,6 +215,18 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
     }
 
 
+def test_a_models_own_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(model_folder("tiny_sd")), "--width", "32", "--height", "32"]
+    assert main(["generate", "a fox", *model, "--output", "a.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    with Image.open(folder / "a.png") as image:
+        assert "\nSteps: 4, Sampler: PLMS, CFG scale: 8.5, " in image.info["parameters"]
+    (folder / "jobs.csv").write_text("prompt,steps\na fox,\na fox,1\n")
+    assert main(["batch", "jobs.csv", *model, "--output-dir", "out"]) == 0
+    made = [json.loads(line) for line in (folder / "out" / "report.jsonl").read_text().splitlines()]
+    assert [(line["steps"], line["guidance_scale"]) for line in made] == [(4, 8.5), (1, 8.5)]
+
+
 def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "pictures").mkdir()
     args = ["generate", "pizza", *SMALL, "--num-images", "2", "--output", "pictures/p.png", "--json"]
@@ -248,6 +267,28 @@ def test_generate_from_a_picture_and_in_two_passes(folder: Path, capsys: pytest.
         assert image.size == (48, 48)
         difference = np.abs(np.asarray(image, float) - np.asarray(painted_whole, float))
     assert difference[:, :16].mean() > 20  # there the picture was kept
+
+
+def test_previews_are_replaced_every_few_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, tuple[int, int], bytes]] = []
+    write_whole = preview.write_whole
+
+    def write(option: str, path: Path, data: memoryview) -> None:
+        write_whole(option, path, data)
+        with Image.open(path) as image:
+            written.append((path.name, image.size, image.tobytes()))
+
+    monkeypatch.setattr(preview, "write_whole", write)
+    args = "generate x --seed 1 --steps 5 --width 32 --height 40 --num-images 3 --output a.png --preview-every 2"
+    for name in ("now.png", "now.jpg"):
+        assert main([*args.split(), name]) == 0
+    assert [(name, size) for name, size, _ in written] == [("now.png", (64, 80))] * 2 + [("now.jpg", (64, 80))] * 2
+    assert len({data for _, _, data in written}) == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["a-1.png", "a-2.png", "a-3.png", "now.jpg", "now.png"]
+    with Image.open("a-1.png") as image:
+        assert "preview_every" not in json.loads(image.info["shaderfusion"])
+    with Image.open("now.png") as image:
+        assert image.getpixel((48, 70)) == (255, 255, 255)  # there is no fourth picture
 
 
 def test_empty_prompt_is_allowed(folder: Path) -> None:

@@ -15,9 +15,11 @@ ORDER = [
     "errors",
     "arguments",
     "files",
+    "progress",
     "output",
     "tensor",
     "images",
+    "previews",
     "config_rules",
     "config",
     "random",
@@ -61,6 +63,7 @@ ORDER = [
     "weights.store",
     "engine",
     "run",
+    "callbacks",
     "hires",
     "tuning_file",
     "pipeline",
@@ -68,14 +71,17 @@ ORDER = [
     "tune",
     "verify",
     "batch",
+    "making",
+    "server",
     "web",
     "cli",
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
 GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
-GPU_USERS += ["tuning_file", "tune", "verify", "web", "cli"]
+GPU_USERS += ["tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 RUNTIME_USERS = ["gpu.backend"]
+VERSION_USERS = ["bench", "tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 
 
 def find_entry(module: str, entries: Iterable[str]) -> str | None:
@@ -113,14 +119,7 @@ def find_violations(module: str, source: str) -> list[str]:
         elif package == "shaderfusion" and own:
             entry = find_entry(inner, ORDER)
             if entry is None:
-                allowed = inner in ("", "__version__") and own in (
-                    "bench",
-                    "tuning_file",
-                    "tune",
-                    "verify",
-                    "web",
-                    "cli",
-                )
+                allowed = inner in ("", "__version__") and own in VERSION_USERS
             else:
                 allowed = ORDER.index(entry) <= ORDER.index(own)
                 allowed = allowed and (entry != "gpu" or find_entry(module, GPU_USERS) is not None)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.models import FAMILIES, golden, load, model_folder
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from shaderfusion.denoising import DenoisingState, Step
@@ -477,3 +478,42 @@ def test_force_upcast(device: Device, tmp_path: Path) -> None:
                 assert pipe._engine.dtype_of("unet") == "f16"
         messages = [str(warning.message) for warning in said if warning.category is PrecisionWarning]
         assert messages == ["vae: runs in f32, which its configuration asks for"] * force
+
+
+def test_parts_are_told_as_they_begin(pipe: StableDiffusionPipeline) -> None:
+    for options, parts in (
+        ({}, ["text", "denoise"]),
+        ({"image": Image.new("RGB", (8, 8))}, ["text", "encode", "denoise"]),
+    ):
+        run, told = start(pipe, CALLS[0] | options), list[str]()
+        run.watch = told.append
+        assert next(run).images is None
+        assert told == parts
+        *_, last = run
+        assert last.images
+        assert told == [*parts, "decode"]
+
+
+def test_a_run_that_is_finished_early(pipe: StableDiffusionPipeline) -> None:
+    run = start(pipe, CALLS[0])
+    first = next(run)
+    run.finish()
+    (last,) = run
+    assert (last.step, last.num_steps) == (1, first.num_steps)
+    assert np.array_equal(last.latents, first.latents)
+    assert [image.tobytes() for image in last.images or []] != [image.tobytes() for image in first.preview()]
+    assert np.array_equal(last.estimate(), last.latents)
+
+
+def test_a_change_that_fails_loses_no_step(pipe: StableDiffusionPipeline, alone: list[list[bytes]]) -> None:
+    run = start(pipe, CALLS[0])
+
+    def fail(step: int, latents: np.ndarray) -> None:
+        if step == 1:
+            raise ZeroDivisionError
+
+    run.change = fail
+    next(run)
+    with pytest.raises(ZeroDivisionError):
+        next(run)
+    assert finish(run) == alone[0]

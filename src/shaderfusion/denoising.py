@@ -69,3 +69,14 @@ class Step:
         inputs = {"coefficients": np.array([values[key] for key in COEFFICIENTS])}
         inputs["timestep"] = np.array([self.timestep])
         return inputs if self.noise is None else {**inputs, "noise": self.noise}
+
+    def guided(self, model_output: np.ndarray, batch: int, text_weights: np.ndarray | None = None) -> np.ndarray:
+        """m of `schedulers.Update`, (B, H, W, C) f32, of all rows of the denoiser's output, (B or (1 + K) B, H, W, C).
+
+        text_weights (K, B) are those of K texts for each picture, by default 1.
+        """
+        rows = model_output.astype(np.float32)
+        eps_uncond, *texts = np.split(rows, len(rows) // batch)
+        weights = np.ones((len(texts), batch), np.float32) if text_weights is None else text_weights
+        differences = (w[:, None, None, None] * (text - eps_uncond) for w, text in zip(weights, texts, strict=True))
+        return eps_uncond + np.float32(self.guidance_scale) * sum(differences, start=np.zeros_like(eps_uncond))

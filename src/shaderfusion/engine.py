@@ -23,6 +23,7 @@ from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.previews import SAMPLE_CELLS, Projection, fit_projection, sample_latents
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.lora.merge import Patch
@@ -77,6 +78,7 @@ class Engine:
         self._prompts: dict[tuple[int, bytes], Conditioning] = {}
         """In low memory what the text networks made of the last rows of token ids, by clip_skip and row."""
         self._held: dict[Program, _Held] = {}
+        self._projection: Projection | None = None
         self._is_open = True
         for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
             warnings.warn(f"{name}: runs in f32, which its configuration asks for", PrecisionWarning, stacklevel=2)
@@ -139,9 +141,8 @@ class Engine:
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
         self._require_open()
-        largest = size if self.memory == "normal" else size.one_row
         dtype = self._kernels[self.model.denoiser].dtype
-        self.model.require_fits(largest, self.device.capabilities, dtype, self.memory)
+        self.model.require_fits(size, self.device.capabilities, dtype, self.memory)
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -192,6 +193,13 @@ class Engine:
             self._held.clear()  # what their programs keep of the prompt was made by the weights before
             self._prompts.clear()
             self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the device's memory: weights, intermediate tensors, inputs and outputs of the programs that are there."""
+        programs = [program for own in self._programs.values() for program in list(own.values())]
+        externals = sum(tensor.size_bytes for program in programs for tensor in program.graph.externals)
+        return self._weights.size_bytes + self._arena.size_bytes + externals
 
     def dtype_of(self, name: str) -> DType:
         """What a network runs in: f32 once its values went over the range of f16."""
@@ -245,11 +253,34 @@ class Engine:
             rows = [self.run(self.model.encoder, size, {"image": row[None]}, ["moments"]) for row in images]
         return np.concatenate([row["moments"] for row in rows], dtype=np.float32)
 
-    def decode(self, latents: np.ndarray, size: RunSize) -> np.ndarray:
-        """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C)."""
+    def decode(self, latents: np.ndarray, size: RunSize, *, quickly: bool = False) -> np.ndarray:
+        """The pictures (B, height, width, 3), in -1..1, of latents (B, H, W, C); by the quick decoder if asked to."""
+        name = self.quick_decoder if quickly and self.quick_decoder else self.model.decoder
         with self.device.turn:
-            rows = [self.run(self.model.decoder, size, {"latents": row[None]}, ["image"]) for row in latents]
+            rows = [self.run(name, size, {"latents": row[None]}, ["image"]) for row in latents]
         return np.concatenate([row["image"] for row in rows], dtype=np.float32)
+
+    @property
+    def quick_decoder(self) -> str | None:
+        """The family's, unless it would take the denoiser's place in memory."""
+        return self.model.quick_decoder if self.memory == "normal" else None
+
+    def projection(self) -> Projection:
+        """From latents to small pictures: the family's, or one fitted to what the decoder makes of a few samples."""
+        with self.device.turn:
+            if self._projection is None:
+                self._projection = self.model.projection or self._fit_projection()
+            return self._projection
+
+    def _fit_projection(self) -> Projection:
+        side, decoder = SAMPLE_CELLS * self.model.scale_factor, self.model.decoder
+        size = self.model.run_size(width=side, height=side)
+        is_new = self._key(decoder, size) not in self._programs[decoder]
+        latents = sample_latents(self.model.latent_channels)
+        fitted = fit_projection(latents, self.decode(latents, size))
+        if is_new:
+            self._drop(decoder, self._key(decoder, size))
+        return fitted
 
     def run(
         self, name: str, size: RunSize, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
@@ -272,12 +303,13 @@ class Engine:
         with self.device.turn:
             return self._until_finite(name, attempt, outputs)
 
-    def denoise(self, state: DenoisingState, step: Step, then: Step | None = None) -> None:
+    def denoise(self, state: DenoisingState, step: Step, then: Step | None = None) -> np.ndarray:
         """One step: the denoiser, guidance and the scheduler's update, which moves the state on.
 
-        `then` is the step that will follow. It is submitted before this one is waited for, if the last one was of the
-        same run, so that the device goes on meanwhile. The state stays as it was where anything is raised:
-        NotFiniteError, as in `run`, or where guidance takes the latents out of range.
+        Returns what the denoiser said, (rows, H, W, C) in its dtype. `then` is the step that will follow. It is
+        submitted before this one is waited for, if the last one was of the same run, so that the device goes on
+        meanwhile. The state stays as it was where anything is raised: NotFiniteError, as in `run`, or where guidance
+        takes the latents out of range.
         """
         name = self.model.denoiser
         under_way: Step | None = None
@@ -303,7 +335,7 @@ class Engine:
 
         with self.device.turn:
             left = self._until_finite(name, attempt, ["model_output"])
-            del left["model_output"]
+            model_output = left.pop("model_output")
             if not _is_finite(left["x_t"]):
                 raise NotFiniteError(
                     f"guidance_scale (={step.guidance_scale:g}) takes the latents out of the range of f32; use a "
@@ -313,6 +345,7 @@ class Engine:
             state.carried = left
             state.input_scale = step.next_input_scale
             self._held[self.program(name, state.size)] = _Held(state, under_way)  # only now does it hold the state
+        return model_output
 
     def _pop_held(self, program: Program, state: DenoisingState, step: Step | None = None) -> _Held | None:
         """What the program holds, if that is the state, with no other step than this under way.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from shaderfusion.arguments import LARGEST_SCALE, require_strength
 from shaderfusion.errors import InputError
-from shaderfusion.families.family import Family
+from shaderfusion.families.family import Family, RunSize
 from shaderfusion.images import AnyPicture, read_source
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request, last_steps
@@ -54,6 +54,11 @@ class SecondPass:
     def num_steps(self) -> int:
         """Calls of the denoiser."""
         return self._request.num_steps
+
+    @property
+    def size(self) -> RunSize:
+        """Of the second run."""
+        return self._request.size
 
     def request(self, images: Sequence[Image.Image]) -> Request:
         """With the first pass's pictures, enlarged by Lanczos' filter."""

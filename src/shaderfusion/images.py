@@ -1,4 +1,4 @@
-"""Pictures that a run begins with, and masks of where it paints, as arrays of the run's size."""
+"""Pictures that a run begins with, and masks of where it paints, as arrays of the run's size; arrays as pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from shaderfusion.errors import InputError
 from shaderfusion.files import is_file, shown
 
-__all__ = ["LARGEST_PICTURE", "AnyPicture", "Source", "read_source"]
+__all__ = ["LARGEST_PICTURE", "AnyPicture", "Source", "read_source", "to_pictures"]
 
 AnyPicture = Image.Image | str | Path
 """A picture, or the path of its file."""
@@ -116,3 +116,9 @@ def _to_rgb(picture: Image.Image, background: str) -> Image.Image:
         picture = Image.new("RGBA", clear.size, background)
         picture.alpha_composite(clear)
     return picture.convert("RGB")
+
+
+def to_pictures(pixels: np.ndarray) -> list[Image.Image]:
+    """Of (B, height, width, 3), in -1..1; what is outside is cut off."""
+    levels = np.clip(np.round(pixels * 127.5 + 127.5), 0, 255).astype(np.uint8)
+    return [Image.fromarray(image) for image in levels]

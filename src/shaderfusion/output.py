@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from shaderfusion.errors import InputError
+from shaderfusion.progress import JobProgress
 
-__all__ = ["Table", "discard", "progress_bar", "require_writable", "say", "show", "write_whole"]
+__all__ = ["Table", "discard", "progress_bar", "progress_line", "require_writable", "say", "show", "write_whole"]
+
+_BAR, _WORDS = 30, 36
+"""Widths of a line of progress: of its bar, and of what it says."""
+
+_drawn: list[str] = []
+"""The line of progress that the terminal shows, if it does."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ def _belongs_to_others(path: Path) -> bool:
 
 def show(text: str) -> None:
     """A result, on stdout. BrokenPipeError where whoever read it has gone, InputError where it cannot be written."""
+    _erase()
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -142,6 +150,36 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
             print(file=sys.stderr)
 
 
+@contextlib.contextmanager
+def progress_line(job: JobProgress) -> Iterator[None]:
+    """Draws the job after each of its changes, always on the same line of stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+
+    def draw() -> None:
+        bar = "#" * (_BAR * job.step // job.num_steps)
+        _drawn[:] = [f"[{bar:{_BAR}}] {job!s:{_WORDS}}"]
+        print(f"\r{_drawn[0]}", end="", file=sys.stderr, flush=True)
+
+    watch, job.watch = job.watch, draw
+    draw()
+    try:
+        yield
+    finally:
+        job.watch = watch
+        if _drawn:
+            print(file=sys.stderr)
+            _drawn.clear()
+
+
+def _erase() -> None:
+    """Takes the line of progress away, before something else is written there; its next change draws it below."""
+    if _drawn:
+        print(f"\r{'':{len(_drawn.pop())}}\r", end="", file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """A line on stderr, where everything goes that is not a result."""
+    _erase()
     print(f"shaderfusion: {text}", file=sys.stderr)

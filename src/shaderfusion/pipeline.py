@@ -9,24 +9,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 
+from shaderfusion.callbacks import TENSOR_INPUTS, StepCallback, make_change
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
 from shaderfusion.files import shown
+from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.images import AnyPicture
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.request import Request, make_request
-from shaderfusion.run import Progress, Run
+from shaderfusion.run import Change, Progress, Run
 from shaderfusion.schedulers import require_scheduler
 from shaderfusion.seeds import Rng, Seeds
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
-from shaderfusion.weights.lora.adapters import Adapters, Strength
+from shaderfusion.weights.lora.adapters import Adapters, Strength, name_files
 from shaderfusion.weights.lora.file import find_file, read_adapter
 
 __all__ = ["PipelineOutput", "Progress", "StableDiffusionPipeline", "choose_dtype"]
@@ -63,6 +66,8 @@ class StableDiffusionPipeline:
         self._engine = Engine(device, model, kernels, memory)
         self._adapters = self._used = Adapters({}, {})
         """The adapters, with those active that the user set, and as the weights have them now."""
+        self._interrupt = False
+        """As in diffusers: a callback sets it, for its own call."""
 
     @classmethod
     def from_pretrained(
@@ -70,6 +75,7 @@ class StableDiffusionPipeline:
         model: str | Path | Family,
         *,
         vae: str | Path | None = None,
+        preview_vae: str | Path | None = None,
         prediction_type: str | None = None,
         revision: str | None = None,
         device: Device | int | str | None = None,
@@ -85,14 +91,15 @@ class StableDiffusionPipeline:
     ) -> Self:
         """Opens the embedded model "emoji", a folder in diffusers' format, a .safetensors file or a model of the hub.
 
-        vae, prediction_type and revision are those of `families.open_model`; devices those of `shaderfusion devices`.
-        runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device is not an opened one.
+        vae, preview_vae, prediction_type and revision are those of `families.open_model`; devices those of
+        `shaderfusion devices`. runtime is the WebGPU implementation, as of `gpu.device.open_device`, where the device
+        is not an opened one.
         dtype is f16 where the GPU has it and f32 else; scheduler, a name of schedulers.find_scheduler, is the model's
         own by default; optimizations are all by default. What a run of `size` needs is made ready, by default one
         picture of the model's own size with guidance. tuning is a file of `shaderfusion tune`, "auto", which takes the
         device's own file if there is one, or "off". embeddings are files for `load_textual_inversion`. loras are paths
-        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active. Raises
-        ModelError, DeviceError or InputError.
+        as of `load_lora_weights`, each with its strength: they are merged as the weights load, and all active, by the
+        names of their files or folders without the suffix. Raises ModelError, DeviceError or InputError.
 
         memory="low" is for devices that cannot hold all networks: each is loaded when it is its turn, and those before
         it are freed; pictures of several prompts and both halves of guidance go through the denoiser one by one. The
@@ -101,13 +108,20 @@ class StableDiffusionPipeline:
         """
         if memory not in MEMORIES:
             raise InputError(f"memory (={shown(memory)}) must be {' or '.join(MEMORIES)}")
+        if preview_vae is not None and memory == "low":
+            raise InputError(
+                "preview_vae must be left out with memory='low': each preview would load it, and the denoiser again"
+            )
         if dtype not in (None, "f16", "f32"):
             raise InputError(f"dtype (={dtype!r}) must be f16 or f32")
+        adapters = name_files(loras)
+        if not isinstance(device, Device):
+            runtimes(runtime)[0].load()  # alone: beside other work of Python's the driver would begin later
         with ThreadPoolExecutor(1) as beside:  # opening a device takes a while, most of it in the driver
             opening = beside.submit(
                 lambda: device if isinstance(device, Device) else open_device(device, runtime=runtime)
             )
-            found = _open(model, vae=vae, prediction_type=prediction_type, revision=revision)
+            found = _open(model, vae=vae, preview_vae=preview_vae, prediction_type=prediction_type, revision=revision)
             require_scheduler(found.scheduler_config, scheduler)  # before weights load
             found.tokenize([""])
             for path in embeddings:
@@ -117,8 +131,8 @@ class StableDiffusionPipeline:
         choices = find_tuning(tuning, opened.info, chosen)
         kernels = Kernels(chosen, opened.capabilities, optimizations or Optimizations(), choices)
         pipeline = cls(opened, found, kernels, scheduler, memory)
-        for path, strength in loras:
-            pipeline._add_adapter(path, None, None, strength, keeps=True)
+        for name, (path, strength) in adapters.items():
+            pipeline._add_adapter(path, None, name, strength, keeps=True)
         pipeline.load(found.run_size() if size is None else size)
         return pipeline
 
@@ -127,18 +141,47 @@ class StableDiffusionPipeline:
         """`from_pretrained` of a .safetensors file with a whole model, by diffusers' name for it."""
         return cls.from_pretrained(path, **options)
 
-    def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> PipelineOutput:
-        """Images of a prompt, by all steps of `generate`, which has the options."""
-        *_, last = self.generate(prompt, **options)
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
+        **options: Any,
+    ) -> PipelineOutput:
+        """Images of a prompt, by all steps of `generate`, which has the other options.
+
+        callback_on_step_end(pipe, step, timestep, tensors) is called after each call of the denoiser, as by diffusers:
+        tensors has the latents, (B, C, height / 8, width / 8) f32 on the host, and so may the dict that it returns,
+        which are then those of the next step. What it raises ends the call; where it sets the pipeline's _interrupt,
+        the latents are decoded as they are. No other run goes on before it returns.
+        """
+        run = self.generate(prompt, **options)
+        if callback_on_step_end is not None:
+            change = make_change(self, callback_on_step_end, callback_on_step_end_tensor_inputs, run.request)
+            run.change = self._interruptible(run, change)
+        *_, last = run
         return PipelineOutput(last.images or [], last.seed)
+
+    def _interruptible(self, run: Run, change: Change) -> Change:
+        """`change`, after which the run may be at its end."""
+        self._interrupt = False
+
+        def change_or_end(step: int, latents: np.ndarray) -> np.ndarray | None:
+            changed = change(step, latents)
+            if self._interrupt:
+                run.finish()
+            return changed
+
+        return change_or_end
 
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         width: int | None = None,
         height: int | None = None,
         num_images_per_prompt: int = 1,
@@ -160,15 +203,17 @@ class StableDiffusionPipeline:
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
-        The options are diffusers'. prompt is a text or a list of them, of which each gets num_images_per_prompt images;
-        width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
-        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
-        and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
-        first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
-        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise
-        the steps of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each"
-        draws picture i's by itself with seed + i, as the web UIs do. clip_skip layers of the text encoders are left
-        out, as diffusers counts them: 1 is what web UIs call 2.
+        The options are diffusers', and so are num_inference_steps and guidance_scale by default: 50 and 7.5 for SD 1.x
+        and 2.x, 50 and 5 for SDXL, 4 and 8.5 for latent consistency models (`Family.defaults`). prompt is a text or a
+        list of them, of which each gets num_images_per_prompt images; width and height are in pixels, the model's own
+        by default; a guidance_scale of at most 1 turns guidance off, and the negative prompt with it. The same seed
+        gives the same noise as torch's CPU generator, to begin with and then in the steps of schedulers that need it;
+        latents, (B, C, height / 8, width / 8), take the place of the first. prompt_embeds and negative_prompt_embeds,
+        (prompts, L, C), take the place of texts, with SDXL together with pooled_prompt_embeds and
+        negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise the steps of DDIM and TCD add.
+        rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each" draws picture i's by itself
+        with seed + i, as the web UIs do. clip_skip layers of the text encoders are left out, as diffusers counts them:
+        1 is what web UIs call 2.
 
         With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
         width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
@@ -176,9 +221,10 @@ class StableDiffusionPipeline:
         for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
 
         With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
-        changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
-        active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
-        is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
+        changes from step to step (prompts.schedule), parts that AND joins (prompts.combined), each a row more of the
+        denoiser, and adapters (prompts.adapters), which must be loaded and are active at the strength that the prompt
+        says, until another run begins whose prompt does not name them. emphasis is "original", by which weights leave
+        an embedding's mean as it was, or "no_norm", SDXL's default.
 
         InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
         hold.
@@ -267,6 +313,11 @@ class StableDiffusionPipeline:
         """Merges them into the weights, in place of those before."""
         self._engine.adapt(adapters.patches())
         self._used = adapters
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the device's memory, that the model takes now."""
+        return self._engine.used_bytes
 
     def load(self, size: RunSize) -> None:
         """Makes ready what a run of that size needs: weights, and compiled programs; in low memory only what a program

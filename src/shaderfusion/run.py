@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -13,13 +12,17 @@ from PIL import Image
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, RunSize
-from shaderfusion.images import Source
+from shaderfusion.families.family import BESIDE_LATENTS, TEXT_WEIGHTS, Conditioning, Family
+from shaderfusion.images import Source, to_pictures
+from shaderfusion.progress import DENOISE
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.seeds import PictureNoise
 
-__all__ = ["Progress", "Run"]
+__all__ = ["Change", "Progress", "Run"]
+
+Change = Callable[[int, np.ndarray], np.ndarray | None]
+"""After each step, with its number from 0 and the latents (B, H, W, C) f32: others for the next step, or None."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,22 @@ class Progress:
     seed: int
     latents: np.ndarray = field(repr=False)
     """Of this step, (B, H, W, C) f32, on the host."""
+    estimate: Callable[[], np.ndarray] = field(repr=False)
+    """Latents (B, H, W, C) f32 without noise, as this step's model output has them; after the last step the latents."""
     preview: Callable[[], list[Image.Image]] = field(repr=False)
-    """Decodes the latents of this step: takes as long as a final image.
+    """Decodes the estimate: takes as long as a final image.
 
     With memory="low" the decoder takes the denoiser's place on the device, whose weights are loaded again for the next
     step: that is slow.
     """
+    latent_preview: Callable[[], list[Image.Image]] = field(repr=False)
+    """Pictures of the estimate with a pixel for each latent cell, made on the host (`previews.Projection`).
+
+    Of latents that are not known, a few samples are decoded once for it.
+    """
+    quick_preview: Callable[[], list[Image.Image]] = field(repr=False)
+    """As large as the pictures: the estimate decoded by TAESD, where it is the model's vae or the preview_vae that the
+    model was opened with, else those of `latent_preview`, enlarged; in low memory always these."""
     images: list[Image.Image] | None = None
 
 
@@ -58,6 +71,10 @@ class Run(Iterator[Progress]):
 
     def __init__(self, engine: Engine, request: Request) -> None:
         self.request = request
+        self.watch: Callable[[str], None] = lambda part: None
+        """Told each part that begins: "text", "encode" of a picture, "denoise", "decode"."""
+        self.change: Change | None = None
+        """It and `watch` are called while the run has its turn: others wait."""
         self._engine = engine
         self._state: DenoisingState | None = None
         self._made: list[Conditioning] = []
@@ -67,6 +84,9 @@ class Run(Iterator[Progress]):
         self._next: list[Step] = []
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
+        self._num_steps = request.num_steps
+        self._last: tuple[Step, np.ndarray, np.ndarray] | None = None
+        """The last step that was done: x_t before it, and what the denoiser said."""
         self._is_closed = False
 
     def __next__(self) -> Progress:
@@ -78,33 +98,54 @@ class Run(Iterator[Progress]):
                 raise StopIteration
             if self._state is None:
                 self._state = self._begin()
-            if self._step < request.num_steps:  # else only the pictures are missing
+            if self._step < self._num_steps:  # else only the pictures are missing
+                if self._last is None:
+                    self.watch(DENOISE)
                 if request.changes_at(self._step):  # a state of its own: the device does not hold it
                     conditioning = self._state.conditioning | self._conditioning(self._step)
                     self._state = replace(self._state, conditioning=conditioning)
-                # The next step may need the latents that are kept, or another embedding.
-                ahead = 1 if self._kept or request.changes_at(self._step + 1) else 2
+                # The next step may need the latents that are kept or returned, or another embedding.
+                ahead = 1 if self._kept or self.change or request.changes_at(self._step + 1) else 2
                 indices = range(self._step, request.num_steps)[:ahead]
                 self._next += map(self._make_step, indices[len(self._next) :])
-                self._engine.denoise(self._state, *self._next)
-                del self._next[0]
+                x_t = self._state.x_t
+                model_output = self._engine.denoise(self._state, *self._next)
+                self._last = (self._next.pop(0), x_t, model_output)
                 self._step += 1
                 if self._kept:
                     self._state = self._keep(self._state, self._kept)
+                if self.change:
+                    changed = self.change(self._step - 1, self._state.x_t)
+                    self._state = self._state if changed is None else self._state.with_latents(changed)
             latents = self._state.x_t
-            preview = partial(_decode, self._engine, latents, request.size)
-            if self._step == request.num_steps:
-                images = preview()
+            estimate = self._make_estimate(latents)
+            if self._step == self._num_steps:
+                self.watch("decode")
+                images = self._decode(latents)
                 self.close()
-        return Progress(self._step, request.num_steps, request.seed, latents, preview, images)
+        return Progress(
+            self._step,
+            request.num_steps,
+            request.seed,
+            latents,
+            estimate,
+            lambda: self._decode(estimate()),
+            lambda: self._project(estimate()),
+            lambda: self._preview_quickly(estimate()),
+            images,
+        )
 
     def _begin(self) -> DenoisingState:
         """The prompts' embeddings, a row for each of the denoiser's batch, and the first x_t."""
         request, size = self.request, self.request.size
         self._engine.load(size)
+        self.watch("text")
         self._made = self._condition()
         conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
+        if request.weights is not None:
+            conditioning[TEXT_WEIGHTS] = np.repeat(request.weights, size.batch // request.weights.shape[1], axis=1)
         if request.source:
+            self.watch("encode")
             x_t = self._begin_with(request.source, conditioning)
         else:
             x_t = (request.schedule.init_noise_sigma * self._first_noise()).astype(np.float32)
@@ -154,6 +195,33 @@ class Run(Iterator[Progress]):
             picture = self.request.schedule.noised(picture, kept.noise, self._step)
         return state.with_latents(np.where(kept.mask == 1, state.x_t, picture))
 
+    def _make_estimate(self, latents: np.ndarray) -> Callable[[], np.ndarray]:
+        """`Progress.estimate` of the last step, which left these latents."""
+        call, schedule, kept = self._step - 1, self.request.schedule, self._kept
+        if self._last is None or self._step == self._num_steps:
+            return lambda: latents
+        step, x_t, model_output = self._last
+
+        def estimate() -> np.ndarray:
+            m = step.guided(model_output, len(x_t))
+            x_0 = schedule.predicted(x_t, m, call, self._engine.model.scheduler_config.prediction_type)
+            return x_0 if kept is None else np.where(kept.mask == 1, x_0, kept.latents)
+
+        return estimate
+
+    def _project(self, latents: np.ndarray) -> list[Image.Image]:
+        return self._engine.projection().pictures(latents)
+
+    def _preview_quickly(self, latents: np.ndarray) -> list[Image.Image]:
+        size = self.request.size
+        if self._engine.quick_decoder:
+            return to_pictures(self._engine.decode(latents, size, quickly=True))
+        sides = (size.width_px, size.height_px)
+        return [picture.resize(sides, Image.Resampling.BILINEAR) for picture in self._project(latents)]
+
+    def _decode(self, latents: np.ndarray) -> list[Image.Image]:
+        return to_pictures(self._engine.decode(latents, self.request.size))
+
     def _first_noise(self) -> np.ndarray:
         return self._draw() if self.request.latents is None else self.request.latents
 
@@ -194,6 +262,10 @@ class Run(Iterator[Progress]):
             found.append(each.join(made, widths) if isinstance(each, ScheduledPrompts) else made)
         return found
 
+    def finish(self) -> None:
+        """Makes the current step the last one, whose latents are decoded as they are, noise included."""
+        self._num_steps = self._step
+
     def close(self) -> None:
         """Ends the run after the current step."""
         self._is_closed = True
@@ -208,9 +280,3 @@ class Run(Iterator[Progress]):
 def _token_rows(prompts: np.ndarray | ScheduledPrompts, model: Family) -> np.ndarray:
     """Token ids, (rows, *tokens_shape), a row for each chunk."""
     return prompts.ids.reshape(-1, *model.tokens_shape) if isinstance(prompts, ScheduledPrompts) else prompts
-
-
-def _decode(engine: Engine, latents: np.ndarray, size: RunSize) -> list[Image.Image]:
-    pixels = engine.decode(latents, size)
-    levels = np.clip(np.round(pixels * 127.5 + 127.5), 0, 255).astype(np.uint8)
-    return [Image.fromarray(image) for image in levels]

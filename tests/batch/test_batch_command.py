@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,14 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from golden.models import FOLDER, model_folder
 from PIL import Image
 
+from shaderfusion import pipeline
 from shaderfusion.batch.report import append_line
 from shaderfusion.cli import batch, main
 from shaderfusion.errors import InputError
+from shaderfusion.progress import JobProgress
+from shaderfusion.weights.lora.file import read_adapter
 
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = ["--output-dir", "out", "--steps", "1", "--width", "32", "--height", "32"]
@@ -68,6 +74,37 @@ def test_pictures_are_those_of_generate(capsys: pytest.CaptureFixture[str]) -> N
     assert all(path.stat().st_mtime_ns == old for path, old in before.items())
 
 
+def test_adapters_that_prompts_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is read once; a picture and what it says are those of `generate`."""
+    loras = FOLDER / "lora"
+    Path("dir").mkdir()
+    shutil.copy(loras / "lokr.safetensors", "dir/style v1.2.safetensors")
+    options = ["--model", str(model_folder("sd1")), "--lora", f"{loras / 'kohya.safetensors'}:0.5", "--lora-dir", "dir"]
+    prompts = ["a fox", "a fox <lora:none>", "a dog <lora:style v1.2:0.5>", "a cat <lora:style v1.2:0.5>"]
+    prompts += ["a sun <lora:style v1.2><lora:kohya:-1>"]
+    Path("jobs.txt").write_text("\n".join(prompts))
+    read: list[Path] = []
+    monkeypatch.setattr(pipeline, "read_adapter", lambda path, to: (read.append(path), read_adapter(path, to))[1])
+    assert main(["batch", "jobs.txt", *SMALL, *options, "--seed", "3", "--at-once", "2"]) == 1
+    assert [path.stem for path in read] == ["kohya", "style v1.2"]
+    failed, *made = report()
+    assert "adapter 'none' must be the name of a file given by --lora, or in the folder" in str(failed["error"])
+    assert "(kohya, style v1.2)" in str(failed["error"])
+    assert [line["prompt"] for line in made] == [prompts[0], *prompts[2:]]
+    for line in (made[0], made[3]):  # the others were made at once, which rounds otherwise
+        command = ["generate", str(line["prompt"]), "--seed", "3", *SMALL[2:], *options, "--output", "a.png"]
+        assert main(command) == 0
+        with Image.open("a.png") as image, Image.open(f"out/{line['file']}") as own:
+            assert own.tobytes() == image.tobytes()
+            assert own.info["parameters"] == image.info["parameters"]
+    for line in made:
+        with Image.open(f"out/{line['file']}") as image:
+            hashes = re.search('Lora hashes: "(.*?)"', image.info["parameters"])
+            assert hashes
+            names = [entry.split(": ")[0] for entry in hashes[1].split(", ")]
+            assert names == (["kohya"] if line["prompt"] == "a fox" else ["kohya", "style v1.2"])
+
+
 def test_a_failed_job_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"prompt": "x", "width": 33}, {"prompt": "x", "steps": 0}, {"prompt": "x", "scheduler": "best"}]
     Path("jobs.jsonl").write_text("\n".join(json.dumps(line) for line in [*lines, {"prompt": "a heart"}]))
@@ -113,20 +150,22 @@ def test_an_interrupt_ends_between_two_pictures(
 
 def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("jobs.txt").write_text("a heart\n")
-    drawn: list[int] = []
+    done: list[int] = []
 
     @contextlib.contextmanager
-    def bar(total: int) -> Iterator[Callable[[int], None]]:
-        def draw(done: int) -> None:
-            drawn.append(done)
-            if done == 2:
-                signal.raise_signal(signal.SIGINT)
+    def watched(job: JobProgress) -> Iterator[None]:
+        def watch() -> None:
+            if job.step > len(done):
+                done.append(job.step)
+                if job.step == 2:
+                    signal.raise_signal(signal.SIGINT)
 
-        yield draw
+        job.watch = watch
+        yield
 
-    monkeypatch.setattr(batch, "progress_bar", bar)
+    monkeypatch.setattr(batch, "progress_line", watched)
     assert main(["batch", "jobs.txt", *SMALL, "--steps", "5"]) == 130
-    assert drawn == [1, 2]
+    assert done == [1, 2]
     assert pictures() == {}
 
 
@@ -153,28 +192,67 @@ def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-def test_killed_at_several_moments_and_resumed() -> None:
-    """Every picture is there once and whole, whenever the process ends."""
-    Path("jobs.txt").write_text("".join(f"a heart of {number}\n" for number in range(8)))
-    command = [sys.executable, "-m", "shaderfusion", "batch", "jobs.txt", *SMALL]
-    for number, wait_s in ((1, 0.0), (2, 0.03), (4, 0.11)):
-        process = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and len(list(Path("out").glob("a-*.png"))) < number:
-            time.sleep(0.005)
-        time.sleep(wait_s)
-        process.kill()
-        process.wait()
-        assert number <= len(pictures()) <= 8
-    half = pictures()
-    assert main(command[3:]) == 0
+def test_killed_at_ten_random_moments_and_resumed() -> None:
+    """Every picture is there once and whole, whenever the process ends: while it starts, denoises or writes."""
+    random = Random(5)
+    phases = ["denoising"] * 3 + ["writing"] * 3 + ["starting"] * 4
+    random.shuffle(phases)
+    phases.insert(0, phases.pop(phases.index("denoising")))  # which shows how long the start takes
+    number = 12
+    Path("jobs.txt").write_text("".join(f"a heart of {index}\n" for index in range(number)))
+    command = ["batch", "jobs.txt", "--model", str(model_folder("sd1")), *SMALL]
+    before: dict[str, bytes] = {}
+    seconds_to_start = 0.0
+    moments: list[str] = []
+    for phase in phases:
+        started, share = time.perf_counter(), random.random()
+        with kill_after(command, seconds=1.0 if phase == "writing" else 0.0) as is_running:
+            if phase == "starting":
+                time.sleep(share * seconds_to_start)
+            elif phase == "denoising":
+                while is_running() and len(there()) <= len(before):
+                    time.sleep(0.002)
+                seconds_to_start = seconds_to_start or time.perf_counter() - started
+                time.sleep(share * 0.1)  # about as long as a picture takes
+            else:
+                parts = set(Path("out").glob(".*.part"))
+                while is_running() and set(Path("out").glob(".*.part")) <= parts:
+                    time.sleep(0.002)
+                time.sleep(share * 0.5)
+        made = pictures()
+        assert before.items() <= made.items()
+        before = made
+        moments.append(f"{phase} {share:.2f}: {len(made)} there")
+    print("\n".join(moments))
+    assert 3 <= len(before) < number
+    assert len(list(Path("out").glob(".*.part"))) >= 3  # of those that were killed while they wrote
+    assert main(command) == 0
     made = pictures()
-    assert len(made) == 8
-    assert half.items() <= made.items()
+    assert len(made) == number
+    assert before.items() <= made.items()
     files = [line["file"] for line in report()]
     assert len(set(files)) == len(files)
     assert set(files) <= set(made)
+
+
+def there() -> list[Path]:
+    return list(Path("out").glob("a-*.png"))
+
+
+@contextlib.contextmanager
+def kill_after(command: list[str], *, seconds: float) -> Iterator[Callable[[], bool]]:
+    """Has the command run meanwhile, with files that take so long to be written; gives whether it still does."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("slow_writer.py")), str(seconds), *command],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield lambda: process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Names and shapes of tensors as the original code builds its modules, for make_single_files.py.
 
-CompVis latent-diffusion's openaimodel.py and model.py, transformers' CLIP, OpenCLIP's transformer.py.
+CompVis latent-diffusion's openaimodel.py and model.py, transformers' CLIP, OpenCLIP's transformer.py, taesd's taesd.py.
 """
 
 from collections.abc import Iterator
 
-__all__ = ["LENGTH", "VOCAB_SIZE", "clip", "open_clip", "unet", "vae"]
+__all__ = ["LENGTH", "VOCAB_SIZE", "clip", "open_clip", "taesd", "unet", "vae"]
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 VOCAB_SIZE, LENGTH = 49408, 77
@@ -62,11 +62,17 @@ def unet(
     linear: bool = False,
     adm: int = 0,
     in_channels: int = 4,
+    scales: int = 0,
 ) -> Shapes:
-    """Depths of transformers by level, 0 for none; `middle` -1 for one residual block alone, None for none."""
+    """Depths of transformers by level, 0 for none; `middle` -1 for one residual block alone, None for none.
+
+    `scales` are the channels of a guidance scale's embedding, for which files have diffusers' own name.
+    """
     time = 4 * channels
     yield from layer("time_embed.0", time, channels)
     yield from layer("time_embed.2", time, time)
+    if scales:
+        yield from layer("time_embedding.cond_proj", channels, scales, bias=False)
     if adm:
         yield from layer("label_emb.0.0", time, adm)
         yield from layer("label_emb.0.2", time, time)
@@ -146,6 +152,21 @@ def vae(*, widths: tuple[int, ...], num_res_blocks: int, z: int = 4) -> Shapes:
             yield from layer(f"decoder.up.{level}.upsample.conv", ch, ch, 3, 3)
     yield from norm("decoder.norm_out", ch)
     yield from layer("decoder.conv_out", 3, ch, 3, 3)
+
+
+def taesd(*, width: int, num_blocks: tuple[int, ...], z: int = 4) -> Shapes:
+    """The decoder alone; what has no tensors counts too: the clamp, activations and upsampling."""
+    yield from layer("1", width, z, 3, 3)
+    number = 2
+    for level, blocks in enumerate(num_blocks):
+        if level:
+            number += 2
+            yield from layer(str(number), width, width, 3, 3, bias=False)
+        for _ in range(blocks):
+            number += 1
+            for conv in (0, 2, 4):
+                yield from layer(f"{number}.conv.{conv}", width, width, 3, 3)
+    yield from layer(str(number + 1), 3, width, 3, 3)
 
 
 def clip(*, width: int, layers: int, vocab_size: int = VOCAB_SIZE) -> Shapes:

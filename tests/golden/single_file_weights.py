@@ -21,5 +21,6 @@ def weight(name: str, shape: Sequence[int]) -> np.ndarray:
         is_scale = any(part in name for part in ("norm", "ln_", "in_layers.0", "out_layers.0", ".out.0"))
         values = 0.1 * uniform + (is_scale and name.endswith("weight"))
     else:
-        values = uniform * math.sqrt(3 / math.prod(shape[1:]))
+        gain = 0.3 if ".conv.4." in name else 1.0  # of TAESD's residual blocks, which no norm follows
+        values = gain * uniform * math.sqrt(3 / math.prod(shape[1:]))
     return values.astype(np.float16).reshape(shape)

@@ -11,7 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from recorded_calls import models, recorded_graphs
+from recorded_calls import adapter_calls, models, recorded_graphs
 
 from shaderfusion.errors import ShaderError
 from shaderfusion.gpu.backend import RUNTIMES
@@ -63,7 +63,8 @@ def calls_of(name: str) -> tuple[KernelCall, ...]:
     variants = [Kernels(dtype, capabilities, Optimizations.parse(o)) for dtype in dtypes for o in OPTIMIZATIONS]
     weights: set[object] = set()
     graphs = recorded_graphs(variants, guidance=[True])
-    return distinct(call for graph in graphs for call in itertools.chain(graph.calls, weight_calls(graph, weights)))
+    recorded = (call for graph in graphs for call in itertools.chain(graph.calls, weight_calls(graph, weights)))
+    return distinct(itertools.chain(recorded, adapter_calls(Kernels("f32", capabilities))))
 
 
 @cache

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from recorded_calls import recorded_graphs
+from recorded_calls import adapter_calls, recorded_graphs
 
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KERNELS_FOLDER, KernelCall
@@ -138,20 +138,21 @@ def test_misuses_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert misuses([idle]) == {f"kernel.wgsl does not use {name}" for name in ("SIZE", "IDLE", "KIND")}
 
 
-# ---- the models' calls
+# ---- the calls of models and adapters
 
 
 def recorded_calls() -> Iterator[KernelCall]:
-    """One of each kind that the models record, on any device, with all optimizations and none."""
+    """One of each kind that the models and adapters record, on any device, with all optimizations and none."""
     seen: set[object] = set()
     variants = itertools.product(DTYPES, DEVICES, map(Optimizations.parse, ("all", "none")))
-    for graph in recorded_graphs(itertools.starmap(Kernels, variants)):
-        for call in graph.calls:
-            kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
-            if kind not in seen:
-                seen.add(kind)
-                yield call
+    of_models = (graph.calls for graph in recorded_graphs(itertools.starmap(Kernels, variants)))
+    of_adapters = (adapter_calls(Kernels("f32", device)) for device in DEVICES)
+    for call in itertools.chain.from_iterable(itertools.chain(of_models, of_adapters)):
+        kind = (call.source, call.entry_point, *call.constants.items(), *call.params)
+        if kind not in seen:
+            seen.add(kind)
+            yield call
 
 
-def test_every_call_of_the_models() -> None:
+def test_every_call_of_models_and_adapters() -> None:
     assert not misuses(recorded_calls())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shaderfusion.errors import InputError
-from shaderfusion.prompts.adapters import find_adapter_files, take_adapters
+from shaderfusion.prompts.adapters import find_adapter_file, take_adapters
 
 
 def strength(te: float, unet: float) -> dict[str, float]:
@@ -26,19 +26,13 @@ def test_take(text: str, rest: str, adapters: dict[str, dict[str, float]]) -> No
 
 
 def test_files(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    for name in ("a", "b.2"):
         (tmp_path / f"{name}.safetensors").touch()
-    given = [(Path("c.safetensors"), 0.5), (Path("d/e.safetensors"), 1.0)]
-    assert find_adapter_files({}, given) == given
-    half = strength(0.5, 0.5)
-    found = find_adapter_files({"b": half, "e": half}, given, tmp_path)
-    assert found == [given[0], (given[1][0], half), (tmp_path / "b.safetensors", half)]
-    with pytest.raises(InputError, match=r"adapter 'f' must be the name of a file .*--lora-dir \(a, b, c, e\)"):
-        find_adapter_files({"f": half}, given, tmp_path)
-    for name in ("../a", "a/../b"):
+    assert find_adapter_file("b.2", [], tmp_path) == tmp_path / "b.2.safetensors"
+    with pytest.raises(InputError, match=r"adapter 'f' must be the name of a file .*--lora-dir \(a, b.2, c\)"):
+        find_adapter_file("f", ["c", "a"], tmp_path)
+    for name in ("../a", "a/../b.2", "a.safetensors", ""):
         with pytest.raises(InputError, match=r"must be the name of a file .*\(none\)"):
-            find_adapter_files({name: half}, [])
+            find_adapter_file(name, [])
         with pytest.raises(InputError, match=r"must be the name of a file"):
-            find_adapter_files({name: half}, [], tmp_path)
-    with pytest.raises(InputError, match="adapter 'c' must be one file, not 2 given by --lora"):
-        find_adapter_files({"c": half}, [*given, given[0]])
+            find_adapter_file(name, [], tmp_path)

@@ -84,3 +84,15 @@ def test_noised_latents_are_those_of_the_timestep(name: str) -> None:
         given = schedule.input_scales[call] * schedule.noised(x_0, noise, call)
         alpha = np.interp(t, np.arange(len(trained)), trained)
         np.testing.assert_allclose(given, np.sqrt([alpha, 1 - alpha]), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_model_that_knows_the_picture_predicts_it(name: str, prediction_type: Any) -> None:
+    config = SchedulerConfig(beta_schedule="scaled_linear", prediction_type=prediction_type, skip_prk_steps=True)
+    schedule = make_schedule(config, 7, name)
+    x_0, noise = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4)).astype(np.float32)  # no scheduler clips it
+    for call, alpha in enumerate(schedule.alphas):
+        m = noise if prediction_type == "epsilon" else alpha**0.5 * noise - (1 - alpha) ** 0.5 * x_0
+        predicted = schedule.predicted(schedule.noised(x_0, noise, call), m, call, prediction_type)
+        np.testing.assert_allclose(predicted, x_0, atol=1e-3)

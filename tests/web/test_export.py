@@ -202,7 +202,7 @@ F32_ONES = np.ones(4, "<f4").tobytes()
         ("F16", F16_ONES[:6], True, False, "F32"),  # 6 bytes are no multiple of 4
     ],
 )
-def test_stored_dtypes(dtype: StoredDType, values: bytes, narrow: bool, is_table: bool, stored: str) -> None:
+def test_stored_dtypes(dtype: StoredDType, values: bytes, narrow: bool, is_table: bool, stored: StoredDType) -> None:
     source = Bytes(dtype, values)
     shape = (len(values) // STORED_SIZE_BYTES[dtype],)
     written = Shards({"a": Wanted(source, "a", shape, is_table)}, narrow=narrow, batch_bytes=4096)

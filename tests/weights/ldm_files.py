@@ -14,7 +14,7 @@ from golden.single_file_weights import stored_bytes, weight
 __all__ = ["golden", "write_header", "write_model", "write_weights"]
 
 FILE = Path(__file__).parents[1] / "golden" / "single_files.json.gz"
-SIZE_BYTES = {"F8_E4M3": 1, "F16": 2, "BF16": 2, "F32": 4, "I64": 8}
+SIZE_BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F16": 2, "BF16": 2, "F32": 4, "I64": 8}
 
 
 @cache

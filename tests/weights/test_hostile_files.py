@@ -6,16 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from timeit import timeit
 
-import numpy as np
 import pytest
 from golden.models import FOLDER, model_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_calls import merging_calls, targets
 from weights.hostile_files import (
     HostileFile,
     Tensor,
@@ -32,9 +32,7 @@ from shaderfusion.families import open_model
 from shaderfusion.families.family import Family
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.lora.file import read_adapter
-from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import Targets
 from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.single_file import UnknownTensorsWarning
@@ -136,24 +134,15 @@ def test_files_of_anything_as_a_vae(scratch: Path, file: HostileFile) -> None:
 # ---- adapters
 
 
-@cache
-def targets(name: str) -> Targets:
-    family = open_model(model_folder(name))
-    return Targets({name: [graph] for name, graph in record(family).items()}, family.sources)
-
-
 @pytest.fixture(scope="module")
 def sd1() -> Targets:
     return targets("sd1")
 
 
 def use_adapter(path: Path, targets: Targets) -> None:
-    """Reads the file, and merges its changes into weights of ones."""
-    for key, change in read_adapter(path, targets).items():
-        stored = StoredTensor("F32", np.ones(targets.shapes[key], np.float32).reshape(-1).view(np.uint8))
-        for keep_factors in (False, True):
-            merged, _ = Patch(((change, 0.7), (change, -1e30))).merge(stored, keep_factors=keep_factors)
-            assert len(merged.data) == len(stored.data)
+    """Reads the file, and records how its changes are merged."""
+    for _ in merging_calls(read_adapter(path, targets), targets, Kernels("f32")):
+        pass
 
 
 @pytest.mark.parametrize(

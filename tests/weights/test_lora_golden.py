@@ -1,6 +1,7 @@
 """Adapters of every kind, in every spelling, against PEFT and diffusers (golden/make_lora.py)."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 from golden.models import FOLDER, load, model_folder
 from kernel_runner import relative_error
 
+from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
+from shaderfusion.graph.graph import Graph
+from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import randn
 from shaderfusion.weights.lora.adapters import Adapters
 from shaderfusion.weights.lora.file import read_adapter
+from shaderfusion.weights.prepare import WeightLoader
 
 BOUND = 1e-4  # relative error in f32
 ADAPTERS = sorted(path.stem for path in (FOLDER / "lora").glob("*.safetensors"))
@@ -92,23 +97,61 @@ def test_networks(pipes: dict[str, StableDiffusionPipeline], case: str) -> None:
     require_golden(pipe, case)
 
 
+def of_peft(case: str) -> dict[tuple[str, str], np.ndarray]:
+    """By component and path, each tensor that PEFT changes times `probe`."""
+    prefix = {"unet": "", "text_encoder": "text_model.", "text_encoder_2": ""}  # PEFT has transformers' paths
+    found = {tuple(key.split("/")[1:]): value for key, value in stored().items() if key.startswith(f"{case}/")}
+    return {(component, prefix[component] + path): value for (component, path), value in found.items()}
+
+
+def of_device(device: Device, model: str, strengths: Mapping[str, float]) -> dict[tuple[str, str], np.ndarray]:
+    """The same, as the device merges them."""
+    engine, adapters = load(device, model, "f32")._engine, Adapters({}, {})
+    for case, strength in strengths.items():
+        changes = read_adapter(FOLDER / "lora" / f"{case}.safetensors", engine.adapter_targets)
+        adapters = adapters.add(case, changes, strength, keeps=True)
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for component, own in adapters.patches().items():
+        source, g = engine.model.sources[component], Graph(component, Kernels("f32"))
+        tensors = {path: g.weight(path, *engine.adapter_targets.shapes[component, path]) for path in own}
+        buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), {source: own})
+        for path, tensor in tensors.items():
+            found[component, path] = times_probe(download(device, buffers[tensor], tensor))
+    return found
+
+
+def times_probe(tensor: np.ndarray) -> np.ndarray:
+    """In float64."""
+    rows = tensor.reshape(len(tensor), -1).astype(np.float64)
+    return rows @ probe(rows.shape[1])
+
+
 @pytest.mark.parametrize("case", [case for case, strengths in CASES.items() if len(strengths) == 1])
 def test_merged_tensors(device: Device, case: str) -> None:
-    """All of them on the host: each tensor that PEFT changes, and no other."""
-    engine = load(device, model_of(case), "f32")._engine
-    changes = read_adapter(FOLDER / "lora" / f"{case}.safetensors", engine.adapter_targets)
-    patches = Adapters({}, {}).add(case, changes, 1.0, keeps=False).patches()
-    expected = {tuple(key.split("/")[1:]): value for key, value in stored().items() if key.startswith(f"{case}/")}
-    prefix = {"unet": "", "text_encoder": "text_model.", "text_encoder_2": ""}  # PEFT has transformers' paths
-    full = {(c, prefix[c] + path): value for (c, path), value in expected.items()}
-    assert {(c, path) for c, own in patches.items() for path in own} == set(full)
-    for (component, path), vector in full.items():
+    """Each tensor that PEFT changes, and no other."""
+    actual, expected = of_device(device, model_of(case), {case: 1.0}), of_peft(case)
+    assert set(actual) == set(expected)
+    for key, vector in expected.items():
+        np.testing.assert_allclose(actual[key], vector, atol=2e-5, rtol=2e-5, err_msg=str(key))
+
+
+def test_several_kinds_at_once(device: Device) -> None:
+    """Each takes its share of what PEFT makes of it alone."""
+    strengths = {"kohya": 0.7, "loha_large": -0.4, "lokr_core": 0.25, "dora": 1.5, "dora_by_input": -0.5, "diff": 2.0}
+    strengths |= {"core": 0.5, "loha_core": 0.1, "lokr": -1.0, "bias": 0.3}
+    engine = load(device, "sd1", "f32")._engine
+    actual = of_device(device, "sd1", strengths)
+    parts = {case: of_peft(case) for case in strengths}
+    assert set(actual) == set().union(*parts.values())
+    for (component, path), vector in actual.items():
         shape = engine.adapter_targets.shapes[component, path]
-        weight = engine.model.sources[component].read(path, shape)
-        merged, factors = patches[component][path].merge(weight, keep_factors=False)
-        assert factors is None
-        rows = merged.to_f32().reshape(shape[0], -1).astype(np.float64)
-        np.testing.assert_allclose(rows @ probe(rows.shape[1]), vector, atol=2e-5, rtol=2e-5, err_msg=path)
+        base = times_probe(engine.model.sources[component].read(path, shape).to_f32().reshape(shape))
+        own = [
+            strengths[case] * (part[component, path] - base)
+            for case, part in parts.items()
+            if (component, path) in part
+        ]
+        np.testing.assert_allclose(vector, base + sum(own), atol=5e-5, rtol=5e-5, err_msg=path)
 
 
 def test_without_adapters(pipes: dict[str, StableDiffusionPipeline]) -> None:

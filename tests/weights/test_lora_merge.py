@@ -1,7 +1,9 @@
 """What the device holds of weights with adapters, against float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import lora_reference
 import numpy as np
 import pytest
 from array_source import ArraySource
@@ -10,18 +12,21 @@ from safetensors_file import to_bytes
 from shaderfusion.errors import WeightsError
 from shaderfusion.gpu.buffers import download
 from shaderfusion.gpu.device import Device
-from shaderfusion.graph.graph import Graph, WeightLayout
+from shaderfusion.graph.graph import Graph
+from shaderfusion.graph.program import Buffers
 from shaderfusion.kernels import reference
 from shaderfusion.kernels.common.prepare_weight import StoredDType
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import DType
+from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.weights import footprint
+from shaderfusion.weights import prepare as prepare_module
 from shaderfusion.weights.checkpoint import StoredTensor
-from shaderfusion.weights.lora.kinds import AdapterTensor, Change, Decomposed, Hadamard, LowRank, Scaled, Whole
+from shaderfusion.weights.lora.kinds import AdapterTensor, Change, Decomposed, LowRank, Product, Whole
 from shaderfusion.weights.lora.merge import Patch, Patches
 from shaderfusion.weights.prepare import WeightLoader
 from shaderfusion.weights.store import WeightStore
 
+Shape = tuple[int, ...]
 RNG = np.random.default_rng(0)
 STORED: dict[str, StoredDType] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
@@ -50,28 +55,60 @@ def as_stored(array: np.ndarray) -> AdapterTensor:
     return AdapterTensor(array.shape, StoredTensor("F32", data.reshape(-1).view(np.uint8)))
 
 
-def lora(M: int, N: int, rank: int, scale: float = 0.5) -> Scaled:
+def lora(M: int, N: int, rank: int, scale: float = 0.5) -> Product:
     """A random adapter."""
-    return Scaled(LowRank(stored(M, rank), stored(rank, N)), scale)
+    return Product(LowRank(stored(M, rank), stored(rank, N)), scale)
 
 
-def loha(M: int, N: int) -> Hadamard:
-    """Of rank 2 times 2."""
-    first, second = (LowRank(stored(M, 2), stored(2, N)) for _ in range(2))
-    return Hadamard(first, second, 0.7)
+def low_rank(shape: Shape, rank: int, *, core: bool) -> LowRank:
+    """A random matrix for a weight, of filters with a core of one rank more inside."""
+    M, C, *k = shape
+    if core:
+        return LowRank(stored(M, rank), stored(rank + 1, C), stored(rank, rank + 1, *(k or (1, 1))))
+    return LowRank(stored(M, rank), stored(rank, C, *k))
 
 
-def expected(array: np.ndarray, changes: Sequence[tuple[Change, float]]) -> np.ndarray:
-    """The tensor with all of them, in float64."""
-    weight = array.astype(np.float64).reshape(len(array), -1)
-    total = weight.copy()
-    for change, strength in changes:
-        total += strength * change.difference(weight).astype(np.float64)
-    return total.reshape(array.shape)
+def loha(shape: Shape, rank: int, *, core: bool = False) -> Product:
+    """A random adapter, with factors of two ranks."""
+    return Product(low_rank(shape, rank, core=core), 0.7, low_rank(shape, rank + 1, core=core))
 
 
-def transform(array: np.ndarray, layout: WeightLayout) -> np.ndarray:
+def lokr(shape: Shape, *, left_rank: int | None, rank: int | None, core: bool = False, block: int = 2) -> Product:
+    """A random adapter, of matrices that are whole or of a rank, the left one of the least size from `block` on."""
+    M, C, *k = shape
+    m, c = (next(size for size in range(block, n + 1) if n % size == 0) for n in (M, C))
+    left = low_rank((m, c), left_rank, core=False) if left_rank else Whole(stored(m, c))
+    inner = (M // m, C // c, *k)
+    return Product(low_rank(inner, rank, core=core) if rank else Whole(stored(*inner)), 1.5, left, is_kronecker=True)
+
+
+def dora(shape: Shape, product: Product, *, by_input: bool = False) -> Decomposed:
+    """A product with random magnitudes."""
+    return Decomposed(product, as_stored(1 + RNG.random(shape[1] if by_input else shape[0])), by_input)
+
+
+KINDS: dict[str, Callable[[Shape], Change]] = {
+    "LoRA of rank 1": lambda shape: Product(low_rank(shape, 1, core=False), 2.0),
+    "LoRA of rank 5": lambda shape: Product(low_rank(shape, 5, core=False), 0.5),
+    "LoCon with a core": lambda shape: Product(low_rank(shape, 3, core=True), 0.5),
+    "LoHa": lambda shape: loha(shape, 2),
+    "LoHa of large ranks": lambda shape: loha(shape, 9),
+    "LoHa with cores": lambda shape: loha(shape, 3, core=True),
+    "LoKr of whole matrices": lambda shape: lokr(shape, left_rank=None, rank=None),
+    "LoKr of ranks": lambda shape: lokr(shape, left_rank=1, rank=3),
+    "LoKr with a core": lambda shape: lokr(shape, left_rank=None, rank=2, core=True),
+    "LoKr with one number": lambda shape: lokr(shape, left_rank=None, rank=3, block=1),
+    "difference": lambda shape: Product(Whole(stored(*shape))),
+    "DoRA": lambda shape: dora(shape, Product(low_rank(shape, 3, core=False), 0.5)),
+    "DoRA by input": lambda shape: dora(shape, Product(low_rank(shape, 3, core=False), 0.5), by_input=True),
+    "DoRA of LoHa": lambda shape: dora(shape, loha(shape, 2)),
+    "DoRA of LoKr by input": lambda shape: dora(shape, lokr(shape, left_rank=None, rank=2), by_input=True),
+}
+
+
+def transform(array: np.ndarray, layout: str) -> np.ndarray:
     """To the kernels' layout, in float64."""
+    layout, _, _ = layout.partition(",")
     if layout == "linear":
         return array.T
     filters = array.transpose(2, 3, 1, 0)
@@ -84,53 +121,58 @@ def require_equal(actual: np.ndarray, wanted: np.ndarray, dtype: DType) -> None:
     np.testing.assert_allclose(actual, wanted, atol=bound)
 
 
-SHAPES = {
-    "linear": (40, 24),  # 24 values a row: the product is the device's
-    "odd": (7, 10),  # no vectors of 4: all on the host
+SHAPES: dict[str, Shape] = {
+    "linear": (40, 24),
+    "linear, odd": (7, 10),
+    "linear, prime": (5, 7),  # of a 1x1 convolution too
     "conv2d": (12, 8, 3, 3),
+    "conv2d, odd": (6, 9, 3, 3),  # 81 values a row, as of an inpainting model's first
     "winograd_2": (12, 8, 3, 3),
     "winograd_4": (8, 12, 3, 3),
 }
 
 
+def load(
+    device: Device, source: Source, layout: str, changes: Sequence[tuple[Change, float]], dtype: DType
+) -> np.ndarray:
+    """What the device holds of the tensor "w" of a source, with all its changes, without padding."""
+    shape = source.arrays["w"].shape
+    layout, _, _ = layout.partition(",")
+    g = Graph("unet", Kernels(dtype))
+    padding = {"padded_to": shape[0] + -shape[0] % 4, "in_padded_to": shape[1] + -shape[1] % 4}
+    tensor = g.weight("w", *shape, layout=layout, **padding)  # type: ignore[arg-type]
+    patches: Patches = {source: {"w": Patch(tuple(changes))}} if changes else {}
+    (buffer,) = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), patches).values()
+    return download(device, buffer, tensor)[..., : shape[1], : shape[0]]
+
+
+@pytest.mark.parametrize("stored_dtype", ["f32", "f16"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["linear, odd", "linear, prime", "conv2d", "conv2d, odd"])
+def test_each_kind(device: Device, name: str, kind: str, stored_dtype: str) -> None:
+    array = RNG.standard_normal(SHAPES[name]).astype(np.float16 if stored_dtype == "f16" else np.float32)
+    changes = [(KINDS[kind](array.shape), -0.6)]
+    actual = load(device, Source({"w": array}, stored_dtype), name, changes, "f32")
+    require_equal(actual, transform(lora_reference.merged(array, changes), name), "f32")
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("stored_dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("kind", SHAPES)
-def test_merged(device: Device, kind: str, stored_dtype: str, dtype: DType) -> None:
-    """Two LoRAs and a LoHa are one product; a difference and a DoRA come before it."""
-    shape, layout = SHAPES[kind], "linear" if kind == "odd" else kind
-    M, N = shape[0], int(np.prod(shape[1:]))
-    array = RNG.standard_normal(shape).astype(np.float16 if stored_dtype == "f16" else np.float32)
+@pytest.mark.parametrize("name", SHAPES)
+def test_all_kinds_together(device: Device, name: str, stored_dtype: str, dtype: DType) -> None:
+    array = RNG.standard_normal(SHAPES[name]).astype(np.float16 if stored_dtype == "f16" else np.float32)
     if stored_dtype == "bf16":
         array = (array.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    dora = Decomposed(lora(M, N, 3), as_stored(1 + RNG.random(M)), by_input=False)
-    by_input = Decomposed(lora(M, N, 3), as_stored(1 + RNG.random(shape[1])), by_input=True)
-    changes: list[tuple[Change, float]] = [(lora(M, N, 3), 1.0), (lora(M, N, 6), -0.5), (loha(M, N), 2.0)]
-    for more in ([], [(Scaled(Whole(stored(M, N))), 0.3), (dora, 0.6), (by_input, -1.2)]):
-        patch = Patch((*changes, *more))
-        g = Graph("unet", Kernels(dtype))
-        padding = {"padded_to": M + -M % 4, "in_padded_to": shape[1] + -shape[1] % 4}
-        tensor = g.weight("w", *shape, layout=layout, **padding)  # type: ignore[arg-type]
-        source = Source({"w": array}, stored_dtype)
-        buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), {source: {"w": patch}})
-        wanted = transform(expected(array, patch.changes), layout)  # type: ignore[arg-type]
-        actual = download(device, buffers[tensor], tensor)[..., : wanted.shape[-2], : wanted.shape[-1]]
-        require_equal(actual, wanted, dtype)
+    changes = [(make(array.shape), (1.0, -0.5, 0.3)[i % 3]) for i, make in enumerate(KINDS.values())]
+    actual = load(device, Source({"w": array}, stored_dtype), name, changes, dtype)
+    require_equal(actual, transform(lora_reference.merged(array, changes), name), dtype)
 
 
-def test_of_which_kinds_the_device_makes_the_product() -> None:
-    array = RNG.standard_normal((40, 24)).astype(np.float32)
-    tensor = StoredTensor("F32", array.reshape(-1).view(np.uint8))
-    _, factors = Patch(((lora(40, 24, 3), 1.0), (lora(40, 24, 6), 1.0), (loha(40, 24), 1.0))).merge(
-        tensor, keep_factors=True
-    )
-    assert factors is not None
-    assert (factors.up.shape, factors.down.shape) == ((40, 16), (16, 24))  # 3 + 6 + 4, and zeros
-    first, second = (LowRank(stored(40, 5), stored(5, 24)) for _ in range(2))
-    for change in (Hadamard(first, second, 1.0), Scaled(Whole(stored(40, 24)))):  # 25 (40 + 24) values > 40 times 24
-        merged, factors = Patch(((change, 1.0),)).merge(tensor, keep_factors=True)
-        assert factors is None
-        np.testing.assert_allclose(merged.to_f32().reshape(40, 24), expected(array, [(change, 1.0)]), atol=1e-5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_0_changes_nothing(device: Device, kind: str) -> None:
+    source = Source({"w": RNG.standard_normal((6, 10)).astype(np.float32)})
+    actual = load(device, source, "linear", [(KINDS[kind]((6, 10)), 0.0)], "f32")
+    np.testing.assert_array_equal(actual, source.arrays["w"].T)
 
 
 # Heads that are padded, side by side, one of them without an adapter; in slices of 1 KB, and in one.
@@ -139,30 +181,78 @@ def test_several_tensors_side_by_side(device: Device, batch_bytes: int, monkeypa
     monkeypatch.setattr(footprint, "_BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
     arrays = {name: RNG.standard_normal((36, 64)).astype(np.float32) for name in "qkv"}
-    source = Source(arrays, "f32")
-    changes = {name: [(lora(36, 64, rank), 1.0)] for name, rank in (("q", 5), ("v", 8))}
+    source = Source(arrays)
+    changes = {"q": [(lora(36, 64, 5), 1.0)], "v": [(make((36, 64)), -0.4) for make in KINDS.values()]}
     g = Graph("unet", Kernels("f32"))
     tensor = g.weight(tuple("qkv"), 36, 64, layout="linear", padded_to=48, out_parts=3)
     patches: Patches = {source: {name: Patch(tuple(own)) for name, own in changes.items()}}
     buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), patches)
     actual = download(device, buffers[tensor], tensor).reshape(64, 3, 3, 16)
     for index, name in enumerate("qkv"):
-        wanted = expected(arrays[name], changes.get(name, [])).T.reshape(64, 3, 12)
+        wanted = lora_reference.merged(arrays[name], changes.get(name, [])).T.reshape(64, 3, 12)
         require_equal(actual[:, index, :, :12], wanted, "f32")
         assert not actual[:, index, :, 12:].any()
 
 
-def test_a_bias_is_merged_on_the_host(device: Device) -> None:
-    array = RNG.standard_normal(10).astype(np.float32)
-    g = Graph("unet", Kernels("f16"))
-    tensor = g.weight("b", 10, padded_to=12)
+def test_what_adapters_take_on_the_device_does_not_grow(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
+    placed: list[int] = []
+    place = prepare_module._Batch._place
+
+    def spy(self: Any, buffers: Buffers, array: np.ndarray) -> TensorSpec:
+        tensor = place(self, buffers, array)
+        placed.append(sum(tensor.size_bytes for tensor in buffers))
+        return tensor
+
+    monkeypatch.setattr(prepare_module._Batch, "_place", spy)
+    g = Graph("unet", Kernels("f32"))
+    for i in range(8):
+        g.weight(f"{i}", 8, 8, layout="linear")
+    source = Source({f"{i}": RNG.standard_normal((8, 8)).astype(np.float32) for i in range(8)})
+    changes = {name: Patch(((lora(8, 8, 400), 1.0),)) for name in source.arrays}
+    WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), {source: changes})
+    assert len(placed) == 16
+    assert max(placed) == 2 * 8 * 400 * 4  # factors larger than the weights: of one at a time
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("kind", ["difference", "DoRA"])
+def test_a_bias(device: Device, kind: str, dtype: DType) -> None:
+    array = RNG.standard_normal(10).astype(np.float16)
+    changes: list[tuple[Change, float]] = [(Product(Whole(stored(10)), 0.5), 2.0)]
+    if kind == "DoRA":
+        changes.append((dora((10,), lora(10, 1, 2)), 0.5))
     source = Source({"b": array}, "f16")
-    change = Scaled(Whole(stored(10)), 0.5)
-    buffers = WeightLoader(device).load(
-        dict.fromkeys(g.weights.values(), source), {source: {"b": Patch(((change, 2.0),))}}
-    )
-    wanted = array.astype(np.float16) + 2 * change.difference(array)[:, 0]
-    require_equal(download(device, buffers[tensor], tensor)[:10], wanted, "f16")
+    g = Graph("unet", Kernels(dtype))
+    tensor = g.weight("b", 10, padded_to=12)
+    buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), {source: {"b": Patch((*changes,))}})
+    actual = download(device, buffers[tensor], tensor)
+    require_equal(actual[:10], lora_reference.merged(array, changes), dtype)
+    assert not actual[10:].any()
+
+
+@pytest.mark.parametrize("batch_bytes", [64, 8 << 20])  # in slices of 4 rows, and in one
+def test_a_table(device: Device, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as of positions, whose rows are padded."""
+    monkeypatch.setattr(footprint, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(footprint, "_SMALL_BYTES", 0)
+    array = RNG.standard_normal((11, 5)).astype(np.float32)
+    changes = [(make((11, 5)), 0.5) for make in KINDS.values()]
+    source = Source({"w": array})
+    g = Graph("unet", Kernels("f32"))
+    tensor = g.weight("w", 11, 5, padded_to=8)
+    patches: Patches = {source: {"w": Patch((*changes,))}}
+    buffers = WeightLoader(device).load(dict.fromkeys(g.weights.values(), source), patches)
+    actual = download(device, buffers[tensor], tensor)
+    require_equal(actual[:, :5], lora_reference.merged(array, changes), "f32")
+    assert not actual[:, 5:].any()
+
+
+def test_strengths_over_the_range_of_f32(device: Device) -> None:
+    source = Source({"w": RNG.standard_normal((8, 8)).astype(np.float32)})
+    for kind in ("LoRA of rank 1", "DoRA", "DoRA by input"):
+        with pytest.raises(WeightsError, match="with its adapters has NaN or values over the range of f32"):
+            load(device, source, "linear", [(KINDS[kind]((8, 8)), 1e300)], "f32")
 
 
 class TestStore:
@@ -196,7 +286,7 @@ class TestStore:
             store.set_patches({source: {"b": Patch(((change, strength),))}})
             adapted = self.read(device, store, graph, source)
             np.testing.assert_array_equal(adapted["a"], base["a"])
-            require_equal(adapted["b"], expected(source.arrays["b"], [(change, strength)]).T, "f16")
+            require_equal(adapted["b"], lora_reference.merged(source.arrays["b"], [(change, strength)]).T, "f16")
         store.set_patches({source: {"b": Patch(((change, -0.25),))}})
         assert source.read_paths == ["a", "b", "b", "b"]  # only what differs is read again
         store.set_patches({})
@@ -205,12 +295,25 @@ class TestStore:
         (again,) = store.load({graph: source})
         assert again == buffers
 
+    def test_another_strength_compiles_nothing(self, device: Device, source: Source, graph: Graph) -> None:
+        store = WeightStore(device)
+        store.load({graph: source})
+        changes = [make((8, 16)) for make in KINDS.values()]
+        store.set_patches({source: {"b": Patch(tuple((change, 1.0) for change in changes))}})
+        before = len(device.pipelines)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device.pipelines, "_compile", None)
+            store.set_patches({source: {"b": Patch(tuple((change, -0.25) for change in changes))}})
+        assert len(device.pipelines) == before
+        wanted = lora_reference.merged(source.arrays["b"], [(change, -0.25) for change in changes])
+        require_equal(self.read(device, store, graph, source)["b"], wanted.T, "f16")
+
     def test_graphs_that_are_loaded_later(self, device: Device, source: Source, graph: Graph) -> None:
         store = WeightStore(device)
         change = lora(8, 16, 2)
         store.set_patches({source: {"a": Patch(((change, 1.0),))}})
         adapted = self.read(device, store, graph, source)
-        require_equal(adapted["a"], expected(source.arrays["a"], [(change, 1.0)]).T, "f16")
+        require_equal(adapted["a"], lora_reference.merged(source.arrays["a"], [(change, 1.0)]).T, "f16")
 
     def test_over_the_range_all_is_as_it_was(self, device: Device, source: Source, graph: Graph) -> None:
         store = WeightStore(device)

@@ -33,6 +33,14 @@ PIPELINES = {
     "little_sd1": "StableDiffusionPipeline",
     "little_sd2": "StableDiffusionPipeline",
     "little_sdxl": "StableDiffusionXLPipeline",
+    "little_lcm": "LatentConsistencyModelPipeline",
+    "little_inpainting": "StableDiffusionInpaintPipeline",
+    "little_tiny_sd": "StableDiffusionPipeline",
+    "little_sd2_inpainting": "StableDiffusionInpaintPipeline",
+    "little_sd_turbo": "StableDiffusionPipeline",
+    "little_sdxl_inpainting": "StableDiffusionXLInpaintPipeline",
+    "little_vega": "StableDiffusionXLPipeline",
+    "little_ssd_1b": "StableDiffusionXLPipeline",
 }
 LITTLE = [name for name in PIPELINES if name.startswith("little")]
 

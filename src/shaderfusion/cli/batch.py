@@ -5,23 +5,27 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shaderfusion.cli.generate import add_generating, slug
-from shaderfusion.cli.making import (
+from shaderfusion.cli.generate import add_generating
+from shaderfusion.cli.options import text, whole_number
+from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
+from shaderfusion.making import (
     NO_SETTINGS,
     Hashes,
     fill_defaults,
+    fill_model_defaults,
+    find_adapters,
     make_job_request,
     make_settings,
     open_model_and_device,
+    slug,
 )
-from shaderfusion.cli.options import text, whole_number
-from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
-from shaderfusion.output import progress_bar, require_writable, say, show, write_whole
+from shaderfusion.output import progress_line, require_writable, say, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
     from shaderfusion.batch.interrupts import Interrupts
@@ -36,7 +40,10 @@ PER_JOB += ("eta", "rng")
 """Options of `generate` that each job may give; others are of the whole command."""
 
 _ROUNDING = ("runtime", "dtype", "optimizations", "tuning", "memory")
-"""Options that change pictures by rounding alone: names do not depend on them."""
+"""Options that change pictures by rounding alone."""
+
+_NO_MATTER = {*NO_SETTINGS, *_ROUNDING} - {"lora_dir"}
+"""Options that names do not depend on. The folder of adapters is not said in a picture, which names those it has."""
 
 _REPORT, _CONTACT = "report.jsonl", "contact.png"
 _MOST_COLUMNS = 20
@@ -128,7 +135,7 @@ def _task(args: argparse.Namespace, label: str) -> _Task:
     """With a name, and a seed where none is given, that follow from all that the picture depends on."""
     fill_defaults(args)
     given = {key: value for key, value in vars(args).items() if value is not None and value != []}
-    depends = {key: value for key, value in given.items() if key not in (*NO_SETTINGS, *_ROUNDING)}
+    depends = {key: value for key, value in given.items() if key not in _NO_MATTER}
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     if args.seed is None:
         args.seed = int(digest[:8], 16)
@@ -146,32 +153,41 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
     """Makes the tasks' pictures, as far as no interrupt comes between; returns how many failed."""
 
     def check(model: "Family") -> "tuple[Family, list[_Ready]]":
-        return model, list(_requests(args, model, tasks))
+        ready = list(_requests(args, model, tasks))
+        args.lora = find_adapters(args, [request for _, request in ready])
+        return model, ready
 
     (model, ready), load = open_model_and_device(args, check)
     num_failed = len(tasks) - len(ready)
     if not ready:
         return num_failed
-    pipe = load(ready[0][1].size)
-    hashes = Hashes(args, model)
-    with progress_bar(sum(request.num_steps for _, request in ready)) as draw:
-        done = 0
-        for group in _groups(ready, args.at_once):
+    groups = list(_groups(ready, args.at_once))
+    job = JobProgress([_stage(group) for group in groups])
+    with progress_line(job):
+        pipe = load(ready[0][1].size)
+        hashes = Hashes(args, model)
+        for index, group in enumerate(groups):
             if interrupts.asked:
                 break
-            num_failed += _make_group(args, group, pipe, hashes, interrupts, lambda step, done=done: draw(done + step))
-            done += sum(request.num_steps for _, request in group)
+            job.start(index)
+            num_failed += _make_group(args, group, pipe, hashes, interrupts, job)
     return num_failed
 
 
+def _stage(group: "Sequence[_Ready]") -> Stage:
+    """The run that makes the group's pictures."""
+    _, request = group[0]
+    return Stage(request.num_steps, work=len(group) * request.size.pixels)
+
+
 def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
-    """Neighbours that can be one run: equal in all but their prompts and seeds, whose noise is drawn before it."""
+    """Neighbours that can be one run: equal in all but their texts and seeds, whose noise is drawn before it."""
 
     def key(entry: "_Ready") -> Any:
         task, request = entry
         is_noisy = any(update.c_noise for update in request.schedule.updates)
         one_run = [getattr(task.args, name) for name in PER_JOB if name not in ("prompt", "negative_prompt", "seed")]
-        return (one_run, task.args.negative_prompt is None, task.path if is_noisy else None)
+        return (one_run, task.args.negative_prompt is None, request.adapters, task.path if is_noisy else None)
 
     for _, same in itertools.groupby(ready, key):
         entries = list(same)
@@ -184,18 +200,22 @@ def _make_group(
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
     interrupts: "Interrupts",
-    draw: Callable[[int], None],
+    job: JobProgress,
 ) -> int:
     """The pictures of one run; returns how many failed. Where a run of several fails, each has one of its own."""
     try:
-        _make_pictures(group, pipe, hashes, interrupts, draw)
+        _make_pictures(group, pipe, hashes, interrupts, job)
         return 0
     except DeviceLostError:
         raise
     except ShaderfusionError as error:
         if len(group) > 1:
             missing = [entry for entry in group if not entry[0].path.exists()]
-            return sum(_make_group(args, [entry], pipe, hashes, interrupts, draw) for entry in missing)
+            num_failed = 0
+            for entry in missing:
+                job.restart()
+                num_failed += _make_group(args, [entry], pipe, hashes, interrupts, job)
+            return num_failed
         ((task, _),) = group
         _fail(args, _entry(task), f"{task.path.name}: {error}")
         return 1
@@ -204,8 +224,11 @@ def _make_group(
 def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[_Ready]":
     """Of the tasks that the model can do; the others fail."""
     for task in tasks:
+        fill_model_defaults(task.args, model)
         try:
-            yield task, make_job_request(model, task.args)
+            request = make_job_request(model, task.args)
+            find_adapters(args, [request])
+            yield task, request
         except ShaderfusionError as error:
             _fail(args, _entry(task), f"{task.path.name}: {error}")
 
@@ -215,7 +238,7 @@ def _make_pictures(
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
     interrupts: "Interrupts",
-    draw: Callable[[int], None],
+    job: JobProgress,
 ) -> None:
     """One run, whose pictures are written as soon as they are done; none where an interrupt comes first."""
     from shaderfusion.batch.report import append_line
@@ -224,8 +247,10 @@ def _make_pictures(
 
     started = time.perf_counter()
     _, request = group[0]
-    for progress in pipe.run(request if len(group) == 1 else _one_request(group, pipe.model)):
-        draw(progress.step * len(group))
+    run = pipe.run(request if len(group) == 1 else _one_request(group, pipe.model))
+    run.watch = job.begin
+    for progress in run:
+        job.advance()
         if interrupts.asked and not progress.images:
             return
         for (task, own), image in zip(group, progress.images or (), strict=progress.images is not None):

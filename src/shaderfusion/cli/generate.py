@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import secrets
 import sys
 import time
@@ -11,15 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from shaderfusion.arguments import LARGEST_SEED
 from shaderfusion.cli.like import add_like, check_like, take_like
-from shaderfusion.cli.making import (
-    DEFAULTS,
-    Hashes,
-    fill_defaults,
-    make_job_request,
-    make_settings,
-    open_model_and_device,
-    take_adapters,
-)
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
     DTYPE_OF_DEVICE,
@@ -43,18 +33,36 @@ from shaderfusion.cli.options import (
     text,
     whole_number,
 )
+from shaderfusion.cli.preview import PreviewFile, add_preview
 from shaderfusion.errors import InputError
+from shaderfusion.making import (
+    DEFAULTS,
+    Hashes,
+    fill_defaults,
+    fill_model_defaults,
+    find_adapters,
+    make_job_request,
+    make_second_pass,
+    make_settings,
+    number_of,
+    open_model_and_device,
+    require_second_pass,
+    slug,
+)
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
-from shaderfusion.output import progress_bar, require_writable, show, write_whole
+from shaderfusion.output import progress_line, require_writable, show, write_whole
+from shaderfusion.progress import JobProgress, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
     from shaderfusion.hires import SecondPass
     from shaderfusion.request import Request
 
-__all__ = ["add_generating", "add_parser", "slug"]
+__all__ = ["MAX_IMAGES", "add_generating", "add_parser", "add_pictures"]
 
 MAX_IMAGES = 1000
 """Of one command: more than any device makes at once."""
@@ -68,26 +76,19 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
-    meaning = "a folder of adapters that the prompt may name, as <lora:NAME:SCALE>"
-    generate.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
-    _add_pictures(generate)
-    generate.add_argument(
-        "--num-images",
-        type=whole_number(1, 1, MAX_IMAGES),
-        metavar="N",
-        help=f"default: {DEFAULTS['num_images']}",
-    )
+    add_pictures(generate)
     generate.add_argument(
         "--output",
         metavar="FILE",
         help=f"a file that ends in {', '.join(SUFFIXES)}; default: PROMPT-SEED.png; replaces a file of that name; "
         "several images are numbered: -1.png, -2.png",
     )
+    add_preview(generate)
     add_json(generate)
 
 
-def _add_pictures(generate: argparse.ArgumentParser) -> None:
-    """What a run may begin with, and what may follow."""
+def add_pictures(generate: argparse.ArgumentParser) -> None:
+    """What a run may begin with, what may follow, and how many pictures."""
     meaning = "a picture to begin with, resized to width and height; what is transparent in it is white"
     generate.add_argument("--image", type=Path, metavar="FILE", help=meaning)
     meaning = "how much of the picture is made anew: that part of the steps is run; default: 0.8"
@@ -100,6 +101,8 @@ def _add_pictures(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--hires-steps", type=whole_number(1, 20), metavar="N", help=meaning)
     meaning = "how much of the enlarged picture is made anew; default: 0.5"
     generate.add_argument("--hires-strength", type=strength, metavar="X", help=meaning)
+    meaning = f"default: {DEFAULTS['num_images']}"
+    generate.add_argument("--num-images", type=whole_number(1, 1, MAX_IMAGES), metavar="N", help=meaning)
 
 
 def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random") -> None:
@@ -109,10 +112,12 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     add_model_options(parser)
     meaning = "an adapter (LoRA, LoHa, LoKr, DoRA), merged at that strength, by default 1; may be given several times"
     parser.add_argument("--lora", type=adapter, action="append", default=[], metavar="FILE[:SCALE]", help=meaning)
+    meaning = "a folder of adapters that prompts may name, as <lora:NAME:SCALE>"
+    parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
-    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
-    meaning = f"default: {DEFAULTS['guidance_scale']}"
+    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help="default: the model's own, mostly 20")
+    meaning = "default: the model's own, mostly 7.5"
     parser.add_argument("--guidance-scale", type=guidance_scale, metavar="X", help=meaning)
     parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help=f"default: {default_seed}")
     meaning = "one of %(choices)s; most take a spacing, such as dpmpp_2m_karras; names of diffusers and of the web UIs"
@@ -147,9 +152,8 @@ def _run(args: argparse.Namespace) -> None:
     fill_defaults(args)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     paths = _output_paths(args.output, args.prompt, args.seed, args.num_images)
-    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
-        if value is not None and args.hires is None:
-            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
+    preview = PreviewFile(args)
+    require_second_pass(args)
     from concurrent.futures import ThreadPoolExecutor
 
     from shaderfusion.metadata.settings import make_texts
@@ -158,31 +162,40 @@ def _run(args: argparse.Namespace) -> None:
 
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
+        fill_model_defaults(args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
-        request, args.lora = take_adapters(request, args)
-        return model, request, _second_pass(model, args, request)
+        args.lora = find_adapters(args, [request])
+        return model, request, make_second_pass(model, args, request)
 
     (model, request, second), load = open_model_and_device(args, check)
-    with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
-        pipe = load(request.size)
-        hashes = hashing.result()
-    if like:
-        like.compare(hashes.model)
-    settings = make_settings(args, pipe, request, hashes)
-    if request.source:
-        settings["strength"] = request.source.strength
-    texts = [make_texts(settings | _number(index, paths)) for index in range(1, len(paths) + 1)]
-    require_room("--output", paths[0], texts[-1])
-    loaded = time.perf_counter()
-    images: list[Image] = []
-    with progress_bar(request.num_steps + (second.num_steps if second else 0)) as draw:
-        for progress in pipe.run(request):
-            draw(progress.step)
-            images = progress.images or []
-        for progress in pipe.run(second.request(images)) if second else ():
-            draw(request.num_steps + progress.step)
-            images = progress.images or []
+    requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
+    stages = [Stage(request.num_steps, work=request.size.pixels)]
+    if second:
+        requests.append(second.request)
+        stages.append(Stage(second.num_steps, "hires", second.size.pixels))
+    job = JobProgress(stages)
+    with progress_line(job):
+        with ThreadPoolExecutor(1) as beside:
+            hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
+            pipe = load(request.size)
+            hashes = hashing.result()
+        if like:
+            like.compare(hashes.model)
+        settings = make_settings(args, pipe, request, hashes)
+        if request.source:
+            settings["strength"] = request.source.strength
+        texts = [make_texts(settings | number_of(index, len(paths))) for index in range(1, len(paths) + 1)]
+        require_room("--output", paths[0], texts[-1])
+        loaded = time.perf_counter()
+        images: list[Image] = []
+        for index, make_request in enumerate(requests):
+            job.start(index)
+            run = pipe.run(make_request(images))
+            run.watch = job.begin
+            for progress in run:
+                job.advance()
+                preview.show(progress)
+                images = progress.images or []
     generated = time.perf_counter()
     for path, image, held in zip(paths, images, texts, strict=True):
         write_whole("--output", path, encode(image, path.suffix, held))
@@ -209,30 +222,6 @@ def _run(args: argparse.Namespace) -> None:
     show("\n".join(map(str, paths)))
 
 
-def _second_pass(model: "Family", args: argparse.Namespace, first: "Request") -> "SecondPass | None":
-    """The run that --hires asks for."""
-    if args.hires is None:
-        return None
-    from shaderfusion.hires import SecondPass
-
-    args.hires_steps = args.steps if args.hires_steps is None else args.hires_steps
-    args.hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
-    return SecondPass(
-        model,
-        first,
-        scale=args.hires,
-        num_inference_steps=args.hires_steps,
-        strength=args.hires_strength,
-        mask_image=args.mask,
-        scheduler=args.scheduler,
-        eta=args.eta,
-    )
-
-
-def _number(index: int, paths: list[Path]) -> dict[str, int]:
-    return {"number": index} if len(paths) > 1 else {}
-
-
 def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -> list[Path]:
     """Where the images will go; InputError where they cannot."""
     default = f"{slug(prompt)}-{seed}.png"
@@ -243,8 +232,3 @@ def _output_paths(output: str | None, prompt: str, seed: int, num_images: int) -
     for path in paths:
         require_writable("--output", path, SUFFIXES, default)
     return paths
-
-
-def slug(prompt: str) -> str:
-    """The prompt's first words, as part of a file name."""
-    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"

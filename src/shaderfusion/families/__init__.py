@@ -35,20 +35,25 @@ def open_model(
     model: str | Path,
     *,
     vae: str | Path | None = None,
+    preview_vae: str | Path | None = None,
     prediction_type: str | None = None,
     revision: str | None = None,
 ) -> Family:
     """An embedded model by its name, a folder or file by its path, or a model of the Hugging Face Hub by `owner/name`.
 
     Its configurations are read and checked, and no weights. What the hub's own cache lacks of its files is fetched, of
-    `revision`, a branch, tag or commit. `vae`, a file or a folder, takes the place of the model's own.
-    `prediction_type` is what a .safetensors file was trained to predict, epsilon or v_prediction, where it does not say
-    so itself. ModelError where it is not a model, or has an option that is not implemented.
+    `revision`, a branch, tag or commit. `vae`, a file or a folder, takes the place of the model's own; `preview_vae`,
+    one with an AutoencoderTiny, decodes previews beside it. `prediction_type` is what a .safetensors file was trained
+    to predict, epsilon or v_prediction, where it does not say so itself. ModelError where it is not a model, or has an
+    option that is not implemented.
     """
 
     def open_path(path: Path) -> Family:
         files = _open_files(path, prediction_type)
-        return family_of(files if vae is None else WithOtherVae(files, Path(vae)))
+        found = family_of(files if vae is None else WithOtherVae(files, Path(vae)))
+        if preview_vae is not None:
+            found.take_preview_vae(WithOtherVae(files, Path(preview_vae), option="preview_vae"))
+        return found
 
     if is_hub_id(model):
         return open_path(download(str(model), revision=revision, check=open_path))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.previews import Projection
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource
@@ -29,8 +30,10 @@ __all__ = [
     "BESIDE_LATENTS",
     "CARRIED",
     "MEMORIES",
+    "TEXT_WEIGHTS",
     "UPDATE",
     "Conditioning",
+    "Defaults",
     "Family",
     "Memory",
     "Network",
@@ -56,6 +59,9 @@ Conditioning = dict[str, np.ndarray]
 BESIDE_LATENTS = "beside_latents"
 """Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
+TEXT_WEIGHTS = "text_weights"
+"""Of a conditioning, an input of `denoise_step`: (K, B) f32, where a size has K weighted_texts."""
+
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
 
@@ -64,6 +70,18 @@ _MAX_WHOLE_BYTES = 1 << 30
 
 _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
+
+
+class Defaults(NamedTuple):
+    """What a call that says nothing else means, as in diffusers' pipeline for such a model."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+    @property
+    def command_line_steps(self) -> int:
+        """Fewer, where today's samplers need no more."""
+        return min(self.num_inference_steps, 20)
 
 
 @dataclass(frozen=True)
@@ -78,16 +96,23 @@ class RunSize:
     """Of a prompt's embedding."""
     clip_skip: int = 0
     """Layers of the text encoders whose states are not read, beyond those that the family never reads."""
+    weighted_texts: int = 0
+    """With guidance, texts for each picture whose weighted sum it goes towards; 0 is one text without a weight."""
 
     @property
     def rows(self) -> int:
-        """The denoiser's batch: with guidance the unconditional half, then the text's."""
-        return 2 * self.batch if self.guidance else self.batch
+        """The denoiser's batch: with guidance the unconditional part, then one for each text."""
+        return self.batch * (1 + max(1, self.weighted_texts)) if self.guidance else self.batch
+
+    @property
+    def pixels(self) -> int:
+        """Of all pictures."""
+        return self.batch * self.height_px * self.width_px
 
     @property
     def one_row(self) -> RunSize:
         """That of a single row of the denoiser."""
-        return replace(self, batch=1, guidance=False)
+        return replace(self, batch=1, guidance=False, weighted_texts=0)
 
 
 @dataclass(frozen=True)
@@ -136,6 +161,10 @@ class Family(ABC):
         return {}
 
     @abstractmethod
+    def take_preview_vae(self, files: ModelFiles) -> None:
+        """Has the vae of `files` decode previews; ModelError for one that cannot."""
+
+    @abstractmethod
     def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Latents (B, H, W, C) as a sampler leaves them, of what the encoder made, with noise of their shape."""
 
@@ -163,8 +192,12 @@ class Family(ABC):
     @cached_property
     def sources(self) -> Mapping[str, TensorSource]:
         """Where tensors come from, opened when first asked for."""
-        stored = {network.source: self.files.tensors(network.source) for network in self.networks.values()}
+        names = {network.source for network in (*self.networks.values(), *self.optional_networks.values())}
+        stored = {name: self._tensors(name) for name in names}
         return {name: self.added_tokens.extend(name, source) for name, source in stored.items()}
+
+    def _tensors(self, source: str) -> TensorSource:
+        return self.files.tensors(source)
 
     @cached_property
     def added_tokens(self) -> AddedTokens:
@@ -185,6 +218,16 @@ class Family(ABC):
     @abstractmethod
     def latent_channels(self) -> int:
         """C of the latents (B, H, W, C)."""
+
+    @property
+    def projection(self) -> Projection | None:
+        """That of the model's latents, where it is known without running the decoder."""
+        return None
+
+    @property
+    def quick_decoder(self) -> str | None:
+        """The network that decodes previews with little work, if there is one; inputs and outputs are `decoder`'s."""
+        return None
 
     @property
     def input_channels(self) -> int:
@@ -235,6 +278,11 @@ class Family(ABC):
     def conditioning_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What `condition` makes of one prompt, by name; the embedding's first dimension is its tokens."""
         return {"embedding": self.embedding_shape}
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of the model."""
+        return Defaults()
 
     @property
     def reads_guidance_scale(self) -> bool:
@@ -305,6 +353,7 @@ class Family(ABC):
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""
+        size = size if memory == "normal" else size.one_row
         most = min(capabilities.max_buffer_bytes, _MAX_BINDINGS * capabilities.max_binding_bytes)
         for name, values in self.largest_tensors(size, memory).items():
             needed = values * dtype_size_bytes("f32" if name in self.wide_networks else dtype)
@@ -371,6 +420,7 @@ class Family(ABC):
 
     def _add_update(self, g: Graph, size: RunSize, model_output: TensorSpec, latents: TensorSpec) -> None:
         B, H, W, C = self.latents_shape(size)
+        K = size.weighted_texts
         g.add(
             denoise_step(
                 model_output,
@@ -381,5 +431,6 @@ class Family(ABC):
                 g.input("history", 3, B, H, W, channels=C, dtype="f32"),
                 latents,
                 guidance=size.guidance,
+                weights=g.input(TEXT_WEIGHTS, K, B, dtype="f32") if K else None,
             )
         )

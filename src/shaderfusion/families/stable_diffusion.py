@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, TinyVaeConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.families.autoencoder import (
     AnyVaeConfig,
@@ -18,15 +18,29 @@ from shaderfusion.families.autoencoder import (
     draw_latents,
     read_vae_config,
 )
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Memory, Network, RunNetwork, RunSize
+from shaderfusion.families.family import (
+    BESIDE_LATENTS,
+    Conditioning,
+    Defaults,
+    Family,
+    Memory,
+    Network,
+    RunNetwork,
+    RunSize,
+)
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
 from shaderfusion.models.unet import unet_graph
+from shaderfusion.previews import PROJECTIONS, Projection
 from shaderfusion.text.tokenizer import Tokenizer
+from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.model_files import ModelFiles
 
 __all__ = ["ModelConfig", "StableDiffusion", "encode"]
+
+_PREVIEW_VAE = "preview_vae"
+"""A network, and where its tensors come from."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,25 @@ class StableDiffusion(Family):
         """Reads the configurations of `files`; ModelError where the model cannot be used."""
         super().__init__(files)
         self.config = self._CONFIG.read(files)
+        self._preview_files: ModelFiles | None = None
+        self._preview_config: TinyVaeConfig | None = None
+
+    def take_preview_vae(self, files: ModelFiles) -> None:
+        """Has the vae of `files` decode previews; ModelError unless it is an AutoencoderTiny for these latents."""
+        tiny, vae = read_vae_config(files), self.config.vae
+        if not isinstance(tiny, TinyVaeConfig):
+            raise ModelError(
+                "preview_vae (=AutoencoderKL) must be an AutoencoderTiny, such as TAESD; give another file"
+            )
+        own, wanted = ((each.latent_channels, each.scale_factor) for each in (tiny, vae))
+        if own != wanted:
+            raise ModelError(
+                f"preview_vae's latents (of {own[0]} channels for {own[1]} px) must be the model's (of {wanted[0]} for "
+                f"{wanted[1]} px); it is of another family of models"
+            )
+        if tiny.out_channels != 3:
+            raise ModelError(f"preview_vae's out_channels (={tiny.out_channels}) must be 3: red, green and blue")
+        self._preview_files, self._preview_config = files, tiny
 
     @property
     def configs(self) -> Mapping[str, Config]:
@@ -113,8 +146,24 @@ class StableDiffusion(Family):
 
     @property
     def optional_networks(self) -> Mapping[str, Network]:
-        """The encoder, for runs that begin with a picture."""
-        return {self.encoder: Network("vae", self._encoder, lambda size: (size.height_px, size.width_px))}
+        """The encoder, for runs that begin with a picture, and the decoder of previews, if there is one of its own."""
+        networks = {self.encoder: Network("vae", self._encoder, lambda size: (size.height_px, size.width_px))}
+        if self._preview_config:
+            record = partial(self._preview_decoder, self._preview_config)
+            networks[_PREVIEW_VAE] = Network(_PREVIEW_VAE, record, lambda size: (size.height_px, size.width_px))
+        return networks
+
+    @property
+    def quick_decoder(self) -> str | None:
+        """A small autoencoder's, that of previews or the model's own."""
+        if self._preview_config:
+            return _PREVIEW_VAE
+        return self.decoder if isinstance(self.config.vae, TinyVaeConfig) else None
+
+    def _tensors(self, source: str) -> TensorSource:
+        if source == _PREVIEW_VAE and self._preview_files:
+            return self._preview_files.tensors("vae")
+        return super()._tensors(source)
 
     def draw_latents(self, moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """By the autoencoder's scaling."""
@@ -156,6 +205,11 @@ class StableDiffusion(Family):
     def latent_channels(self) -> int:
         """Of the autoencoder."""
         return self.config.vae.latent_channels
+
+    @property
+    def projection(self) -> Projection | None:
+        """By the autoencoder's scaling_factor."""
+        return PROJECTIONS.get(self.config.vae.scaling_factor) if self.latent_channels == 4 else None
 
     @property
     def input_channels(self) -> int:
@@ -201,6 +255,11 @@ class StableDiffusion(Family):
         """embedding (B, L, C): CLIP's last hidden state of each row, or that before the last `clip_skip` layers;
         ModelError for ids that the encoder lacks."""
         return encode(run, "text_encoder", tokens, ["embedding"])
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of diffusers' LatentConsistencyModelPipeline where the UNet is such a model's, else its pipeline's."""
+        return Defaults(4, 8.5) if self.reads_guidance_scale else Defaults()
 
     @property
     def reads_guidance_scale(self) -> bool:
@@ -254,6 +313,10 @@ class StableDiffusion(Family):
         """The decoder of AutoencoderKL, or a tiny one."""
         _, H, W, _ = self.latents_shape(size)
         return any_decoder_graph(self.config.vae, kernels, batch=1, height=H, width=W, max_bytes=max_bytes)
+
+    def _preview_decoder(self, config: TinyVaeConfig, kernels: Kernels, size: RunSize) -> Graph:
+        _, H, W, _ = self.latents_shape(size)
+        return any_decoder_graph(config, kernels, batch=1, height=H, width=W)
 
     def _encoder(self, kernels: Kernels, size: RunSize) -> Graph:
         _, H, W, _ = self.latents_shape(size)

@@ -19,7 +19,7 @@ from shaderfusion.files import load_bytes, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OWN", "PARAMETERS", "SUFFIXES", "encode", "read_texts", "require_room"]
+__all__ = ["OWN", "PARAMETERS", "SUFFIXES", "encode", "parse_texts", "read_texts", "require_room"]
 
 PARAMETERS, OWN = "parameters", "shaderfusion"
 """Keys of the texts that we write: the infotext, and our own JSON."""
@@ -42,7 +42,10 @@ _REMEDY = "give a PNG, JPEG or WebP file"
 
 
 def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
-    """The bytes of a file of that suffix with the texts, of which EXIF holds `parameters` and `shaderfusion` alone."""
+    """The bytes of a file of that suffix with the texts, of which EXIF holds `parameters` and `shaderfusion` alone.
+
+    There may be none.
+    """
     data = io.BytesIO()
     if suffix.lower() == ".png":
         from PIL.PngImagePlugin import PngInfo
@@ -53,7 +56,7 @@ def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
         image.save(data, "png", pnginfo=info)
     else:
         kind = "webp" if suffix.lower() == ".webp" else "jpeg"
-        image.save(data, kind, quality=_QUALITY, exif=_exif(texts))
+        image.save(data, kind, quality=_QUALITY, exif=_exif(texts) if texts else b"")
     return data.getbuffer()
 
 
@@ -81,7 +84,11 @@ def _exif(texts: Mapping[str, str]) -> bytes:
 
 def read_texts(path: Path) -> dict[str, str]:
     """All texts of a picture file by key; ModelError for another file, a damaged one, and too long texts."""
-    data = load_bytes(path, _REMEDY, largest_bytes=LARGEST_FILE_BYTES, missing=_REMEDY)
+    return parse_texts(path, load_bytes(path, _REMEDY, largest_bytes=LARGEST_FILE_BYTES, missing=_REMEDY))
+
+
+def parse_texts(path: Path, data: bytes) -> dict[str, str]:
+    """As `read_texts`, of the bytes of a file; errors name it as `path`."""
     texts: dict[str, str] = {}
     try:
         if data.startswith(_PNG):

@@ -10,6 +10,7 @@ from typing import Any
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import Infotext
 from shaderfusion.metadata.samplers import web_ui_name
+from shaderfusion.metadata.second_pass import write_second_pass
 
 __all__ = ["make_texts"]
 
@@ -19,7 +20,8 @@ def make_texts(settings: Mapping[str, Any]) -> dict[str, str]:
 
     number: the picture's, from 1, where there are several of one seed
     model_hash, vae_hash: as of `hashes.file_hash`, where they are files
-    lora: a list of {file, strength, hash}; embedding: of {file, hash}
+    lora: a list of {file, strength, hash}, where the prompt has the strength by component
+    embedding: a list of {file, hash}
     schedule_type: as of `samplers.schedule_type`
     version: of shaderfusion
     """
@@ -48,8 +50,7 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
         "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
         "Eta": settings.get("eta") or None,
         "RNG": "NV" if settings.get("rng") == "philox" else "CPU",
-        "Hires upscale": settings.get("hires"),
-        "Hires steps": settings.get("hires_steps"),
+        **write_second_pass(settings),
         "Lora hashes": ", ".join(f"{_stem(lora['file'])}: {lora['hash']}" for lora in loras),
         "TI hashes": ", ".join(f"{_stem(each['file'])}: {each['hash']}" for each in embeddings),
         "Batch size": settings["num_images"] if several else None,
@@ -58,8 +59,9 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
     }
     prompt = settings["prompt"]
     for lora in loras:  # as web UIs have them, and sites look for them
-        if f"<lora:{_stem(lora['file'])}:" not in prompt:
-            prompt += f" <lora:{_stem(lora['file'])}:{lora['strength']:g}>"
+        name, strength = _stem(lora["file"]), lora["strength"]
+        if not isinstance(strength, Mapping) and f"<lora:{name}:" not in prompt:  # else the prompt has it already
+            prompt += f" <lora:{name}:{strength:g}>"
     written = {name: str(value) for name, value in fields.items() if value not in (None, "")}
     return Infotext(prompt, settings.get("negative_prompt", ""), written)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from shaderfusion.arguments import LARGEST_F32
@@ -11,7 +11,7 @@ from shaderfusion.errors import InputError
 from shaderfusion.files import exists, shown
 from shaderfusion.prompts.errors import prompt_error
 
-__all__ = ["find_adapter_files", "take_adapters"]
+__all__ = ["find_adapter_file", "take_adapters"]
 
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
@@ -45,28 +45,13 @@ def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None and abs(float(text)) <= LARGEST_F32
 
 
-def find_adapter_files(
-    adapters: Mapping[str, Mapping[str, float]], files: Sequence[tuple[Path, float]], folder: Path | None = None
-) -> list[tuple[Path, float | Mapping[str, float]]]:
-    """Files with the strength of each: those given, of which adapters that prompts name change it, and the folder's.
-
-    An adapter's name is that of its file without the suffix. InputError, with the names that there are, for another,
-    and for one that several files have.
-    """
-    found: list[tuple[Path, float | Mapping[str, float]]] = list(files)
-    for name, strength in adapters.items():
-        own = [index for index, (path, _) in enumerate(files) if path.stem == name]
-        if len(own) > 1:
-            raise InputError(f"prompt: the adapter {shown(name)} must be one file, not {len(own)} given by --lora")
-        if own:
-            found[own[0]] = (files[own[0]][0], strength)
-        elif folder is not None and Path(name).name == name and exists(folder / f"{name}{_SUFFIX}"):
-            found.append((folder / f"{name}{_SUFFIX}", strength))
-        else:
-            in_folder = folder.glob(f"*{_SUFFIX}") if folder is not None else ()
-            there = ", ".join(sorted({path.stem for path in (*(path for path, _ in files), *in_folder)}))
-            raise InputError(
-                f"prompt: the adapter {shown(name)} must be the name of a file given by --lora, or in the folder of "
-                f"--lora-dir ({there or 'none'})"
-            )
-    return found
+def find_adapter_file(name: str, given: Iterable[str], folder: Path | None = None) -> Path:
+    """The folder's file of that name, its own without the suffix; InputError, with the names that there are, beside
+    those of files that are given, where there is none."""
+    if folder is not None and Path(name).name == name and exists(folder / f"{name}{_SUFFIX}"):
+        return folder / f"{name}{_SUFFIX}"
+    in_folder = (path.stem for path in folder.glob(f"*{_SUFFIX}")) if folder is not None else ()
+    raise InputError(
+        f"prompt: the adapter {shown(name)} must be the name of a file given by --lora, or in the folder of --lora-dir "
+        f"({', '.join(sorted({*given, *in_folder})) or 'none'})"
+    )

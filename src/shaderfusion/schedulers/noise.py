@@ -14,6 +14,7 @@ from shaderfusion.errors import InputError, ModelError
 __all__ = [
     "ALIGN_YOUR_STEPS",
     "Prediction",
+    "PredictionType",
     "alphas_cumprod",
     "betas",
     "distillation_timesteps",
@@ -22,6 +23,8 @@ __all__ = [
     "require_num_steps",
     "require_signal",
 ]
+
+PredictionType = Literal["epsilon", "v_prediction"]
 
 # Timesteps optimized for a model: Sabour, Fidler and Kreis 2024, "Align Your Steps", arXiv 2404.14507; the numbers are
 # those that their project page publishes, as diffusers' AysSchedules has them, of 10 steps for SD 1.5 and for SDXL.
@@ -152,7 +155,7 @@ class Prediction(NamedTuple):
     eps_m: float
 
 
-def prediction(alpha_t: float, prediction_type: Literal["epsilon", "v_prediction"]) -> Prediction:
+def prediction(alpha_t: float, prediction_type: PredictionType) -> Prediction:
     """Solve x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps for x_0 and eps.
 
     m is eps itself, or v = sqrt(alpha) eps - sqrt(1 - alpha) x_0 (Salimans and Ho 2022, appendix D). alpha_t must be

@@ -7,6 +7,7 @@ import numpy as np
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.schedulers.noise import PredictionType, prediction
 
 __all__ = ["Schedule", "Update", "require_option"]
 
@@ -70,6 +71,12 @@ class Schedule:
         alpha, input_scale = self.alphas[call], self.input_scales[call]
         x = (alpha**0.5 * x_0 + (1 - alpha) ** 0.5 * noise) / input_scale
         return x.astype(np.float32)
+
+    def predicted(self, x: np.ndarray, m: np.ndarray, call: int, prediction_type: PredictionType) -> np.ndarray:
+        """x_0 as that call has it, of x before it and the model output m after guidance, of any shape."""
+        p, update = prediction(self.alphas[call], prediction_type), self.updates[call]
+        x_0 = np.float32(p.x0_x * self.input_scales[call]) * x + np.float32(p.x0_m) * m
+        return np.clip(x_0, -update.clip_range, update.clip_range) if update.c_x0 else x_0
 
     def tail(self, first_call: int) -> "Schedule":
         """That of a run which begins at a call after the first, from `noised` latents."""

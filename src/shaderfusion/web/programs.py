@@ -157,8 +157,8 @@ class Programs:
             return
         words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         flags = TensorSpec("weights.flags", (1,), "u32", "weight")
-        dtypes = {weight.tensor.dtype for weight in weights if weight.layout.startswith("winograd")}
-        filters = {dtype: filters_room(dtype, filters_bytes(weights)) for dtype in sorted(dtypes)}
+        transformed = [weight.tensor.dtype for weight in weights if weight.layout.startswith("winograd")]
+        filters = {dtype: filters_room(dtype, filters_bytes(weights)) for dtype in dict.fromkeys(transformed)}
         room = [words, flags, *filters.values()]
         places = {spec: _Place(self._add_buffer(spec.size_bytes, "loading")) for spec in room}
         places |= {loaded.weight.tensor: _Place(loaded.buffer) for loaded in self._loaded}
@@ -186,8 +186,8 @@ class Programs:
             # Slices of bytes that nobody reads, which take no memory: only where they lie is asked for.
             tensors = [StoredTensor(own.dtype, np.broadcast_to(np.uint8(0), own.size_bytes)) for own in stored]
             for part in slices(weight, tensors, max_bytes):
-                channel_bytes = part.data.size // len(part.channels)
-                shard, offset = stored[part.tensor].find(part.channels.start * channel_bytes, part.data.size)
+                own = stored[part.tensor]
+                shard, offset = own.find(part.rows.start * own.row_bytes, part.data.size)
                 yield _Upload(shard, offset, loaded, part)
 
     def _add_buffer(self, size_bytes: int, purpose: str) -> int:

@@ -16,8 +16,8 @@ _BATCH_BYTES = 8 << 20
 """Stored bytes that one submit uploads and prepares; two are in flight at most."""
 
 _SMALL_BYTES = 64 << 10
-"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host: for few values
-a dispatch takes longer."""
+"""Weights of at most so many bytes that need no other layout, such as biases, are prepared on the host where no
+adapter changes them: for few values a dispatch takes longer."""
 
 _ALIGNMENT_BYTES = 16
 """Of a buffer's size, and so the smallest."""
@@ -42,9 +42,10 @@ def batch_bytes(weights: Collection[Weight]) -> int:
     return max(smallest, _SMALL_BYTES, min(_BATCH_BYTES, sum(aligned(math.prod(shape)) for shape in shapes)))
 
 
-def channels_at_once(channel_bytes: int, max_bytes: int) -> int:
-    """How many output channels of so many stored bytes each one slice of a weight has at most, a multiple of 4."""
-    return max(4, min(MAX_PLACES, max_bytes // channel_bytes) // 4 * 4)
+def channels_at_once(channel_bytes: int, max_bytes: int, channel_places: int = 1) -> int:
+    """How many output channels of so many stored bytes and places each one slice of a weight has at most, a multiple of
+    4."""
+    return max(4, min(MAX_PLACES // channel_places, max_bytes // channel_bytes) // 4 * 4)
 
 
 def filters_bytes(weights: Collection[Weight]) -> int:

@@ -29,7 +29,8 @@ class WithOtherVae(ModelFiles):
     VAE. ModelError where there is none at `vae`; the family checks that its latents fit.
     """
 
-    def __init__(self, model: ModelFiles, vae: Path) -> None:
+    def __init__(self, model: ModelFiles, vae: Path, *, option: str = "vae") -> None:
+        """`option` is what errors call the path."""
         super().__init__(model.path)
         self._model = model
         if is_folder(vae):
@@ -37,7 +38,7 @@ class WithOtherVae(ModelFiles):
             self._vae: ModelFolder | _VaeFile = ModelFolder(folder.parent)
             self._component = folder.name
         else:
-            self._vae = _VaeFile(vae, model)
+            self._vae = _VaeFile(vae, model, option)
             self._component = "vae"
 
     @property
@@ -69,11 +70,11 @@ class WithOtherVae(ModelFiles):
 class _VaeFile:
     """The VAE of a file: in LDM's layout, alone or in a whole model, in diffusers', or a TAESD in either."""
 
-    def __init__(self, path: Path, model: ModelFiles) -> None:
+    def __init__(self, path: Path, model: ModelFiles, option: str) -> None:
         if path.suffix in PICKLE_SUFFIXES and exists(path):
             raise ModelError(f"{path}: {CONVERT_PICKLE}")
         if not exists(path):
-            raise ModelError(f"vae (={str(path)!r}) must be a .safetensors file or a folder in diffusers' format")
+            raise ModelError(f"{option} (={str(path)!r}) must be a .safetensors file or a folder in diffusers' format")
         self._path = path
         self._model = model
         checkpoint = Checkpoint(path)
@@ -90,7 +91,7 @@ class _VaeFile:
         else:
             prefix = VAE_PREFIX if f"{VAE_PREFIX}decoder.conv_in.weight" in shapes else ""
             if f"{prefix}decoder.mid.block_1.conv1.weight" not in shapes:
-                raise ModelError(f"{path}: holds neither an AutoencoderKL nor a TAESD; give another file as vae")
+                raise ModelError(f"{path}: holds neither an AutoencoderKL nor a TAESD; give another file as {option}")
             self._options = read_vae(Shapes(path, shapes, prefix))
             num_blocks = len(self._options["block_out_channels"])
             self._source = RenamedTensors(checkpoint, lambda name: [StoredAs(prefix + vae_name(name, num_blocks))])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,6 @@ from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.program import Buffers, Program
 from shaderfusion.kernels.call import KernelCall, ceil_div
-from shaderfusion.kernels.common.matmul import Epilogue
 from shaderfusion.kernels.common.prepare_weight import (
     F16_OVERFLOW,
     NOT_FINITE,
@@ -29,8 +29,8 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
 from shaderfusion.weights.footprint import batch_bytes, filters_bytes, is_small
-from shaderfusion.weights.lora.kinds import Factors
-from shaderfusion.weights.lora.merge import NO_PATCHES, Patch, Patches
+from shaderfusion.weights.lora.kinds import Decomposed
+from shaderfusion.weights.lora.merge import NO_PATCHES, Merge, Patch, Patches, Scales
 from shaderfusion.weights.slices import Slice, filters_room, places_in_one_row, prepare_calls, slices
 
 __all__ = ["WeightLoader", "read_rows"]
@@ -70,20 +70,21 @@ class WeightLoader:
         with _Batch(self._device, buffers, list(sources), self._pipelines) as batch:
             found_on_host: dict[int, int] = {}
             for index, (weight, source) in enumerate(sources.items()):
-                tensors, factors = _read(weight, source, patches.get(source, {}))
-                if is_small(weight):
+                batch.index = index
+                tensors = [source.read(path, weight.source_shape) for path in weight.paths]
+                adapted = [patches.get(source, {}).get(path) for path in weight.paths]
+                if is_small(weight) and not any(adapted):
                     values, found_on_host[index] = _prepare_on_host(weight, tensors)
                     batch.write(values, buffers[weight.tensor])
                     continue
-                for part in slices(weight, tensors, batch.max_bytes):
+                parts = list(slices(weight, tensors, batch.max_bytes))
+                scales = batch.measure(parts, adapted)
+                for part in parts:
                     words, stored = batch.upload(part.data), part.stored
-                    calls: list[KernelCall] = []
-                    if own := factors[part.tensor]:
-                        words, calls = batch.add_product(words, part, own, index)
-                        stored = "F32"
+                    if patch := adapted[part.tensor]:
+                        words, stored = batch.merge(words, part, patch, scales), "F32"
                     filters = batch.filters[weight.tensor.dtype]
-                    calls += prepare_calls(words, stored, weight, part, batch.flags, filters, index)
-                    batch.calls += (replace(call, label=f"{weight.tensor.name}/{call.name}") for call in calls)
+                    batch.add(prepare_calls(words, stored, weight, part, batch.flags, filters, index))
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
                 is_adapted = any(path in patches.get(sources[weight], {}) for path in weight.paths)
@@ -116,21 +117,6 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool, is_
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-def _read(
-    weight: Weight, source: TensorSource, patches: Mapping[str, Patch]
-) -> tuple[list[StoredTensor], list[Factors | None]]:
-    """Its tensors, with what adapters change in them merged as far as the device does not, which has the factors."""
-    tensors: list[StoredTensor] = []
-    factors: list[Factors | None] = []
-    for path in weight.paths:
-        tensor, own = source.read(path, weight.source_shape), None
-        if path in patches:
-            tensor, own = patches[path].merge(tensor, keep_factors=weight.layout != "as_is")
-        tensors.append(tensor)
-        factors.append(own)
-    return tensors, factors
-
-
 def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[np.ndarray, int]:
     """All bytes of the buffer of a weight as it is, and its flags, as prepare_weight finds them."""
     tensor, places = weight.tensor, places_in_one_row(weight)
@@ -150,7 +136,10 @@ class _Batch:
     def __init__(self, device: Device, buffers: Buffers, weights: Sequence[Weight], pipelines: set[Pipeline]) -> None:
         """What it allocates is `footprint.loading_bytes`."""
         self.max_bytes = max_bytes = batch_bytes(weights)
-        self.calls: list[KernelCall] = []
+        self.index = 0
+        """Of the weight whose turn it is."""
+        self._weights = weights
+        self._calls: list[KernelCall] = []
         self._writes: list[Write] = []
         self.flags = TensorSpec("weights.flags", (len(weights),), "u32", "weight")
         self._words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
@@ -163,8 +152,10 @@ class _Batch:
         self._own |= dict.fromkeys(self.filters.values(), room)
         self._buffers = {**buffers, **self._own}
         self._arena = Arena(device)
-        self._factors: dict[TensorSpec, Any] = {}
-        """Buffers that only the calls of this batch read."""
+        self._kept: Buffers = {}
+        """Of adapters, until all weights are prepared."""
+        self._placed: Buffers = {}
+        """Of adapters, which only the calls until the next submit read."""
         self._kernels = Kernels("f32", device.capabilities)
         self._program: Program | None = None
         """The last one, which may be running."""
@@ -178,35 +169,57 @@ class _Batch:
             self._program.close()
         self._staging.close()
         self._arena.close()
-        self._free_factors()
+        self._free(self._placed)
+        self._free(self._kept)
         for buffer in set(self._own.values()):
             buffer.destroy()
 
     def upload(self, data: np.ndarray) -> TensorSpec:
         """The bytes as words on the device, for calls that come before the next upload."""
-        if not self._staging.fits(data.size):
+        placed_bytes = sum(tensor.size_bytes for tensor in self._placed)
+        if not self._staging.fits(data.size) or placed_bytes > self.max_bytes:
             self._submit()
         return self._words.rows(self._staging.write(data) // 4, ceil_div(data.size, 4))
 
-    def add_product(
-        self, words: TensorSpec, part: Slice, factors: Factors, index: int
-    ) -> tuple[TensorSpec, list[KernelCall]]:
-        """The words, in f32, of a slice with the rows of a product added; and the calls that make them."""
-        rows, N = len(part.channels), factors.down.shape[1]
-        up, down = self._place("up", factors.up[part.channels]), self._place("down", factors.down)
-        stored = TensorSpec("stored", (rows, N), "f32")
-        merged = TensorSpec("merged", (rows, N), "f32")
-        one, all_values = Places(1, 1), Places(rows * N, rows * N)
-        own = {"stored": part.stored, "in_channels": one, "out_channels": all_values, "weight": index}
-        calls = [prepare_weight(words, stored.reshape(1, 1, rows * N), self.flags, **own)]
-        calls += self._kernels.matmul(up, down, merged, Epilogue(residual=stored))
-        return replace(merged, shape=(rows * N,), dtype="u32", base=merged), calls
+    def add(self, calls: Iterable[KernelCall]) -> None:
+        """Of the weight whose turn it is."""
+        name = self._weights[self.index].tensor.name
+        self._calls += (replace(call, label=f"{name}/{call.name}") for call in calls)
 
-    def _place(self, name: str, array: np.ndarray) -> TensorSpec:
-        """An array on the device, until the calls so far are done."""
-        tensor = TensorSpec(f"adapters.{name}", array.shape, "f32", "weight")
-        self._factors[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
-        upload(self._device, self._factors[tensor], tensor, array)
+    def measure(self, parts: Sequence[Slice], patches: Sequence[Patch | None]) -> dict[Decomposed, Scales]:
+        """Of DoRAs by input channels, whose norms are of all slices of a tensor: these are uploaded once more."""
+        scales: dict[Decomposed, Scales] = {}
+        for part in parts:
+            if (patch := patches[part.tensor]) and patch.by_input:
+                merge = self._decode(self.upload(part.data), part)
+                for change in patch.by_input:
+                    if change not in scales:
+                        scales[change] = Scales.place(partial(self._place, self._kept), change)
+                    merge.measure(change, scales[change])
+                self.add(merge.calls)
+        return scales
+
+    def merge(self, words: TensorSpec, part: Slice, patch: Patch, by_input: Mapping[Decomposed, Scales]) -> TensorSpec:
+        """The words of a slice with its changes merged, in f32."""
+        merge = self._decode(words, part)
+        merged = merge.merge(patch, by_input)
+        self.add(merge.calls)
+        return replace(merged, shape=(merged.size,), dtype="u32", base=merged)
+
+    def _decode(self, words: TensorSpec, part: Slice) -> Merge:
+        """Of the slice in f32."""
+        weight = TensorSpec("stored", (len(part.rows), part.columns), "f32")
+        places = Places(weight.size, weight.size)
+        out = weight.reshape(1, 1, weight.size)
+        own = {"stored": part.stored, "in_channels": Places(1, 1), "out_channels": places, "weight": self.index}
+        self.add([prepare_weight(words, out, self.flags, **own)])
+        return Merge(self._kernels, partial(self._place, self._placed), weight, part.rows)
+
+    def _place(self, buffers: Buffers, array: np.ndarray) -> TensorSpec:
+        """An array on the device, as long as its buffer is among these."""
+        tensor = TensorSpec("adapters", array.shape, "f32", "weight")
+        buffers[tensor] = allocate(self._device, tensor.size_bytes, tensor.name)
+        upload(self._device, buffers[tensor], tensor, array)
         return tensor
 
     def write(self, data: np.ndarray, buffer: Any) -> None:
@@ -222,17 +235,17 @@ class _Batch:
 
     def _submit(self) -> None:
         graph = Graph("weights", Kernels("f32"))
-        graph.calls = self.calls
-        program = Program(self._device, graph, {**self._buffers, **self._factors}, self._arena)
+        graph.calls = self._calls
+        program = Program(self._device, graph, {**self._buffers, **self._kept, **self._placed}, self._arena)
         self._pipelines.update(program.pipelines)
         self._staging.copy_to(self._own[self._words], self._writes)
         program.submit()
         if self._program:
             self._program.close()
-        self._program, self.calls, self._writes = program, [], []
-        self._free_factors()
+        self._program, self._calls, self._writes = program, [], []
+        self._free(self._placed)
 
-    def _free_factors(self) -> None:
-        for buffer in self._factors.values():
+    def _free(self, buffers: Buffers) -> None:
+        for buffer in buffers.values():
             buffer.destroy()  # what is submitted still reads them
-        self._factors = {}
+        buffers.clear()

@@ -18,6 +18,8 @@ class RenamedTensors:
     def __init__(self, checkpoint: Checkpoint, names: Callable[[str], Iterable[StoredAs]]) -> None:
         self._checkpoint = checkpoint
         self._names = names
+        self._found: dict[tuple[str, tuple[int, ...]], tuple[StoredAs, tuple[int, ...]]] = {}
+        """Where each tensor is that was looked for, as of `_find`: loading looks for each several times."""
 
     def find(self, path: str, shape: tuple[int, ...]) -> str:
         """The name of the stored tensor; WeightsError where it is missing or of another shape or dtype."""
@@ -39,6 +41,11 @@ class RenamedTensors:
 
     def _find(self, path: str, shape: tuple[int, ...]) -> tuple[StoredAs, tuple[int, ...]]:
         """Where the tensor is, and the shape of what is stored there."""
+        if (path, shape) not in self._found:
+            self._found[path, shape] = self._look_for(path, shape)
+        return self._found[path, shape]
+
+    def _look_for(self, path: str, shape: tuple[int, ...]) -> tuple[StoredAs, tuple[int, ...]]:
         places = list(self._names(path))
         place = next((place for place in places if place.name in self._checkpoint), places[0])
         if place.transposed:

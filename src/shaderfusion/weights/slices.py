@@ -25,8 +25,9 @@ class Slice(NamedTuple):
 
     tensor: int
     """Which of those that are side by side."""
-    channels: range
-    """Of that tensor."""
+    rows: range
+    """Of that tensor as a matrix, whose rows are its first dimension."""
+    columns: int
     in_channels: Places
     out_channels: Places
     places: range
@@ -36,24 +37,27 @@ class Slice(NamedTuple):
 
 def slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> Iterator[Slice]:
     """The whole weight in slices, each of one tensor: of at most so many stored bytes, or of 4 channels."""
-    shape, tensor = weight.joined_shape, weight.tensor
+    shape, tensor, columns = weight.joined_shape, weight.tensor, math.prod(weight.source_shape[1:])
+    row_channels = row_places = 1
     if weight.layout == "as_is":
         in_channels, out_channels = Places(1, 1), places_in_one_row(weight)
+        row_channels, row_places = columns, tensor.size // tensor.shape[0]
     else:
         in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
         out_channels = _places(shape[0], tensor.shape[-1], len(tensors) * weight.out_parts)
     num_places, num_channels = out_channels.places // len(tensors), out_channels.channels // len(tensors)
     for index, stored in enumerate(tensors):
         channel_bytes = stored.data.size // num_channels
-        most = channels_at_once(channel_bytes, max_bytes)
+        most = row_places * channels_at_once(row_channels * channel_bytes, max_bytes, row_places)
         end_place = (index + 1) * num_places
         for first in range(index * num_places, end_place, most):
             places = range(first, min(first + most, end_place))
             before = (out_channels.channels_before(place) for place in (places.start, places.stop))
-            channels = range(*(channel - index * num_channels for channel in before))
-            if channels:  # else they stay zeros, as new buffers are
-                data = stored.data[channel_bytes * channels.start : channel_bytes * channels.stop]
-                yield Slice(index, channels, in_channels, out_channels, places, stored.dtype, data)
+            begin, end = (channel - index * num_channels for channel in before)
+            if begin < end:  # else they stay zeros, as new buffers are
+                rows = range(begin // row_channels, end // row_channels)
+                data = stored.data[channel_bytes * begin : channel_bytes * end]
+                yield Slice(index, rows, columns, in_channels, out_channels, places, stored.dtype, data)
 
 
 def _places(channels: int, places: int, parts: int) -> Places:

@@ -34,6 +34,11 @@ class WeightStore:
         self._users: dict[Graph, set[tuple[Any, ...]]] = {}
         self._patches = NO_PATCHES
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all buffers."""
+        return sum(loaded.buffer.size for loaded in list(self._loaded.values()))
+
     def check(self, sources: Mapping[Graph, TensorSource]) -> None:
         """WeightsError where a source lacks a weight or a table of its graph. Nothing is read."""
         for graph, source in sources.items():

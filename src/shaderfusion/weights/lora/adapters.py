@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
@@ -12,10 +13,24 @@ from shaderfusion.weights.lora.file import Changes
 from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import COMPONENTS
 
-__all__ = ["Adapters", "Strength"]
+__all__ = ["Adapters", "Strength", "name_files"]
 
 Strength = float | Mapping[str, float]
 """Of an adapter, or of its changes by component, such as {"unet": 1, "text_encoder": 0.5}; 1 where none is named."""
+
+
+def name_files(files: Sequence[tuple[str | Path, Strength]]) -> dict[str, tuple[Path, Strength]]:
+    """Files or folders with the strength of each, by the name without its suffix; InputError where two have one."""
+    named: dict[str, tuple[Path, Strength]] = {}
+    for file, strength in files:
+        path = Path(file)
+        name = path.name.removesuffix(".safetensors")
+        if name in named:
+            raise InputError(
+                f"LoRAs ({named[name][0]}, {path}) must have different names, by which prompts know them; rename one"
+            )
+        named[name] = (path, strength)
+    return named
 
 
 @dataclass(frozen=True)
@@ -77,9 +92,13 @@ class Adapters:
         return self.set(list(active), list(active.values())) if strengths else self
 
     def patches(self) -> dict[str, dict[str, Patch]]:
-        """What they change, by component and path: nothing where the strength is 0."""
+        """What they change, by component and path: nothing where the strength is 0.
+
+        In the order of names, so that sums are the same however the adapters came to be active.
+        """
         found: dict[tuple[str, str], Patch] = {}
-        for name, strength in self._active.items():
+        for name in sorted(self._active):
+            strength = self._active[name]
             for key, change in self._loaded[name].items():
                 own = strength.get(key[0], 1.0) if isinstance(strength, Mapping) else strength
                 if own:

@@ -20,11 +20,9 @@ from shaderfusion.weights.lora.kinds import (
     AdapterTensor,
     Change,
     Decomposed,
-    Hadamard,
-    Kronecker,
     LowRank,
     Matrix,
-    Scaled,
+    Product,
     Whole,
 )
 from shaderfusion.weights.lora.names import Layer, Targets, find_family, split_key
@@ -213,42 +211,44 @@ def _make_changes(
     alpha = _read_number(left.pop("alpha")) if "alpha" in left else None
     made: dict[str, Change] = {}
     if "up" in left or "down" in left:
-        product = left.low_rank("up", "down", "mid", transposed_core=False)
-        scale = scale_of(product.rank, alpha)
-        made["weight"] = Scaled(product, scale)
+        matrix = left.low_rank("up", "down", "mid", transposed_core=False)
+        scale = scale_of(matrix.rank, alpha)
+        made["weight"] = Product(matrix, scale)
         if "up_bias" in left:
-            made["bias"] = Scaled(Whole(left.pop("up_bias")), scale)
+            made["bias"] = Product(Whole(left.pop("up_bias")), scale)
     elif any(name.startswith("hada_") for name in left):
         first, second = (
             left.low_rank(f"hada_w{i}_a", f"hada_w{i}_b", f"hada_t{i}", transposed_core=True) for i in (1, 2)
         )
         if first.size != second.size:
             raise ValueError(f"its products are of sizes {first.size} and {second.size}")
-        made["weight"] = Hadamard(first, second, scale_of(first.rank, alpha))
+        made["weight"] = Product(second, scale_of(first.rank, alpha), first)
     elif any(name.startswith("lokr_") for name in left):
         one, other = left.matrix("lokr_w1"), left.matrix("lokr_w2")
         ranks = [matrix.rank for matrix in (other, one) if isinstance(matrix, LowRank)]
-        made["weight"] = Kronecker(one, other, scale_of(ranks[0], alpha) if ranks else 1.0)
+        scale = scale_of(ranks[0], alpha) if ranks else 1.0
+        made["weight"] = Product(other, scale, one, is_kronecker=True)
     for kind, names in {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.items():
         for name in names:
             if kind not in made and name in left:
-                made[kind] = Scaled(Whole(left.pop(name)))
+                made[kind] = Product(Whole(left.pop(name)))
     for name in ("dora_scale", "magnitude"):
-        if name in left and "weight" in made:
-            made["weight"] = _decompose(made["weight"], left.pop(name), shape if name == "dora_scale" else None)
+        product = made.get("weight")
+        if name in left and isinstance(product, Product):
+            made["weight"] = _decompose(product, left.pop(name), shape if name == "dora_scale" else None)
     if left or not made:
         raise ValueError(f"its tensors do not go together ({', '.join(parameters)})")
     return made
 
 
-def _decompose(change: Change, magnitude: AdapterTensor, shape: tuple[int, ...] | None) -> Change:
+def _decompose(product: Product, magnitude: AdapterTensor, shape: tuple[int, ...] | None) -> Decomposed:
     """With DoRA's magnitude of all output channels, or (1, I, ...) of the input channels of a weight of that shape."""
     channels = math.prod(magnitude.shape)
     is_row = len(magnitude.shape) > 1 and magnitude.shape[0] == 1
     by_input = is_row and shape is not None and shape[1:2] == (channels,)
-    if not by_input and channels != change.size[0]:
-        raise ValueError(f"its magnitude has shape {magnitude.shape}, and its weight is of size {change.size}")
-    return Decomposed(change, magnitude, by_input)
+    if not by_input and channels != product.size[0]:
+        raise ValueError(f"its magnitude has shape {magnitude.shape}, and its weight is of size {product.size}")
+    return Decomposed(product, magnitude, by_input)
 
 
 def _require_size(kind: str, change: Change, shape: tuple[int, ...] | None) -> None:

@@ -8,7 +8,6 @@ change is made from tensors as they are stored, by their shapes: values are read
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,18 +15,7 @@ import numpy as np
 
 from shaderfusion.weights.checkpoint import StoredTensor
 
-__all__ = [
-    "AdapterTensor",
-    "Change",
-    "Decomposed",
-    "Factors",
-    "Hadamard",
-    "Kronecker",
-    "LowRank",
-    "Matrix",
-    "Scaled",
-    "Whole",
-]
+__all__ = ["AdapterTensor", "Change", "Decomposed", "Factors", "LowRank", "Matrix", "Product", "Whole"]
 
 _LARGEST_RANK = 4096
 
@@ -43,50 +31,39 @@ class AdapterTensor:
         """In f32, in its shape."""
         return self.stored.to_f32().reshape(self.shape)
 
-    def rows(self) -> np.ndarray:
-        """In f32: (shape[0], all else)."""
-        return self.values().reshape(self.shape[0], -1)
+    def matrix(self, rows: range | None = None) -> np.ndarray:
+        """In f32: (shape[0], all else), or some of its rows."""
+        data = self.stored.data.reshape(self.shape[0], -1)
+        data = data if rows is None else data[rows.start : rows.stop]
+        return StoredTensor(self.stored.dtype, data.reshape(-1)).to_f32().reshape(len(data), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """One tensor, whose dimensions after the first are columns."""
+
+    tensor: AdapterTensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return self.tensor.shape[0], math.prod(self.tensor.shape[1:])
 
 
 class Factors(NamedTuple):
-    """The product up down, (M, R) times (R, N), in f32."""
+    """W_mckl = sum_rs up_mr core_rskl down_sc, or without a core the product up down; in f32."""
 
     up: np.ndarray
+    """(M, R)"""
+    core: np.ndarray | None
+    """(R, S, T) of T = k l taps."""
     down: np.ndarray
+    """(S, C)"""
 
 
-class Matrix(ABC):
-    """A matrix as an adapter stores it: whole, or as a product."""
-
-    @property
-    @abstractmethod
-    def size(self) -> tuple[int, int]:
-        """(rows, columns)"""
-
-    @abstractmethod
-    def values(self) -> np.ndarray:
-        """In f32."""
-
-
-class Whole(Matrix):
-    """One tensor, whose dimensions after the first are columns."""
-
-    def __init__(self, tensor: AdapterTensor) -> None:
-        self._tensor = tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Of the tensor."""
-        return self._tensor.shape[0], math.prod(self._tensor.shape[1:])
-
-    def values(self) -> np.ndarray:
-        """In f32."""
-        return self._tensor.rows()
-
-
-class LowRank(Matrix):
-    """up (M, R, ...) times down (R, ...); with Tucker's core mid (R, S, k, k), and down (S, C), the filters
-    W_mckl = sum_rs up_mr mid_rskl down_sc. `transposed`: up is stored (R, M)."""
+class LowRank:
+    """up (M, R, ...) times down (R, ...), or with Tucker's core mid (R, S, k, k) and down (S, C) what `Factors` says.
+    `transposed`: up is stored (R, M)."""
 
     def __init__(
         self, up: AdapterTensor, down: AdapterTensor, mid: AdapterTensor | None = None, *, transposed: bool = False
@@ -106,135 +83,57 @@ class LowRank(Matrix):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(M, N)"""
+        """(rows, columns)"""
         return self._size
 
-    def factors(self) -> Factors:
-        """The product's, the core multiplied into down."""
-        up, down = self._up.rows().reshape(self._up.shape[:2]), self._down.rows()
-        if self._mid:
-            core = self._mid.values().reshape(*self._mid.shape[:2], -1)
-            down = np.tensordot(core, down, (1, 0)).transpose(0, 2, 1).reshape(len(core), -1)
-        return Factors(up.T if self._transposed else up, down)
-
-    def values(self) -> np.ndarray:
-        """In f32."""
-        up, down = self.factors()
-        return up @ down
+    def factors(self, rows: range | None = None) -> Factors:
+        """Of the matrix, or of some of its rows."""
+        if self._transposed:
+            up = self._up.values().reshape(self._up.shape[:2]).T
+            up = up if rows is None else up[rows.start : rows.stop]
+        else:
+            up = self._up.matrix(rows)
+        core = self._mid and self._mid.values().reshape(*self._mid.shape[:2], -1)
+        return Factors(up, core, self._down.matrix())
 
 
-class Change(ABC):
-    """What an adapter of strength 1 adds to a tensor of the model."""
-
-    @property
-    @abstractmethod
-    def size(self) -> tuple[int, int]:
-        """(M, N) of the tensor that it is for."""
-
-    def factors(self) -> Factors | None:
-        """Their product is the difference; None where that has no short form."""
-        return None
-
-    @abstractmethod
-    def difference(self, weight: np.ndarray) -> np.ndarray:
-        """What is added to that weight (M, N), in f32."""
+Matrix = Whole | LowRank
+"""As an adapter stores it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled(Change):
-    """scale times a matrix: LoRA, and a whole difference."""
+class Product:
+    """scale times a matrix: LoRA, and a whole difference; or times the product of two: LoHa's element by element, or
+    LoKr's, which is Kronecker's."""
 
     matrix: Matrix
     scale: float = 1.0
+    left: Matrix | None = None
+    is_kronecker: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the matrix."""
-        return self.matrix.size
-
-    def factors(self) -> Factors | None:
-        """Of LoRA."""
-        if not isinstance(self.matrix, LowRank):
-            return None
-        up, down = self.matrix.factors()
-        return Factors(np.float32(self.scale) * up, down)
-
-    def difference(self, weight: np.ndarray) -> np.ndarray:
-        """Whatever the weight."""
-        return np.float32(self.scale) * self.matrix.values()
+        """(M, N) of the tensor that it is for."""
+        (m, n), (p, q) = self.matrix.size, self.left.size if self.left and self.is_kronecker else (1, 1)
+        return m * p, n * q
 
 
 @dataclass(frozen=True, eq=False)
-class Hadamard(Change):
-    """scale times the elementwise product of two products: LoHa."""
-
-    first: LowRank
-    second: LowRank
-    scale: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Of either."""
-        return self.first.size
-
-    def factors(self) -> Factors | None:
-        """A product of rank R1 R2, with each row of up and column of down an outer product; None where these hold more
-        values than the difference."""
-        M, N = self.size
-        rank = self.first.rank * self.second.rank
-        if rank * (M + N) > M * N:
-            return None
-        (a, b), (c, d) = self.first.factors(), self.second.factors()
-        up = (a[:, :, None] * c[:, None, :]).reshape(M, rank)
-        down = (b[:, None, :] * d[None, :, :]).reshape(rank, N)
-        return Factors(np.float32(self.scale) * up, down)
-
-    def difference(self, weight: np.ndarray) -> np.ndarray:
-        """Whatever the weight."""
-        return np.float32(self.scale) * self.first.values() * self.second.values()
-
-
-@dataclass(frozen=True, eq=False)
-class Kronecker(Change):
-    """scale times the Kronecker product of two matrices: LoKr."""
-
-    first: Matrix
-    second: Matrix
-    scale: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The products of both sizes."""
-        (a, b), (c, d) = self.first.size, self.second.size
-        return a * c, b * d
-
-    def difference(self, weight: np.ndarray) -> np.ndarray:
-        """Whatever the weight."""
-        return np.kron(np.float32(self.scale) * self.first.values(), self.second.values())
-
-
-@dataclass(frozen=True, eq=False)
-class Decomposed(Change):
-    """DoRA: the weight with another change is brought to a magnitude m, channel by channel: m (W + d) / |W + d|.
+class Decomposed:
+    """DoRA: the weight with a product d added is brought to a magnitude m, channel by channel: m (W + d) / |W + d|.
 
     Channels are output channels, or, as older files of LyCORIS have it, input channels.
     """
 
-    change: Change
+    product: Product
     magnitude: AdapterTensor
     by_input: bool
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the other change."""
-        return self.change.size
+        """Of the product."""
+        return self.product.size
 
-    def difference(self, weight: np.ndarray) -> np.ndarray:
-        """From that weight."""
-        M, N = self.size
-        m = self.magnitude.values().reshape(-1)
-        changed = (weight + self.change.difference(weight)).reshape((M, m.size, -1) if self.by_input else (M, 1, N))
-        axes = (0, 2) if self.by_input else (1, 2)
-        norm = np.sqrt(np.square(changed).sum(axes, keepdims=True))
-        changed *= m.reshape(norm.shape) / np.maximum(norm, np.finfo(np.float32).tiny)
-        return changed.reshape(M, N) - weight
+
+Change = Product | Decomposed
+"""What an adapter of strength 1 makes of a tensor of the model: a product is added, `Decomposed` takes its place."""

@@ -1,33 +1,40 @@
-"""What `generate` and `batch` share: opening a model beside its device, and the settings that go into a picture."""
+"""What `generate`, `batch` and `serve` share: a model opened beside its device, and settings that go into a picture."""
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import shaderfusion
+from shaderfusion.errors import InputError
 
 if TYPE_CHECKING:
     from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.hires import SecondPass
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
+    from shaderfusion.weights.lora.adapters import Strength
 
 __all__ = [
     "DEFAULTS",
     "NO_SETTINGS",
     "Hashes",
     "fill_defaults",
+    "fill_model_defaults",
+    "find_adapters",
     "make_job_request",
+    "make_second_pass",
     "make_settings",
+    "number_of",
     "open_model_and_device",
-    "take_adapters",
+    "require_second_pass",
+    "slug",
 ]
 
 T = TypeVar("T")
 
 DEFAULTS = {
-    "steps": 20,
-    "guidance_scale": 7.5,
     "num_images": 1,
     "eta": 0.0,
     "rng": "cpu",
@@ -37,7 +44,7 @@ DEFAULTS = {
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
-NO_SETTINGS += ("at_once", "lora_dir")
+NO_SETTINGS += ("at_once", "lora_dir", "preview_every", "preview_vae")
 """Options that no picture depends on."""
 
 
@@ -45,6 +52,13 @@ def fill_defaults(args: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
+
+
+def fill_model_defaults(args: argparse.Namespace, model: "Family") -> None:
+    if args.steps is None:
+        args.steps = model.defaults.command_line_steps
+    if args.guidance_scale is None:
+        args.guidance_scale = model.defaults.guidance_scale
 
 
 def open_model_and_device(
@@ -68,7 +82,13 @@ def open_model_and_device(
         from shaderfusion.pipeline import StableDiffusionPipeline
 
         optimizations = Optimizations.parse(args.optimizations)
-        model = open_model(args.model, vae=args.vae, prediction_type=args.prediction_type, revision=args.revision)
+        model = open_model(
+            args.model,
+            vae=args.vae,
+            preview_vae=getattr(args, "preview_vae", None),
+            prediction_type=args.prediction_type,
+            revision=args.revision,
+        )
         for path in args.embedding:
             model.added_tokens.load(path, None, model.tokenizers)
         checked = check(model)
@@ -115,13 +135,51 @@ def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -
     )
 
 
-def take_adapters(request: "Request", args: argparse.Namespace) -> "tuple[Request, list[Any]]":
-    """The request without the adapters that its prompts name, and all files with the strength of each."""
-    from dataclasses import replace
+def require_second_pass(args: argparse.Namespace) -> None:
+    """InputError for options of a second run where there is none."""
+    for option, value in (("--hires-steps", args.hires_steps), ("--hires-strength", args.hires_strength)):
+        if value is not None and args.hires is None:
+            raise InputError(f"{option} (={value:g}) must come with --hires, the second run's scale")
 
-    from shaderfusion.prompts.adapters import find_adapter_files
 
-    return replace(request, adapters={}), find_adapter_files(request.adapters, args.lora, args.lora_dir)
+def make_second_pass(model: "Family", args: argparse.Namespace, first: "Request") -> "SecondPass | None":
+    """The run that --hires asks for."""
+    if args.hires is None:
+        return None
+    from shaderfusion.hires import SecondPass
+
+    args.hires_steps = args.steps if args.hires_steps is None else args.hires_steps
+    args.hires_strength = 0.5 if args.hires_strength is None else args.hires_strength
+    return SecondPass(
+        model,
+        first,
+        scale=args.hires,
+        num_inference_steps=args.hires_steps,
+        strength=args.hires_strength,
+        mask_image=args.mask,
+        scheduler=args.scheduler,
+        eta=args.eta,
+    )
+
+
+def find_adapters(args: argparse.Namespace, requests: "Sequence[Request]") -> "list[tuple[Path, Strength]]":
+    """Files of all adapters of some runs, those of --lora and those that prompts name in the folder of --lora-dir.
+
+    Each is to be loaded at the strength of the first run if prompts of all name it, else at that of --lora, or 0.
+    InputError for a name that no file has, or two.
+    """
+    from shaderfusion.prompts.adapters import find_adapter_file
+    from shaderfusion.weights.lora.adapters import name_files
+
+    found = name_files(args.lora)
+    for request in requests:
+        for name in request.adapters:
+            if name not in found:
+                found[name] = (find_adapter_file(name, found, args.lora_dir), 0.0)
+    for name, (path, _) in found.items():
+        if requests and all(name in request.adapters for request in requests):
+            found[name] = (path, requests[0].adapters[name])
+    return list(found.values())
 
 
 class Hashes:
@@ -129,17 +187,24 @@ class Hashes:
 
     def __init__(self, args: argparse.Namespace, model: "Family") -> None:
         from shaderfusion.metadata.hashes import embedding_hash, file_hash, lora_hash
+        from shaderfusion.weights.lora.adapters import name_files
 
         self.model = file_hash(model.files.path)
+        self._adapters = {
+            name: {"file": str(path), "strength": strength, "hash": lora_hash(path)}
+            for name, (path, strength) in name_files(args.lora).items()
+        }
         self._settings = {
             "model_hash": self.model,
             "vae_hash": file_hash(args.vae) if args.vae else None,
-            "lora": [{"file": str(path), "strength": scale, "hash": lora_hash(path)} for path, scale in args.lora],
             "embedding": [{"file": str(path), "hash": embedding_hash(path)} for path in args.embedding],
         }
 
-    def settings(self) -> dict[str, Any]:
-        return dict(self._settings)
+    def settings(self, request: "Request") -> dict[str, Any]:
+        """For a run's pictures: of the adapters those that it used, at its strengths."""
+        strengths = {name: each["strength"] for name, each in self._adapters.items()} | dict(request.adapters)
+        used = [each | {"strength": strengths[name]} for name, each in self._adapters.items() if strengths[name]]
+        return {**self._settings, "lora": used}
 
 
 def make_settings(
@@ -164,5 +229,16 @@ def make_settings(
         "tuning": pipe.tuning,
         "version": shaderfusion.__version__,
     }
-    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS} | hashes.settings() | made_by
+    settings = {key: value for key, value in given.items() if key not in NO_SETTINGS}
+    settings |= hashes.settings(request) | made_by
     return {key: value for key, value in settings.items() if value is not None and value != []}
+
+
+def number_of(index: int, num_images: int) -> dict[str, int]:
+    """The setting that says which picture of several one is, counted from 1."""
+    return {"number": index} if num_images > 1 else {}
+
+
+def slug(prompt: str) -> str:
+    """The prompt's first words, as part of a file name."""
+    return re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "image"

@@ -1,0 +1,173 @@
+"""The models that clients may name, of which one is on the device at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shaderfusion.errors import InputError, ModelError
+from shaderfusion.families import open_model
+from shaderfusion.families.family import Family, RunSize
+from shaderfusion.files import exists, is_folder
+from shaderfusion.gpu.device import Device, open_device
+from shaderfusion.info import measure_memory
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.kernels.select import Kernels
+from shaderfusion.output import say
+from shaderfusion.pipeline import StableDiffusionPipeline, choose_dtype
+from shaderfusion.tuning_file import find_tuning
+from shaderfusion.weights.hub import is_hub_id
+
+__all__ = ["Known", "Models", "find_models"]
+
+_SUFFIX = ".safetensors"
+_MOST_OPEN = 2
+"""Models whose configurations and tokenizers are kept in memory."""
+_MOST_ADAPTERS = 8
+"""Adapters that are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model by its name: what clients see of it."""
+
+    path: str | Path
+    family: str
+    width: int
+    height: int
+
+
+def find_models(models: Sequence[str], folder: Path | None) -> dict[str, str | Path]:
+    """Names of the models that were given, and of all in a folder: its diffusers folders and .safetensors files.
+
+    InputError where there is none, or two have one name.
+    """
+    found: dict[str, str | Path] = {}
+    given: list[str | Path] = list(models)
+    if folder is not None:
+        if not is_folder(folder):
+            raise InputError(f"--models-dir (={folder}) must be a folder")
+        inside = sorted(folder.iterdir())
+        given += [path for path in inside if path.suffix == _SUFFIX or exists(path / "model_index.json")]
+    for model in given:
+        name = str(model) if is_hub_id(model) else Path(model).name.removesuffix(_SUFFIX)
+        if name in found and str(found[name]) != str(model):
+            raise InputError(f"--model (={model}) must have another name than {found[name]}; rename one of them")
+        found[name] = model
+    if not found:
+        raise InputError(f"--models-dir (={folder}) must hold a folder in diffusers' format, or a {_SUFFIX} file")
+    return found
+
+
+class Models:
+    """Opens models by name, and has one of them on the device. All but `device_model` may be called by any thread."""
+
+    def __init__(
+        self, paths: Mapping[str, str | Path], common: Mapping[str, Any], required: Sequence[str] = ()
+    ) -> None:
+        """Looks into all of them; those of `required` must be models, and of others it says where they are none."""
+        self._common = common
+        self._lock = threading.Lock()
+        self._open: dict[str, Family] = {}
+        self.known: dict[str, Known] = {}
+        for name, path in paths.items():
+            try:
+                family = open_model(path)
+                family.tokenize([""])
+                size = family.run_size()
+            except ModelError as error:
+                if str(path) in required:
+                    raise
+                say(f"{name} is left out: {error}")
+                continue
+            self.known[name] = Known(path, type(family).__name__, size.width_px, size.height_px)
+        if not self.known:
+            raise InputError("--models-dir must hold a model that can be used")
+        self.device = self._open_device()
+        self.current: str | None = None
+        self.planned_bytes = 0
+        self._optimizations: Optimizations | None = None
+        self._pipe: StableDiffusionPipeline | None = None
+        self._adapters: set[str] = set()
+
+    @property
+    def default(self) -> str:
+        """The first one."""
+        return next(iter(self.known))
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the device, by the model that is there."""
+        pipe = self._pipe
+        return pipe.used_bytes if pipe else 0
+
+    @property
+    def dtype(self) -> str:
+        """In which networks run, unless their configuration asks for f32."""
+        return choose_dtype(self.device, self._common.get("dtype"))
+
+    def family(self, name: str) -> Family:
+        """A known model's configurations and tokenizers; ModelError where its files have changed."""
+        with self._lock:
+            family = self._open.pop(name, None) or open_model(self.known[name].path)
+            self._open[name] = family
+            for old in list(self._open)[:-_MOST_OPEN]:
+                del self._open[old]
+            return family
+
+    def device_model(self, name: str, optimizations: Optimizations, size: RunSize) -> StableDiffusionPipeline:
+        """The model on the device, in the place of the one before; says what memory it takes."""
+        if self._pipe and (self.current, self._optimizations) == (name, optimizations):
+            return self._pipe
+        self.close()
+        family, memory = self.family(name), self._common.get("memory", "normal")
+        dtype = choose_dtype(self.device, self._common.get("dtype"))
+        tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, dtype)
+        kernels = Kernels(dtype, self.device.capabilities, optimizations, tuning)
+        planned_bytes = measure_memory(family, kernels, size, memory).peak_bytes
+        megabytes = f"{planned_bytes / 1e6:,.0f} MB of {self.device.info.name}"
+        say(f"loading {name}, which takes {megabytes} for {size.width_px}x{size.height_px} px")
+        pipe = StableDiffusionPipeline.from_pretrained(
+            family,
+            device=self.device,
+            dtype=dtype,
+            optimizations=optimizations,
+            size=size,
+            tuning=self._common.get("tuning", "auto"),
+            memory=memory,
+        )
+        self._pipe, self.current, self._optimizations, self.planned_bytes = pipe, name, optimizations, planned_bytes
+        return pipe
+
+    def load_adapters(self, files: Mapping[str, Path]) -> None:
+        """Reads those that the model on the device does not have yet; none of them is active by itself."""
+        assert self._pipe
+        missing = {name: path for name, path in files.items() if name not in self._adapters}
+        if missing and len(self._adapters) + len(missing) > _MOST_ADAPTERS:
+            self._pipe.unload_lora_weights()
+            self._adapters.clear()
+            missing = dict(files)
+        for name, path in missing.items():
+            self._pipe.load_lora_weights(path, adapter_name=name)
+            self._adapters.add(name)
+        if missing:
+            self._pipe.set_adapters([])
+
+    def close(self) -> None:
+        """Frees what the model on the device takes."""
+        pipe, self._pipe, self.current, self.planned_bytes = self._pipe, None, None, 0
+        self._adapters.clear()
+        if pipe:
+            pipe.close()
+
+    def reopen(self) -> None:
+        """After the driver dropped the device."""
+        self._pipe, self.current, self.planned_bytes = None, None, 0
+        self._adapters.clear()
+        self.device = self._open_device()
+
+    def _open_device(self) -> Device:
+        return open_device(self._common.get("device"), runtime=self._common.get("runtime", "auto"))

@@ -1,0 +1,210 @@
+"""What comes from outside, looked at before anything is done with it: who asks, how much it is, and pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import io
+import ipaddress
+import re
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+from PIL import Image
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shaderfusion.errors import ModelError
+from shaderfusion.files import parse_json, shown
+from shaderfusion.server.refusal import RefusedError
+
+__all__ = ["OPEN_PATHS", "Guard", "is_loopback", "read_body", "read_json", "read_picture"]
+
+OPEN_PATHS = ("/", "/health", "/favicon.ico")
+"""That ask for no key; all below /static/ neither: the page asks its user for the key."""
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
+_BODY_TIMEOUT_S = 30.0
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+}
+
+
+class Guard:
+    """Lets a request through that is for this server, from no other site's page, with the key, and not too large.
+
+    A name that a stranger's DNS turns into this address is not among `hosts`, so that a page of theirs which calls us
+    by it is refused; addresses cannot be turned, and are those that the connection really came to.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str], api_key: str | None, max_body: int
+    ) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+        self._origins = origins
+        self._api_key = api_key
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope)
+        except RefusedError as refusal:
+            response = JSONResponse(refusal.as_dict(), refusal.status, refusal.headers)
+            await response(scope, receive, send_with_headers)
+            return
+        left = self._max_body
+
+        async def receive_some() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, receive_some, send_with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = _only(headers, "host")
+        name = _host_name(host)
+        server = scope.get("server")
+        if name not in self._hosts and not (server and _is_address(name) and name == server[0]):
+            raise RefusedError(421, f"Host (={shown(host)}) must be a name of this server; start it with --allow-host")
+        origin = _only(headers, "origin") if "origin" in headers else None
+        own = (f"http://{host}".lower(), f"https://{host}".lower())
+        if origin is not None and origin.lower() not in own and origin not in self._origins:
+            raise RefusedError(
+                403, f"Origin (={shown(origin)}) must be this server's own; start it with --allow-origin"
+            )
+        if self._api_key is not None and not _is_open(scope["path"]):
+            given = headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._api_key}".encode()):
+                raise RefusedError(
+                    401,
+                    "Authorization must be `Bearer KEY`, with the key that the server was started with",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 20 or int(length) > self._max_body:
+            raise self._too_large()
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            413, f"the body must have at most {self._max_body:,} bytes, as this server is set (--max-body)"
+        )
+
+
+def _only(headers: Headers, name: str) -> str:
+    values = headers.getlist(name)
+    if len(values) != 1:
+        raise RefusedError(400, f"{name.title()} must be given once, not {len(values)} times")
+    return values[0]
+
+
+def _host_name(host: str) -> str:
+    """Without the port and the brackets of an address."""
+    match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([^:\[\]]+)(?::\d+)?", host)
+    return (match[1] or match[2]).lower() if match else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return _is_address(address) and ipaddress.ip_address(address).is_loopback
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith("/static/")
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, whose size the guard bounds; RefusedError where it does not come."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.body()
+    except TimeoutError:
+        raise RefusedError(408, f"the body must come within {_BODY_TIMEOUT_S:g} s") from None
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The object that the body holds; RefusedError where it is none."""
+    body = await read_body(request)
+    try:
+        return parse_json("the body", body.decode("utf-8"), "send a JSON object")
+    except UnicodeDecodeError:
+        raise RefusedError(400, "the body must be UTF-8; send a JSON object") from None
+    except ModelError as error:
+        raise RefusedError(400, str(error)) from None
+
+
+def read_picture(name: str, value: object, max_pixels: int) -> Image.Image:
+    """The picture of a field, a data URL of a PNG, JPEG or WebP file, decoded; RefusedError where it is none.
+
+    What it claims to be is looked at before anything is decoded.
+    """
+    start = _DATA_URL.match(value) if isinstance(value, str) else None
+    if not start or not isinstance(value, str):
+        sentence = f"{name} (={shown(value)}) must be a data URL of a PNG, JPEG or WebP file"
+        raise RefusedError(400, f"{sentence}, such as data:image/png;base64,...", name)
+    try:
+        data = base64.b64decode(value[start.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise RefusedError(400, f"{name} must be a data URL whose base64 is whole", name) from None
+    return decode_picture(name, data, max_pixels)
+
+
+def decode_picture(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """The picture of a file's bytes."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.width * picture.height > max_pixels:
+                raise _too_many(name, picture, max_pixels)
+            picture.load()
+    except RefusedError:
+        raise
+    except Image.DecompressionBombError:
+        raise RefusedError(
+            400, f"{name} must have at most {max_pixels:,} pixels; make it smaller before", name
+        ) from None
+    except Exception as error:  # of damaged files Pillow raises nearly anything
+        reason = shown(str(error) or type(error).__name__)
+        raise RefusedError(400, f"{name} must be a whole PNG, JPEG or WebP file ({reason})", name) from None
+    return picture
+
+
+def _too_many(name: str, picture: Image.Image, max_pixels: int) -> RefusedError:
+    size = f"{picture.width}x{picture.height}"
+    return RefusedError(
+        400, f"{name} (of {size}) must have at most {max_pixels:,} pixels; make it smaller before", name
+    )

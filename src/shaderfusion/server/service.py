@@ -1,0 +1,224 @@
+"""What every API stands on: a body becomes a job, a job's events become an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request
+
+from shaderfusion.errors import DeviceLostError, ShaderfusionError
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.making import fill_model_defaults
+from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
+from shaderfusion.metadata.recipe import read_recipes
+from shaderfusion.schedulers import SCHEDULERS
+from shaderfusion.server.ablation import run_ablation
+from shaderfusion.server.events import Channel, Event
+from shaderfusion.server.metrics import Metrics
+from shaderfusion.server.models import Models
+from shaderfusion.server.pictures import Maker, PictureWork, prepare
+from shaderfusion.server.queue import Job, Queue
+from shaderfusion.server.refusal import RefusedError, field_of
+from shaderfusion.server.safety import read_picture
+from shaderfusion.server.settings import KINDS, PICTURES, Fields, require_known
+from shaderfusion.server.setup import Setup
+
+__all__ = ["GENERATE_FIELDS", "Service", "Ticket"]
+
+T = TypeVar("T")
+
+GENERATE_FIELDS = (*KINDS, *PICTURES, "preview_every")
+
+_AT_ONCE = 2
+"""Bodies that are checked at the same time: each may hold decoded pictures."""
+_MOST_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A job that was taken, and its events."""
+
+    job: Job
+    channel: Channel
+
+
+class Service:
+    """The queue, the models and the counts of one server."""
+
+    def __init__(self, models: Models, fields: Fields, setup: Setup) -> None:
+        self.models = models
+        self.fields = fields
+        self.setup = setup
+        self.metrics = Metrics()
+        self.maker = Maker(models, setup, self.metrics.made_picture)
+        self.queue = Queue(setup.limits.max_queue, self.metrics.ended)
+        self._checks = anyio.CapacityLimiter(_AT_ONCE)
+
+    # ------------------------------------------------------------------------------------------ jobs
+
+    async def generate(self, body: Mapping[str, Any]) -> Ticket:
+        """Takes a job by the own API's body, with GENERATE_FIELDS; RefusedError of what is against a rule."""
+        self.queue.require_room()
+        work = await self.in_thread(partial(self._read, body))
+        return self._submit(partial(self.maker.make, work), GENERATE_FIELDS)
+
+    async def ablation(self, body: Mapping[str, Any]) -> Ticket:
+        """Takes a job that measures, for the same queue."""
+        require_known(body, ("model", "steps"))
+        model = self.models.default if body.get("model") is None else body["model"]
+        steps = 5 if body.get("steps") is None else body["steps"]
+        if not isinstance(model, str) or model not in self.models.known:
+            raise RefusedError(400, f"model must be one of {', '.join(self.models.known)}", "model")
+        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= _MOST_ITERATIONS:
+            raise RefusedError(400, f"steps must be a whole number from 1 to {_MOST_ITERATIONS}", "steps")
+        return self._submit(partial(run_ablation, self.models, model, steps), ("model", "steps"))
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """What a function returns that takes a while; its errors of ours become a RefusedError."""
+        try:
+            return await anyio.to_thread.run_sync(function, limiter=self._checks)
+        except RefusedError:
+            raise
+        except ShaderfusionError as error:
+            raise RefusedError(400, str(error), field_of(error, GENERATE_FIELDS)) from None
+
+    def _read(self, body: Mapping[str, Any]) -> PictureWork:
+        require_known(body, GENERATE_FIELDS)
+        args = self.fields.read(body, self.models.known, self.models.default)
+        preview_every = 0 if body.get("preview_every") is None else body["preview_every"]
+        if not isinstance(preview_every, int) or isinstance(preview_every, bool) or not 0 <= preview_every < 10_000:
+            raise RefusedError(400, "preview_every must be a whole number of steps; 0 makes none", "preview_every")
+        most = self.setup.limits.max_pixels
+        given = {name: body[name] for name in PICTURES if body.get(name) is not None}
+        pictures = {name: read_picture(name, value, most) for name, value in given.items()}
+        return prepare(self.models, self.setup, args, pictures, preview_every)
+
+    def _submit(self, work: Callable[[Job], Mapping[str, Any] | None], fields: tuple[str, ...]) -> Ticket:
+        channel = Channel(asyncio.get_running_loop())
+
+        def on_device(job: Job) -> Mapping[str, Any] | None:
+            try:
+                return work(job)
+            except DeviceLostError:
+                self.models.reopen()
+                raise
+
+        job = Job(on_device, channel.put, fields)
+        self.queue.submit(job)
+        return Ticket(job, channel)
+
+    async def collect(self, ticket: Ticket, request: Request) -> list[Event]:
+        """All pictures of a job, for answers that are no stream. RefusedError where it fails or is cancelled.
+
+        A client that goes away cancels it.
+        """
+        gone = asyncio.ensure_future(_disconnect(request))
+        gone.add_done_callback(lambda _: self.queue.cancel(ticket.job.id))
+        pictures: list[Event] = []
+        try:
+            async for event in ticket.channel:
+                match event.name:
+                    case "picture":
+                        pictures.append(event)
+                    case "error":
+                        raise RefusedError(
+                            500 if event.data["field"] is None else 400, event.data["error"], event.data["field"]
+                        )
+                    case "cancelled":
+                        raise RefusedError(409, "the job was cancelled")
+        finally:
+            gone.cancel()
+        return pictures
+
+    # ------------------------------------------------------------------------------------------ what there is
+
+    def options(self) -> dict[str, Any]:
+        """What a page needs to ask for pictures."""
+        limits = self.setup.limits
+        args = self.fields.read({"prompt": ""}, self.models.known, self.models.default)
+        fill_model_defaults(args, self.models.family(self.models.default))
+        defaults = vars(args)
+        return {
+            "schedulers": list(SCHEDULERS),
+            "optimizations": [
+                {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
+            ],
+            "defaults": {name: defaults[name] for name in KINDS if name != "prompt"},
+            "limits": {
+                "width": [1, limits.max_side],
+                "height": [1, limits.max_side],
+                "steps": [1, limits.max_steps],
+                "num_images": [1, limits.max_images],
+                "queue": limits.max_queue,
+            },
+        }
+
+    def list_models(self) -> dict[str, Any]:
+        """All that a client may name."""
+        current = self.models.current
+        models = [
+            {
+                "name": name,
+                "family": known.family,
+                "width": known.width,
+                "height": known.height,
+                "loaded": name == current,
+            }
+            for name, known in self.models.known.items()
+        ]
+        return {"models": models, "current": current}
+
+    def device(self) -> dict[str, Any]:
+        """What pictures are made by, and what it does now."""
+        info = self.models.device.info
+        return {
+            "name": info.name,
+            "driver": info.driver,
+            "runtime": info.runtime,
+            "dtype": self.models.dtype,
+            "memory": {"planned_bytes": self.models.planned_bytes, "used_bytes": self.models.used_bytes},
+            "ms_per_step": self.maker.ms_per_step,
+            "model": self.models.current,
+            "queue": {"waiting": self.queue.waiting, "running": self.queue.running},
+        }
+
+    def metrics_text(self) -> str:
+        """For Prometheus."""
+        return self.metrics.text(
+            {
+                "queue_waiting": ("Jobs that wait.", self.queue.waiting),
+                "queue_limit": ("Jobs that may wait.", self.setup.limits.max_queue),
+                "running": ("Jobs that run.", int(self.queue.running is not None)),
+                "device_memory_planned_bytes": ("By the model's plan.", self.models.planned_bytes),
+                "device_memory_used_bytes": ("By the model that is there.", self.models.used_bytes),
+            }
+        )
+
+    def inspect(self, data: bytes) -> dict[str, Any]:
+        """What a picture's file says of how it was made."""
+        name = Path("the picture")
+        texts = parse_texts(name, data)
+        recipes = read_recipes(str(name), texts)
+        if not recipes:
+            return {"settings": None, "parameters": texts.get(PARAMETERS), "missing": []}
+        recipe = recipes[0]
+        settings = {key: value for key, value in recipe.options.items() if key in KINDS}
+        model = recipe.facts.get("model") or recipe.facts.get("Model")
+        if model in self.models.known:
+            settings["model"] = model
+        missing = [f"{key}: {value} is not taken over" for key, value in recipe.demands.items()]
+        if model is not None and model not in self.models.known:
+            missing.append(f"model: {model} is not among the models of this server")
+        return {"settings": settings, "parameters": texts.get(PARAMETERS), "missing": missing}
+
+
+async def _disconnect(request: Request) -> None:
+    """Until the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
