@@ -1,5 +1,8 @@
 /** Recorded graphs: pipelines, buffers and bind groups, made once and replayed each step, as in graph/program.py. */
+import { breath } from "./breath.js";
+
 const PARAMS_ALIGNMENT_BYTES = 256; // WebGPU's largest minUniformBufferOffsetAlignment
+const BUFFERS_AT_ONCE = 64;
 const PIECE_MS = 50; // what one submission takes at most where it holds several calls
 const PIECE_CALLS = 128; // and how many it holds: to encode it drops no frame
 
@@ -17,17 +20,28 @@ export class Programs {
 
   /** Makes what a file records; its indices go on after those of the files before. */
   async add({ shaders, pipelines, buffers, params, networks }) {
-    const { handle, queue } = this.device, { STORAGE, COPY_SRC, COPY_DST, UNIFORM } = GPUBufferUsage;
-    this.modules.push(...shaders.map((code) => handle.createShaderModule({ code })));
-    const compiled = Promise.all(pipelines.map((pipeline) => this.#compile(pipeline)));
-    compiled.catch(() => {}); // until it is awaited
-    this.buffers.push(...(await this.device.allocate(buffers, STORAGE | COPY_SRC | COPY_DST)));
-    const [buffer] = await this.device.allocate([params.length * PARAMS_ALIGNMENT_BYTES], UNIFORM | COPY_DST);
-    for (const [i, words] of params.entries()) {
-      this.params.push({ buffer, offset: i * PARAMS_ALIGNMENT_BYTES, size: 4 * words.length });
-      queue.writeBuffer(buffer, i * PARAMS_ALIGNMENT_BYTES, new Uint32Array(words));
+    const { device } = this, { STORAGE, COPY_SRC, COPY_DST, UNIFORM } = GPUBufferUsage, compiled = [];
+    for (const code of shaders) {
+      this.modules.push(device.handle.createShaderModule({ code }));
+      await breath();
     }
-    this.pipelines.push(...(await compiled));
+    for (const pipeline of pipelines) {
+      compiled.push(this.#compile(pipeline));
+      compiled.at(-1).catch(() => {}); // until all are awaited
+      await breath();
+    }
+    for (let i = 0; i < buffers.length; i += BUFFERS_AT_ONCE) {
+      const sizes = buffers.slice(i, i + BUFFERS_AT_ONCE);
+      this.buffers.push(...(await device.allocate(sizes, STORAGE | COPY_SRC | COPY_DST)));
+    }
+    const words = new Uint32Array((params.length * PARAMS_ALIGNMENT_BYTES) / 4);
+    const [buffer] = await device.allocate([words.byteLength], UNIFORM | COPY_DST);
+    for (const [i, own] of params.entries()) {
+      this.params.push({ buffer, offset: i * PARAMS_ALIGNMENT_BYTES, size: 4 * own.length });
+      words.set(own, (i * PARAMS_ALIGNMENT_BYTES) / 4);
+    }
+    device.queue.writeBuffer(buffer, 0, words);
+    this.pipelines.push(...(await Promise.all(compiled)));
     for (const name in networks) this.networks[name] = new Program(this, networks[name]);
   }
 

@@ -1,4 +1,5 @@
 /** An export's files: fetched with progress, resumed after a cut, checked, and kept for the next visit. */
+import { breath } from "./breath.js";
 import { ModelError } from "./errors.js";
 
 /** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
@@ -41,36 +42,36 @@ export class Files {
   }
 
   async #fetch(file, onBytes, signal) {
-    const { path, bytes: size } = file, bytes = new Uint8Array(size), part = await this.#kept(file, "&part");
-    if (part) bytes.set(new Uint8Array(await part.arrayBuffer()));
-    const resumed = part?.size ?? 0;
-    let length = resumed, error;
+    const { path, bytes: size } = file, resumed = await this.#kept(file, "&part");
+    let parts = resumed ? [resumed] : [], length = resumed?.size ?? 0, cause;
     for (let tries = 0; tries < 3 && length < size && !signal?.aborted; tries++) {
       try {
         const headers = length ? { Range: `bytes=${length}-` } : {};
         const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
         if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export it again`);
-        if (response.status !== 206) length = 0; // it knows no ranges, and sends all
+        if (response.status !== 206) [parts, length] = [[], 0]; // it knows no ranges, and sends all
         for await (const chunk of chunksOf(response)) {
-          bytes.set(chunk.subarray(0, size - length), length);
+          parts.push(new Blob([chunk])); // a copy of all at once would drop frames
           onBytes((length += chunk.length));
+          await breath();
         }
-      } catch (reason) {
-        if (reason instanceof ModelError) throw reason;
-        error = reason;
+      } catch (error) {
+        if (error instanceof ModelError) throw error;
+        cause = error;
       }
     }
+    const blob = new Blob(parts);
     if (length < size) {
-      if (length) await this.#keep(file, "&part", new Blob([bytes.subarray(0, length)]));
+      if (length) await this.#keep(file, "&part", blob);
       signal?.throwIfAborted();
       const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
-      throw new ModelError(`${path}: ${rest}`, { cause: error });
+      throw new ModelError(`${path}: ${rest}`, { cause });
     }
     this.memory.delete(this.#key(file, "&part"));
     await (await this.cache).delete(this.#key(file, "&part"));
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
     const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (sha256 === file.sha256 && length === size) return new Blob([bytes]);
+    if (sha256 === file.sha256) return blob;
     if (resumed) return this.#fetch(file, onBytes, signal); // what was kept may have been damaged
     const found = `of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...`;
     throw new ModelError(`${path} (${found}) is not the manifest's; reload, or export the model again`);
