@@ -142,7 +142,7 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     assert "ms an iteration" in page.text_content("#facts")
     expect(page.locator("#notice")).to_be_hidden()
     first = saved_picture(page)
-    assert first.text["parameters"].startswith(
+    assert first.info["parameters"].startswith(
         "a fox, “drawn”\nSteps: 3, Sampler: PLMS, CFG scale: 7.5, Seed: 6, Size: 32x32"
     )
 

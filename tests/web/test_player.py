@@ -306,6 +306,16 @@ def test_a_hash_that_does_not_fit(page: Any, server: FileServer, shard: dict[str
     assert run(page, GET, shard) == shard["bytes"]
 
 
+def test_a_browser_that_keeps_nothing(page: Any, server: FileServer, shard: dict[str, Any]) -> None:
+    code = """
+        caches.open = async () => { throw new Error("not in private windows"); };
+        const { Files } = await import("/weights.js"), files = new Files(location.origin + "/");
+        await files.forgetOthers([argument]);
+        return [(await files.get(argument)).size, (await files.get(argument)).size, await files.has(argument)];"""
+    assert run(page, code, shard) == [shard["bytes"], shard["bytes"], True]
+    assert server.ranges_of(SHARD) == [None]  # once
+
+
 def test_a_missing_file(page: Any, shard: dict[str, Any]) -> None:
     message = error_of(page, GET, shard | {"path": "weights/00009.safetensors"})
     assert message == "ModelError: weights/00009.safetensors: the server answers 404; export it again"
