@@ -97,6 +97,7 @@ def test_a_cancelled_picture_and_the_one_after(loaded: Any) -> None:
         ({"seed": "red"}, "InputError: seed (=red) must be a whole number"),
         ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to"),
         ({"guidanceScale": "much"}, "InputError: guidanceScale (=much) must be a number"),
+        ({"negativePrompt": 3}, "InputError: prompt (=3) must be text"),
     ],
 )
 def test_arguments_that_are_wrong(loaded: Any, options: dict[str, Any], message: str) -> None:

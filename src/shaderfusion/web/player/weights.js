@@ -2,6 +2,8 @@
 import { breath } from "./breath.js";
 import { ModelError } from "./errors.js";
 
+const OWN = /^(programs|tokenizer|weights)/; // paths; those of other exports begin with their folder's address
+
 /** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
 export class Files {
   constructor(base) {
@@ -26,7 +28,7 @@ export class Files {
   async forgetOthers(files) {
     const cache = await this.cache, wanted = files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]);
     for (const { url } of (await cache?.keys()) ?? [])
-      if (url.startsWith(this.base) && !wanted.includes(url)) await cache.delete(url);
+      if (OWN.test(url.replace(this.base, "")) && !wanted.includes(url)) await cache.delete(url);
   }
 
   #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
