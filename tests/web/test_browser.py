@@ -97,6 +97,7 @@ def test_a_cancelled_picture_and_the_one_after(loaded: Any) -> None:
         ({"seed": "red"}, "InputError: seed (=red) must be a whole number"),
         ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to"),
         ({"guidanceScale": "much"}, "InputError: guidanceScale (=much) must be a number"),
+        ({"negativePrompt": 3}, "InputError: prompt (=3) must be text"),
     ],
 )
 def test_arguments_that_are_wrong(loaded: Any, options: dict[str, Any], message: str) -> None:
@@ -142,7 +143,7 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     assert "ms an iteration" in page.text_content("#facts")
     expect(page.locator("#notice")).to_be_hidden()
     first = saved_picture(page)
-    assert first.text["parameters"].startswith(
+    assert first.info["parameters"].startswith(
         "a fox, “drawn”\nSteps: 3, Sampler: PLMS, CFG scale: 7.5, Seed: 6, Size: 32x32"
     )
 

@@ -237,12 +237,24 @@ def test_a_lost_device_and_too_little_memory(page: Any) -> None:
         device.handle.popErrorScope = async () => ({ message: "no memory" });
         try { await device.allocate([5e6], GPUBufferUsage.STORAGE); } catch (error) { argument.push(error.message); }
         device.handle.destroy();
-        await device.handle.lost;
-        try { await device.wait(); } catch (error) { argument.push(error.message); }
+        for (const action of ["fail", "wait"])
+          try { await device[action](); } catch (error) { argument.push(error.message); }
         return argument;"""
-    memory, lost = run(page, code, [])
+    memory, lost, still_lost = run(page, code, [])
     assert memory == "the GPU has no 5 MB of memory left; close other pages, or use a smaller model"
+    assert lost == still_lost
     assert lost.startswith("the GPU was lost (")
+
+
+def test_a_shader_that_does_not_compile(page: Any) -> None:
+    code = """
+        const { Device } = await import("/device.js"), { Programs } = await import("/program.js");
+        const memory = { weights: 0, tensors: 0, loading: 0 };
+        const device = await Device.open([{ name: "any", features: [], limits: {}, memory }]);
+        const pipelines = [{ shader: 0, entry_point: "main", label: "broken.main", bindings: [null, "storage"] }];
+        const file = { shaders: ["fn main() {"], pipelines, buffers: [], params: [], networks: {} };
+        await new Programs(device).add(file);"""
+    assert error_of(page, code).startswith("DeviceError: broken.main: the GPU's compiler refused it (")
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -304,6 +316,16 @@ def test_a_hash_that_does_not_fit(page: Any, server: FileServer, shard: dict[str
     assert message.endswith("is not the manifest's; reload, or export the model again")
     del server.replaced[SHARD]
     assert run(page, GET, shard) == shard["bytes"]
+
+
+def test_a_browser_that_keeps_nothing(page: Any, server: FileServer, shard: dict[str, Any]) -> None:
+    code = """
+        caches.open = async () => { throw new Error("not in private windows"); };
+        const { Files } = await import("/weights.js"), files = new Files(location.origin + "/");
+        await files.forgetOthers([argument]);
+        return [(await files.get(argument)).size, (await files.get(argument)).size, await files.has(argument)];"""
+    assert run(page, code, shard) == [shard["bytes"], shard["bytes"], True]
+    assert server.ranges_of(SHARD) == [None]  # once
 
 
 def test_a_missing_file(page: Any, shard: dict[str, Any]) -> None:

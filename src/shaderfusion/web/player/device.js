@@ -20,14 +20,24 @@ export class Device {
 
   constructor(handle, adapter, variant) {
     Object.assign(this, { handle, adapter, variant, queue: handle.queue, last: Promise.resolve() });
-    const fail = (message) => (this.failure ??= new DeviceError(message));
-    handle.lost.then(({ message }) => fail(`the GPU was lost (${message}); reload the page, or use a smaller model`));
-    handle.onuncapturederror = ({ error }) => fail(`the GPU refused a command (${error.message}); please report it`);
+    handle.lost.then(({ message }) => {
+      this.failure = new DeviceError(`the GPU was lost (${message}); reload the page, or use a smaller model`);
+    });
+    handle.onuncapturederror = ({ error }) => {
+      this.failure ??= new DeviceError(`the GPU refused a command (${error.message}); please report it`);
+    };
   }
 
   /** Throws what the device failed with, if it has. */
   check() {
     if (this.failure) throw this.failure;
+  }
+
+  /** Throws it once it is known: a promise may be rejected before the browser says why. */
+  async fail() {
+    await Promise.race([this.handle.lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
+    this.check();
+    throw new DeviceError("the GPU does not answer; reload the page");
   }
 
   /** Submits commands, and waits for those submitted before: the GPU has work meanwhile, and its queue stays short. */

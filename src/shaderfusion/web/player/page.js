@@ -163,6 +163,8 @@ async function makePicture() {
     steps: Number($("steps").value),
     guidanceScale: Number($("guidance").value),
   };
+  $("download").setAttribute("aria-disabled", "true");
+  $("download").removeAttribute("href");
   await attempt(async (signal) => {
     let lastPreview = -Infinity, msPerStep = 0, latents = null;
     progress(null);

@@ -103,6 +103,8 @@ export class Pipeline {
     const { initNoiseSigma, timesteps, inputScales, updates } = schedule, numSteps = updates.length;
     const scale = guidanceScale ?? defaults.guidance_scale;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
+    for (const text of [prompt, negativePrompt])
+      if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`prompt (=${text}) must be text`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
     await onProgress({ stage: "text", numDropped: await this.#condition([negativePrompt, prompt], signal) });

@@ -1,5 +1,6 @@
 /** Recorded graphs: pipelines, buffers and bind groups, made once and replayed each step, as in graph/program.py. */
 import { breath } from "./breath.js";
+import { DeviceError } from "./errors.js";
 
 const PARAMS_ALIGNMENT_BYTES = 256; // WebGPU's largest minUniformBufferOffsetAlignment
 const BUFFERS_AT_ONCE = 64;
@@ -51,7 +52,9 @@ export class Programs {
     const group = handle.createBindGroupLayout({ entries: entries.filter(({ buffer }) => buffer.type) });
     const layout = handle.createPipelineLayout({ bindGroupLayouts: [group] });
     const compute = { module: this.modules[shader], entryPoint: entry_point };
-    return handle.createComputePipelineAsync({ label, layout, compute });
+    return handle.createComputePipelineAsync({ label, layout, compute }).catch(({ message }) => {
+      throw new DeviceError(`${label}: the GPU's compiler refused it (${message}); please report it`);
+    });
   }
 
   /** Makes the weights of a shard, whose bytes are as the model's file has them. */
@@ -140,7 +143,7 @@ class Program {
     const encoder = device.handle.createCommandEncoder();
     encoder.copyBufferToBuffer(this.buffer(name), 0, copy, 0, size);
     await device.submit(encoder);
-    await copy.mapAsync(GPUMapMode.READ).catch(() => device.wait()); // lost meanwhile
+    await copy.mapAsync(GPUMapMode.READ).catch(() => device.fail());
     const padded = arrayOf(dtype, copy.getMappedRange()), count = shape.reduce((product, length) => product * length);
     const values = new Float32Array(padded.subarray(0, count)), width = shape.at(-1);
     copy.destroy();

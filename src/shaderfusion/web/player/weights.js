@@ -2,12 +2,14 @@
 import { breath } from "./breath.js";
 import { ModelError } from "./errors.js";
 
+const OWN = /^(programs|tokenizer|weights)/; // paths; those of other exports begin with their folder's address
+
 /** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
 export class Files {
   constructor(base) {
     this.base = base;
-    this.cache = caches.open("shaderfusion-files");
-    this.memory = new Map(); // where the browser has no room
+    this.cache = caches.open("shaderfusion-files").catch(() => null);
+    this.memory = new Map(); // where the browser keeps nothing, or has no room
   }
 
   /** A file, checked: a Blob. `onBytes` is told how many of its bytes are there. */
@@ -25,20 +27,24 @@ export class Files {
   /** Forgets what is kept of this export but none of `files`. */
   async forgetOthers(files) {
     const cache = await this.cache, wanted = files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]);
-    for (const { url } of await cache.keys())
-      if (url.startsWith(this.base) && !wanted.includes(url)) await cache.delete(url);
+    for (const { url } of (await cache?.keys()) ?? [])
+      if (OWN.test(url.replace(this.base, "")) && !wanted.includes(url)) await cache.delete(url);
   }
 
   #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
 
   async #kept(file, part) {
     const key = this.#key(file, part);
-    return this.memory.get(key) ?? (await (await this.cache).match(key))?.blob();
+    return this.memory.get(key) ?? (await (await this.cache)?.match(key))?.blob();
   }
 
   async #keep(file, part, blob) {
-    const key = this.#key(file, part), put = (await this.cache).put(key, new Response(blob));
-    await put.catch(() => this.memory.set(key, blob));
+    const key = this.#key(file, part);
+    try {
+      await (await this.cache).put(key, new Response(blob));
+    } catch {
+      this.memory.set(key, blob);
+    }
   }
 
   async #fetch(file, onBytes, signal) {
@@ -68,7 +74,7 @@ export class Files {
       throw new ModelError(`${path}: ${rest}`, { cause });
     }
     this.memory.delete(this.#key(file, "&part"));
-    await (await this.cache).delete(this.#key(file, "&part"));
+    await (await this.cache)?.delete(this.#key(file, "&part"));
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
     const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (sha256 === file.sha256) return blob;
