@@ -58,6 +58,7 @@ ORDER = [
     "gpu",
     "graph.arena",
     "graph.program",
+    "weights.slices",
     "weights.prepare",
     "weights.store",
     "engine",
@@ -72,14 +73,15 @@ ORDER = [
     "batch",
     "making",
     "server",
+    "web",
     "cli",
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
 GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
-GPU_USERS += ["tuning_file", "tune", "verify", "making", "server", "cli"]
+GPU_USERS += ["tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 RUNTIME_USERS = ["gpu.backend"]
-VERSION_USERS = ["bench", "tuning_file", "tune", "verify", "making", "server", "cli"]
+VERSION_USERS = ["bench", "tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 
 
 def find_entry(module: str, entries: Iterable[str]) -> str | None:

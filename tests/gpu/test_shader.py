@@ -276,3 +276,18 @@ def test_missing_entry_point(any_device: Device, kernels: Path) -> None:
     (kernels / "kernel.wgsl").write_text(MAIN.replace("#import fragments/helper", "").replace("helper()", "1.0"))
     with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*(?i:entry point) ['\"]+other"):
         any_device.pipelines.get(make_call(entry_point="other"))
+
+
+@pytest.mark.parametrize(
+    ("directive", "flags", "is_unrolled"),
+    [
+        ("#unroll", (), True),
+        ("#unroll", ("EMULATED",), False),
+        ("#unroll FLAG", (), False),
+        ("#unroll FLAG", ("FLAG",), True),
+    ],
+)
+def test_unroll(kernels: Path, directive: str, flags: tuple[str, ...], is_unrolled: bool) -> None:
+    loop = ["for (var i = 0u; i < 2; i++) {", "    f(i);", "}"]
+    copies = [line for i in range(2) for line in (f"{{ const i = {i}u;", "    f(i);", "}")]
+    assert body(kernels, "\n".join([directive, *loop]), *flags) == (copies if is_unrolled else loop)

@@ -25,8 +25,9 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.tensor import DType, TensorSpec
 from shaderfusion.tune.survey import find_cases
-from shaderfusion.weights import footprint, prepare
+from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
+from shaderfusion.weights.slices import filters_room, prepare_calls, slices
 
 OPTIMIZATIONS = ("all", "none", "gn", "geglu", "pfs", "flash", "winograd")
 
@@ -38,10 +39,12 @@ def with_matrices(m: int, n: int, k: int, subgroup_sizes: tuple[int, int]) -> Ca
 
 
 LANES = replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True)
+FOUR_LANES = replace(LANES, subgroup_sizes=(4, 4))
 DEVICES: dict[str, tuple[Capabilities, tuple[DType, ...]]] = {
     "least": (WEBGPU_DEFAULTS, ("f16", "f32")),
     "desktop": (DESKTOP_GPU, ("f16", "f32")),
     "lanes": (LANES, ("f16", "f32")),
+    "four-lanes": (FOUR_LANES, ("f16", "f32")),
     "lanes-int64": (replace(LANES, has_int64=True), ("f32",)),
     "nvidia": (with_matrices(16, 16, 16, (32, 32)), ("f16",)),
     "intel": (with_matrices(8, 16, 16, (8, 32)), ("f16",)),
@@ -96,9 +99,9 @@ def weight_calls(graph: Graph, known: set[object]) -> Iterator[KernelCall]:
                 dtype, np.zeros(STORED_SIZE_BYTES[dtype] * int(np.prod(weight.source_shape)), np.uint8)
             )
             tensors = [stored] * len(weight.paths)
-            for part in itertools.islice(prepare._slices(weight, tensors, footprint._BATCH_BYTES), 1):
-                filters = prepare._filters(weight.tensor.dtype, 1 << 30)
-                yield from prepare._prepare_calls(words, dtype, weight, part, flags, filters, 0)
+            for part in itertools.islice(slices(weight, tensors, footprint._BATCH_BYTES), 1):
+                filters = filters_room(weight.tensor.dtype, 1 << 30)
+                yield from prepare_calls(words, dtype, weight, part, flags, filters, 0)
 
 
 _compiled: set[tuple[str, str]] = set()

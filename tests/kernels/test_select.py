@@ -18,6 +18,7 @@ from shaderfusion.kernels.select import Kernels
 
 GPU = Kernels("f16")
 LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True))
+FOUR_LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4)))
 
 
 def linear(kernels: Kernels, num_rows: int) -> tuple[KernelCall, ...]:
@@ -29,6 +30,13 @@ def linear(kernels: Kernels, num_rows: int) -> tuple[KernelCall, ...]:
 def test_products_by_device() -> None:
     assert "LANES" not in linear(GPU, 1024)[0].constants
     assert linear(LANES, 1024)[0].constants["LANES"] is True
+    assert linear(FOUR_LANES, 1024)[0].constants["UNROLLED"] is True
+
+
+def test_winograd_does_not_pay_lane_by_lane() -> None:
+    x, out = tensor_out("x", 1, 64, 64, 64), tensor_out("out", 1, 64, 64, 64)
+    assert LANES.conv2d_layout(x, out) == "winograd_4"
+    assert FOUR_LANES.conv2d_layout(x, out) == "conv2d"
 
 
 @pytest.mark.parametrize(("kernels", "lanes"), [(GPU, 32), (LANES, 8)], ids=["gpu", "lanes"])

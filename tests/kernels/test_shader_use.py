@@ -22,6 +22,7 @@ DEVICES = (
     WEBGPU_DEFAULTS,
     DESKTOP_GPU,
     Capabilities(is_cpu=True, has_subgroups=True),
+    Capabilities(is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4)),
     Capabilities(is_cpu=True, has_subgroups=True, has_int64=True),
     replace(DESKTOP_GPU, matrix_shapes=(MatrixShape(16, 16, 16, "f16", "f32"),), subgroup_sizes=(32, 32)),
 )

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import shaderfusion
-from shaderfusion.cli import batch, bench, devices, generate, info, inspect, serve, tune, verify
+from shaderfusion.cli import batch, bench, devices, export, generate, info, inspect, serve, tune, verify
 from shaderfusion.errors import InputError, ShaderfusionError
 from shaderfusion.output import discard, say, show
 
 __all__ = ["main"]
 
-COMMANDS = (generate, batch, serve, inspect, devices, info, verify, tune, bench)
+COMMANDS = (generate, batch, serve, export, inspect, devices, info, verify, tune, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from shaderfusion.gpu.failures import gpu_errors
 from shaderfusion.gpu.shader import compose
 from shaderfusion.kernels.call import KernelCall
 
-__all__ = ["Pipeline", "PipelineCache"]
+__all__ = ["Pipeline", "PipelineCache", "pipeline_key"]
 
 _MAX_COMPILERS = 8
 """Threads that compile: drivers take most of the time, and let go of Python meanwhile."""
@@ -55,7 +55,7 @@ class PipelineCache:
 
     def get_all(self, calls: Iterable[KernelCall]) -> list[Pipeline]:
         """The pipelines of calls; those not there yet are compiled, several at once. ShaderError if one does not."""
-        keys = [(_key(call), call) for call in calls]
+        keys = [(pipeline_key(call), call) for call in calls]
         found = {key: self._pipelines.get(key) for key, _ in keys}
         missing = {key: call for key, call in keys if found[key] is None}
         for key, pipeline in zip(missing, self._compile_all(list(missing.values())), strict=True):
@@ -98,7 +98,8 @@ class PipelineCache:
         return Pipeline(handle, layout)
 
 
-def _key(call: KernelCall) -> _Key:
+def pipeline_key(call: KernelCall) -> _Key:
+    """Calls of which this is equal have one pipeline."""
     # With types, as 1, 1.0 and True are equal but make different preludes. A False flag is an absent one.
     given = ((name, type(value), value) for name, value in call.constants.items() if value is not False)
     params = tuple((name, type(value)) for name, value in call.params.items())

@@ -9,6 +9,7 @@ A kernel file is plain WGSL plus directives, each on a line of its own:
                                  constant of the call, up to the `}` below its `for`; may be nested. i is a constant in
                                  each copy: drivers keep arrays, above all of matrices, in registers if nothing else
                                  indexes them. With the flag EMULATED, where matrices are in memory, loops stay
+    #unroll FLAG                 does so where the flag is set
 """
 
 import re
@@ -128,8 +129,9 @@ def _expand(path: str, flags: frozenset[str], imported: set[str]) -> Iterator[_L
                 yield text, origin
             continue
         match directive[1], directive[2]:
-            case "unroll", "":
-                if all(block.keeps for block in blocks) and "EMULATED" not in flags:
+            case "unroll", flag:
+                is_on = flag in flags if flag else "EMULATED" not in flags
+                if is_on and all(block.keeps for block in blocks):
                     yield _UNROLL, origin
             case "import", fragment if fragment:
                 if all(block.keeps for block in blocks):

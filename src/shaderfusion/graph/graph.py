@@ -48,6 +48,12 @@ class Weight:
         """Of all its tensors in one, as the checkpoint would have it."""
         return (len(self.paths) * self.source_shape[0], *self.source_shape[1:])
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """Weights of one source that are equal in this have the same bytes on a device."""
+        tensor = self.tensor
+        return (self.paths, self.layout, tensor.dtype, tensor.shape, self.in_parts, self.out_parts)
+
 
 class Graph:
     """Records calls and names. Paths are the checkpoint's own (`down_blocks.0.resnets.1.conv1`), prefixed with

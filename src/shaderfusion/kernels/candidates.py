@@ -153,6 +153,8 @@ def _tiles(
     Where matrix units can take it, they do.
     """
     products = capabilities.products_of(dtype)
+    if isinstance(products, Lanes) and products.are_four:
+        return [LaneTile(m, n, lanes=4, unrolled=True) for m in (8, 16) for n in (16, 32)]
     if isinstance(products, Lanes):
         heights = [m for m in _LANE_ROWS if m < 2 * rows or m == _LANE_ROWS[0]]
         widest = min(_LANE_COLUMNS, key=lambda n: ceil_div(columns, n) * n)  # of those that waste the fewest columns

@@ -71,7 +71,7 @@ class Capabilities:
     def products_of(self, dtype: DType) -> Lanes | MatrixUnits | None:
         """What does products of that dtype; None for the registers of a GPU."""
         if self.exchanges_lanes:
-            return Lanes(int64_pairs=self.has_int64 and dtype == "f32")
+            return Lanes(self.has_int64 and dtype == "f32", are_four=self.has_four_lanes)
         return self.matrix_units_of(dtype)
 
     def has_subgroups_of(self, size: int) -> bool:
@@ -82,6 +82,11 @@ class Capabilities:
     def exchanges_lanes(self) -> bool:
         """Whether products had better exchange values among a subgroup's lanes (fragments/lane_matmul): on CPUs."""
         return self.is_cpu and self.has_subgroups
+
+    @property
+    def has_four_lanes(self) -> bool:
+        """Whether they are those of SwiftShader, the browsers' software adapter: 4 in every subgroup."""
+        return self.exchanges_lanes and self.has_subgroups_of(4)
 
     @property
     def max_workgroup_size(self) -> int:

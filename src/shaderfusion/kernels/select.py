@@ -204,12 +204,13 @@ class Kernels:
         """The m of F(m x m, 3x3) where it pays and can be bound, else None: it takes enough channels and tiles.
 
         Of few tiles the transforms and the filters' traffic take the gain; with those in between F(2x2) is as fast as
-        F(4x4), and exacter, and on matrix units the direct convolution. docs/tuning.md has the times.
+        F(4x4), and exacter, and on matrix units the direct convolution. SwiftShader transforms lane by lane, which
+        takes more than is gained. docs/tuning.md has the times.
         """
         channels = (operation.x_shape[-1], operation.out_shape[-1])
         if not self.optimizations.winograd_conv or operation.stride != 1 or min(channels) < 32:
             return None
-        if self.matrix_units and max(channels) < 256:
+        if self.capabilities.has_four_lanes or (self.matrix_units and max(channels) < 256):
             return None
         tiles = operation.num_tiles(4)
         if tiles < (128 if self.matrix_units else 32):

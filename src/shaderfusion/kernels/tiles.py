@@ -23,9 +23,6 @@ __all__ = [
     "tile_of",
 ]
 
-_NUM_LANES = 8
-"""A subgroup of llvmpipe with 256-bit vectors."""
-
 _ENOUGH_WORKGROUPS = 350
 """So many tiles occupy a large GPU: about 3 for each of 100 to 130 multiprocessors."""
 
@@ -65,14 +62,18 @@ class LaneTile:
     n: int = 32
     int64_pairs: bool = False
     """Load two f32 as one u64 (fragments/pair)."""
+    lanes: int = 8
+    """Of a subgroup, or as many of them as work: 8 is llvmpipe's with 256-bit vectors."""
+    unrolled: bool = False
+    """Loops are repeated in the shader's text, for SwiftShader, whose subgroups all have so many lanes."""
 
     @property
     def constants(self) -> dict[str, int | bool]:
         """The kernel's constants; ShapeError where the columns are not vectors of 4 for each lane."""
-        if self.m < 1 or self.n < 1 or self.n % (4 * _NUM_LANES):
-            raise ShapeError(f"{self}: m must be at least 1, and n a multiple of {4 * _NUM_LANES}")
-        sizes = {"NUM_LANES": _NUM_LANES, "LANE_TILE_M": self.m, "LANE_VECTORS": self.n // (4 * _NUM_LANES)}
-        return {"LANES": True, **sizes, "INT64_PAIRS": self.int64_pairs}
+        if self.m < 1 or self.n < 1 or self.n % (4 * self.lanes):
+            raise ShapeError(f"{self}: m must be at least 1, and n a multiple of {4 * self.lanes}")
+        sizes = {"NUM_LANES": self.lanes, "LANE_TILE_M": self.m, "LANE_VECTORS": self.n // (4 * self.lanes)}
+        return {"LANES": True, **sizes, "INT64_PAIRS": self.int64_pairs, "UNROLLED": self.unrolled}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Lanes:
 
     int64_pairs: bool = False
     """As in LaneTile."""
+    are_four: bool = False
+    """All subgroups have 4, those of SwiftShader."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ AnyTile = Tile | LaneTile | MatrixTile | Lanes | MatrixUnits | None
 
 def choose_lane_tile(lanes: Lanes, num_rows: int) -> LaneTile:
     """The tile for a product of so many rows. Wider ones would be faster, but take long to compile."""
+    if lanes.are_four:
+        return LaneTile(8, 32, lanes=4, unrolled=True)
     return LaneTile(next((m for m in (4, 8, 16) if num_rows <= m), 32), int64_pairs=lanes.int64_pairs)
 
 

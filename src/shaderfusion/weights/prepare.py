@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
-from shaderfusion.errors import ShapeError, WeightsError
+from shaderfusion.errors import WeightsError
 from shaderfusion.gpu.buffers import NUMPY_DTYPES, allocate, download, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
@@ -24,16 +23,15 @@ from shaderfusion.kernels.common.prepare_weight import (
     NOT_FINITE,
     OVER_F16,
     Places,
-    StoredDType,
     prepare_weight,
 )
-from shaderfusion.kernels.optimized.winograd_conv import winograd_filters
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
+from shaderfusion.tensor import TensorSpec, dtype_size_bytes
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
-from shaderfusion.weights.footprint import batch_bytes, channels_at_once, filters_bytes, is_small
+from shaderfusion.weights.footprint import batch_bytes, filters_bytes, is_small
 from shaderfusion.weights.lora.kinds import Decomposed
 from shaderfusion.weights.lora.merge import NO_PATCHES, Merge, Patch, Patches, Scales
+from shaderfusion.weights.slices import Slice, filters_room, places_in_one_row, prepare_calls, slices
 
 __all__ = ["WeightLoader", "read_rows"]
 
@@ -79,14 +77,14 @@ class WeightLoader:
                     values, found_on_host[index] = _prepare_on_host(weight, tensors)
                     batch.write(values, buffers[weight.tensor])
                     continue
-                parts = list(_slices(weight, tensors, batch.max_bytes))
+                parts = list(slices(weight, tensors, batch.max_bytes))
                 scales = batch.measure(parts, adapted)
                 for part in parts:
                     words, stored = batch.upload(part.data), part.stored
                     if patch := adapted[part.tensor]:
                         words, stored = batch.merge(words, part, patch, scales), "F32"
                     filters = batch.filters[weight.tensor.dtype]
-                    batch.add(_prepare_calls(words, stored, weight, part, batch.flags, filters, index))
+                    batch.add(prepare_calls(words, stored, weight, part, batch.flags, filters, index))
             for index, (weight, found) in enumerate(zip(sources, batch.finish(), strict=True)):
                 found |= found_on_host.get(index, 0)
                 is_adapted = any(path in patches.get(sources[weight], {}) for path in weight.paths)
@@ -119,62 +117,9 @@ def _require_numbers(tensor: TensorSpec, *, is_finite: bool, fits_f16: bool, is_
         raise WeightsError(f"{tensor.name}: has values over the range of f16; use dtype f32")
 
 
-class _Slice(NamedTuple):
-    """Some of a weight's places of output channels, and the stored bytes of the channels that go there."""
-
-    tensor: int
-    """Which of those that are side by side."""
-    rows: range
-    """Of that tensor as a matrix, whose rows are its first dimension."""
-    columns: int
-    in_channels: Places
-    out_channels: Places
-    places: range
-    stored: StoredDType
-    data: np.ndarray
-
-
-def _slices(weight: Weight, tensors: Sequence[StoredTensor], max_bytes: int) -> Iterator[_Slice]:
-    """The whole weight in slices, each of one tensor: of at most so many stored bytes, or of 4 channels."""
-    shape, tensor, columns = weight.joined_shape, weight.tensor, math.prod(weight.source_shape[1:])
-    row_channels = row_places = 1
-    if weight.layout == "as_is":
-        in_channels, out_channels = Places(1, 1), _places_in_one_row(weight)
-        row_channels, row_places = columns, tensor.size // tensor.shape[0]
-    else:
-        in_channels = _places(shape[1], tensor.shape[-2], weight.in_parts)
-        out_channels = _places(shape[0], tensor.shape[-1], len(tensors) * weight.out_parts)
-    num_places, num_channels = out_channels.places // len(tensors), out_channels.channels // len(tensors)
-    for index, stored in enumerate(tensors):
-        channel_bytes = stored.data.size // num_channels
-        most = row_places * channels_at_once(row_channels * channel_bytes, max_bytes, row_places)
-        end_place = (index + 1) * num_places
-        for first in range(index * num_places, end_place, most):
-            places = range(first, min(first + most, end_place))
-            before = (out_channels.channels_before(place) for place in (places.start, places.stop))
-            begin, end = (channel - index * num_channels for channel in before)
-            if begin < end:  # else they stay zeros, as new buffers are
-                rows = range(begin // row_channels, end // row_channels)
-                data = stored.data[channel_bytes * begin : channel_bytes * end]
-                yield _Slice(index, rows, columns, in_channels, out_channels, places, stored.dtype, data)
-
-
-def _places(channels: int, places: int, parts: int) -> Places:
-    return Places(channels, places, parts if places > channels else 1)
-
-
-def _places_in_one_row(weight: Weight) -> Places:
-    """Of all values of a weight as it is, where rows that are padded are parts."""
-    shape, tensor = weight.joined_shape, weight.tensor
-    if tensor.shape[:-1] != shape[:-1]:
-        raise ShapeError(f"{tensor}: only the last dimension of {shape} can be padded in the layout as_is")
-    num_rows = len(weight.paths) * math.prod(shape[:-1])
-    return _places(math.prod(shape), tensor.size, num_rows * weight.out_parts)
-
-
 def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[np.ndarray, int]:
     """All bytes of the buffer of a weight as it is, and its flags, as prepare_weight finds them."""
-    tensor, places = weight.tensor, _places_in_one_row(weight)
+    tensor, places = weight.tensor, places_in_one_row(weight)
     values = np.concatenate([stored.to_f32() for stored in tensors])
     is_finite = bool(np.isfinite(values).all())
     fits_f16 = bool((np.abs(values) < F16_OVERFLOW).all())
@@ -183,43 +128,6 @@ def _prepare_on_host(weight: Weight, tensors: Sequence[StoredTensor]) -> tuple[n
     with np.errstate(over="ignore"):
         rows[:, : places.part_channels] = values.reshape(places.parts, -1)
     return padded.view(np.uint8), (0 if is_finite else NOT_FINITE) | (0 if fits_f16 else OVER_F16)
-
-
-def _prepare_calls(
-    words: TensorSpec,
-    stored: StoredDType,
-    weight: Weight,
-    part: _Slice,
-    flags: TensorSpec,
-    filters: TensorSpec,
-    index: int,
-) -> Iterator[KernelCall]:
-    """From the words of a slice, of that dtype, to those places of the weight; `filters` has room for a slice's."""
-    tensor = weight.tensor
-    _, _, m = weight.layout.partition("winograd_")
-    taps = math.prod(weight.source_shape[2:]) if weight.layout != "as_is" else 1
-    if m:
-        shape = (9, part.in_channels.places, len(part.places))
-        out = filters.rows(0, math.prod(shape)).reshape(*shape)
-    else:
-        out = tensor.reshape(taps, part.in_channels.places, part.out_channels.places)
-    yield prepare_weight(
-        words,
-        out,
-        flags,
-        stored=stored,
-        in_channels=part.in_channels,
-        out_channels=part.out_channels,
-        out_slice=part.places,
-        weight=index,
-    )
-    if m:
-        filters = out.reshape(3, 3, *out.shape[1:])
-        yield winograd_filters(filters, tensor, m=int(m), out_first_channel=part.places.start)
-
-
-def _filters(dtype: DType, size_bytes: int) -> TensorSpec:
-    return TensorSpec("weights.filters", (size_bytes // dtype_size_bytes(dtype),), dtype, "weight")
 
 
 class _Batch:
@@ -239,7 +147,7 @@ class _Batch:
         self._pipelines = pipelines
         self._own = {spec: allocate(device, spec.size_bytes, spec.name) for spec in (self.flags, self._words)}
         room = allocate(device, filters_bytes(weights), "weights.filters")
-        self.filters = {dtype: _filters(dtype, room.size) for dtype in NUMPY_DTYPES}
+        self.filters = {dtype: filters_room(dtype, room.size) for dtype in NUMPY_DTYPES}
         """By dtype, all in one buffer."""
         self._own |= dict.fromkeys(self.filters.values(), room)
         self._buffers = {**buffers, **self._own}
@@ -278,7 +186,7 @@ class _Batch:
         name = self._weights[self.index].tensor.name
         self._calls += (replace(call, label=f"{name}/{call.name}") for call in calls)
 
-    def measure(self, parts: Sequence[_Slice], patches: Sequence[Patch | None]) -> dict[Decomposed, Scales]:
+    def measure(self, parts: Sequence[Slice], patches: Sequence[Patch | None]) -> dict[Decomposed, Scales]:
         """Of DoRAs by input channels, whose norms are of all slices of a tensor: these are uploaded once more."""
         scales: dict[Decomposed, Scales] = {}
         for part in parts:
@@ -291,14 +199,14 @@ class _Batch:
                 self.add(merge.calls)
         return scales
 
-    def merge(self, words: TensorSpec, part: _Slice, patch: Patch, by_input: Mapping[Decomposed, Scales]) -> TensorSpec:
+    def merge(self, words: TensorSpec, part: Slice, patch: Patch, by_input: Mapping[Decomposed, Scales]) -> TensorSpec:
         """The words of a slice with its changes merged, in f32."""
         merge = self._decode(words, part)
         merged = merge.merge(patch, by_input)
         self.add(merge.calls)
         return replace(merged, shape=(merged.size,), dtype="u32", base=merged)
 
-    def _decode(self, words: TensorSpec, part: _Slice) -> Merge:
+    def _decode(self, words: TensorSpec, part: Slice) -> Merge:
         """Of the slice in f32."""
         weight = TensorSpec("stored", (len(part.rows), part.columns), "f32")
         places = Places(weight.size, weight.size)

@@ -114,5 +114,4 @@ def _patch(patches: Patches, loaded: _Loaded, path: str) -> Patch | None:
 
 
 def _key(source: TensorSource, weight: Weight) -> tuple[Any, ...]:
-    spec = weight.tensor
-    return (source, weight.paths, weight.layout, spec.dtype, spec.shape, weight.in_parts, weight.out_parts)
+    return (source, weight.form)

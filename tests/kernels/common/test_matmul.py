@@ -36,6 +36,7 @@ BOUNDS: dict[DType, float] = {"f32": 1e-6, "f16": 5e-4}
 SMALL = Tile(16, 16, 8, thread_m=2, thread_n4=1)
 SMALL_PAIRS = Tile(16, 16, 16, thread_m=2, thread_n4=1, pairs=True)
 SMALL_LANES = LaneTile(4, 32)
+SMALL_FOUR = LaneTile(4, 32, lanes=4, unrolled=True)
 
 SHAPES = [
     ((1, 4), 4),  # minimal
@@ -46,7 +47,7 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[SMALL, SMALL_PAIRS, SMALL_LANES], ids=["tile", "pairs", "lanes"])
+@pytest.fixture(params=[SMALL, SMALL_PAIRS, SMALL_LANES, SMALL_FOUR], ids=["tile", "pairs", "lanes", "four lanes"])
 def small(request: pytest.FixtureRequest, any_device: Device) -> Tile | LaneTile:
     """A tile of each algorithm that compiles quickly."""
     if isinstance(request.param, LaneTile) and not any_device.capabilities.has_subgroups:

@@ -35,18 +35,28 @@ fn row_a(batch: u32, row: u32) -> RowA {
                 i32(STRIDE * (pixel % params.out_width)) - PADDING);
 }
 
-fn load_a(row: RowA, k: u32) -> LoadA {
+struct PlaceA { y: i32, x: i32, channel: u32 } // in the patch
+
+fn place_a(k: u32) -> PlaceA {
     let tap = k / params.in_channels;
-    let channel = k % params.in_channels;
-    let y = row.y + i32(tap / KERNEL_SIZE);
-    let column = row.x + i32(tap % KERNEL_SIZE);
-    let is_inside = y >= 0 && column >= 0 && y < i32(params.in_height) && column < i32(params.in_width);
+    return PlaceA(i32(tap / KERNEL_SIZE), i32(tap % KERNEL_SIZE), k % params.in_channels);
+}
+
+#ifdef LANES
+fn load_a(row: RowA, place: PlaceA) -> LoadA {
+#else
+fn load_a(row: RowA, k: u32) -> LoadA {
+    let place = place_a(k);
+#endif
+    let y = u32(row.y + place.y); // what is above or left of the image is far beyond it
+    let column = u32(row.x + place.x);
+    let is_inside = (y < params.in_height) & (column < params.in_width); // without a branch, which `&&` is
 #ifndef LANES
     if (k >= params.depth || !is_inside) { return LoadA(); }
 #endif
-    let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + u32(y) / UPSAMPLE;
-    let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + u32(column) / UPSAMPLE;
-    let i = (pixel * params.in_channels + channel) / LOAD_SIZE;
+    let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + y / UPSAMPLE;
+    let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + column / UPSAMPLE;
+    let i = (pixel * params.in_channels + place.channel) / LOAD_SIZE;
 #ifdef LANES
     return select(LoadA(), unpack(x[select(0, i, is_inside)]), is_inside);
 #else

@@ -40,6 +40,14 @@ fn row_a(batch: u32, row: u32) -> RowA {
 #endif
 }
 
+#ifdef LANES
+alias PlaceA = u32; // k
+
+fn place_a(k: u32) -> PlaceA {
+    return k;
+}
+#endif
+
 fn load_a(row: RowA, k: u32) -> LoadA {
 #ifdef LANES
     let values = unpack(a[(4 * row.start + k) / LOAD_SIZE]);

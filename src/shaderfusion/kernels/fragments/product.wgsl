@@ -5,7 +5,7 @@
 // fn load_b(batch, k, column) -> LoadB, values along the columns, or along k with TRANSPOSE_B. Both loads give 4 values, in
 // Elem, with MATRIX_UNITS 8 as they are stored; k and column are multiples of that (but any column with TRANSPOSE_B);
 // beyond their edge both loads give 0. With LANES, where conditions cost as much as loads, they are asked for nothing
-// beyond K, and B has another form (fragments/lane_matmul).
+// beyond K, and have other forms (fragments/lane_matmul).
 #import fragments/product_epilogue
 #ifndef SUM_SPLITS
 #ifdef LANES
