@@ -82,7 +82,7 @@ class Load:
                 self._complain(f"{wrong} is answered with {status}")
             return "refused"
         left = chosen.randrange(1, 6) if kind in ("cancelled", "gone") else None
-        found = ""
+        found = last = ""
         for name, data in self._ask(body):
             if kind == "slow":
                 time.sleep(0.2)

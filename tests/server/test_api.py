@@ -1,14 +1,18 @@
 """The own API, from outside."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from golden.models import model_folder
 
 from shaderfusion.cli import main
+from shaderfusion.errors import DeviceLostError
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
@@ -21,16 +25,19 @@ def names(events: list[tuple[str, Any]]) -> list[str]:
 
 def test_a_picture_is_that_of_generate(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = client.generate(**SMALL, num_images=2, preview_every=1)
-    assert names(events) == ["queued", "started", "step", "preview", "step", "picture", "picture", "done"]
+    assert names(events)[:2] == ["queued", "started"]
+    assert names(events)[-4:] == ["step", "picture", "picture", "done"]
     jobs = {data["job"] for _, data in events}
     assert len(jobs) == 1
     started = events[1][1]
     assert {key: started[key] for key in ("model", "seed", "steps", "width", "height", "num_images")} == {
         "model": "sd1", "seed": 1, "steps": 2, "width": 16, "height": 16, "num_images": 2}  # fmt: skip
-    first, second = (data for name, data in events if name == "step")
-    assert (first["step"], first["steps"], first["part"], first["seconds_left"]) == (1, 2, "denoise", None)
-    assert second["seconds_left"] == 0
-    assert len(events[3][1]["images"]) == 2
+    steps = [data for name, data in events if name == "step"]
+    assert steps == sorted(steps, key=lambda data: data["step"])
+    assert {data["part"] for data in steps} <= {"loading", "text", "denoise", "decode"}
+    assert {key: steps[-1][key] for key in ("step", "steps", "seconds_left")} == {
+        "step": 2, "steps": 2, "seconds_left": 0}  # fmt: skip
+    assert all(len(data["images"]) == 2 for name, data in events if name == "preview")
     pictures = [picture_of(data["image"]) for name, data in events if name == "picture"]
     monkeypatch.chdir(tmp_path)
     options = ["--steps", "2", "--width", "16", "--height", "16", "--seed", "1", "--num-images", "2"]
@@ -62,8 +69,8 @@ def test_a_picture_is_that_of_generate(client: Client, tmp_path: Path, monkeypat
             texts, own = picture.text, json.loads(picture.text[OWN])  # type: ignore[attr-defined]
             assert own | {"model": 0} == json.loads(made.text[OWN]) | {"model": 0}  # type: ignore[attr-defined]
             assert own["model"] == "sd1"
-            assert events[5 + index][1]["settings"] == own
-            assert events[5 + index][1]["parameters"] == texts[PARAMETERS]
+            assert events[index - 3][1]["settings"] == own
+            assert events[index - 3][1]["parameters"] == texts[PARAMETERS]
 
 
 def test_an_answer_without_events(client: Client) -> None:
@@ -81,8 +88,8 @@ def test_every_field_is_taken(client: Client) -> None:
     fields |= {"hires": 1.5, "hires_steps": 4, "hires_strength": 0.5, "optimizations": "gn,pfs", "image": red}
     fields |= {"mask": red, "strength": 0.5, "num_images": 2, "preview_every": 0}
     events = client.generate(**{**SMALL, **fields, "scheduler": "DDIM"})
-    parts = [data["part"] for name, data in events if name == "step"]
-    assert parts == ["denoise", "hires", "hires"]
+    last = [data for name, data in events if name == "step"][-1]
+    assert (last["step"], last["steps"], last["part"]) == (3, 3, "decode")
     started, own = events[1][1], events[-2][1]["settings"]
     assert (started["steps"], started["width"], started["height"]) == (3, 24, 24)
     assert own["number"] == 2
@@ -105,12 +112,15 @@ def test_models_switch(client: Client) -> None:
         assert device["model"] == name
         assert 0 < device["memory"]["used_bytes"] <= device["memory"]["planned_bytes"]
         assert device["ms_per_step"] > 0
-    assert set(answer["models"][0]) == {"name", "family", "width", "height", "loaded"}
+    assert set(answer["models"][0]) == {
+        "name", "family", "width", "height", "steps", "guidance_scale", "loaded"}  # fmt: skip
 
 
 def test_options_have_the_defaults_and_bounds(client: Client) -> None:
     options = client.get("/api/options").json
     assert "euler_a" in options["schedulers"]
+    assert "karras" in options["spacings"]["dpmpp_2m"]
+    assert options["spacings"]["lcm"] == []
     assert options["limits"] == {
         "width": [1, 64], "height": [1, 64], "steps": [1, 1000], "num_images": [1, 2], "queue": 3}  # fmt: skip
     assert options["defaults"]["steps"] == 20
@@ -210,6 +220,27 @@ def test_adapters_come_from_their_folder_alone(runtime: str, tmp_path: Path) -> 
         assert changed["settings"]["lora"][0]["file"] == "mine.safetensors"
         assert picture_of(plain["image"]).tobytes() != picture_of(changed["image"]).tobytes()
         assert client.generate(**SMALL)[-2][1]["image"] == plain["image"]
+
+
+def test_a_lost_device_is_opened_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(work: object, job: object) -> None:
+        raise DeviceLostError("the device is gone")
+
+    before = client.service.models.device
+    with monkeypatch.context() as patch:
+        patch.setattr(client.service.maker, "make", lose)
+        assert client.generate(**SMALL)[-1] == ("error", {"job": ANY, "error": "the device is gone", "field": None})
+    assert client.service.models.device is not before
+    assert client.generate(**SMALL)[-1][0] == "done"
+
+
+def test_a_second_signal_ends_at_once(runtime: str) -> None:
+    with process(runtime) as (started, client), client.events(**LONG) as running:
+        assert next(name for name, _ in running if name == "step")
+        for _ in range(2):
+            started.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert started.wait(PATIENCE_S) == 0
 
 
 def test_sigterm_finishes_and_keeps_the_picture(runtime: str, tmp_path: Path) -> None:

@@ -310,6 +310,13 @@ def picture(replay: Replay, unet: str) -> np.ndarray:
 # ---- what the page is told
 
 
+@pytest.mark.parametrize(
+    ("model", "name"), [("emoji", "emoji"), ("a/v1.5", "v1.5"), ("a/v1.5.safetensors", "v1.5"), ("owner/name", "name")]
+)
+def test_name(model: str, name: str) -> None:
+    assert export._name_of(model) == name
+
+
 def test_tokenizer(exported: Path) -> None:
     tokenizer = load(exported)["tokenizers"]["text_encoder"]
     vocabulary = load(exported, tokenizer["file"]["path"])

@@ -96,27 +96,26 @@ def _run(args: argparse.Namespace) -> None:
     if args.output_dir is not None:
         _require_folder(args.output_dir)
     wanted = args.model or ([] if args.models_dir else [DEFAULT_MODEL])
-    opened = listen(args.host, args.port)
-    address, port = opened.getsockname()[:2]
-    api_key = args.api_key or os.environ.get(_KEY) or None
-    if api_key is None and not is_loopback(address):
-        say(f"warning: everyone who reaches {address} can use this server: it has no --api-key")
-    models = Models(find_models(wanted, args.models_dir), common, required=wanted)
-    service = Service(models, Fields(make_field_parser(), setup), setup)
-    hosts = own_names(args.host, args.allow_host)
-    app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
-    shown = f"[{address}]" if ":" in address else address
-    url = f"http://{shown}:{port}"
-    server = HttpServer(app, service, opened, on_ready=lambda: _ready(url, args.open))
-    server.run_until_stopped()
+    with listen(args.host, args.port) as opened:
+        address, port = opened.getsockname()[:2]
+        api_key = args.api_key or os.environ.get(_KEY) or None
+        if api_key is None and not is_loopback(address):
+            say(f"warning: everyone who reaches {address} can use this server: it has no --api-key")
+        models = Models(find_models(wanted, args.models_dir), common, required=wanted)
+        service = Service(models, Fields(make_field_parser(), setup), setup)
+        hosts = own_names(args.host, args.allow_host)
+        app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
+        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        HttpServer(app, service, opened, on_ready=lambda: _ready(url, args.open)).run_until_stopped()
 
 
 def _ready(url: str, opens: bool) -> None:
     show(url)
     if opens:
+        import threading
         import webbrowser
 
-        webbrowser.open(url)
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # a text browser would be waited for
 
 
 def _require_folder(folder: Path) -> None:

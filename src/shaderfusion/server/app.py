@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 import shaderfusion
 from shaderfusion.files import is_file, is_folder
@@ -42,7 +44,14 @@ def make_app(
     async def openapi(_: Request) -> Response:
         return JSONResponse(described)
 
-    guard = Middleware(Guard, hosts=hosts, origins=origins, api_key=api_key, max_body=service.setup.limits.max_body)
+    guard = Middleware(
+        Guard,
+        hosts=hosts,
+        origins=origins,
+        api_key=api_key,
+        max_body=service.setup.limits.max_body,
+        refused=service.metrics.refused,
+    )
     cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app = Starlette(
         routes=[*_routes(service), Route("/openapi.json", openapi)],
@@ -54,7 +63,6 @@ def make_app(
             Exception: _failed,
         },
     )
-    app.state.service = service
     app.router.redirect_slashes = False
     return app
 
@@ -63,7 +71,8 @@ def _routes(service: Service) -> list[BaseRoute]:
     """Those of the own API, and the page."""
 
     async def options(_: Request) -> Response:
-        return JSONResponse({**service.options(), "version": shaderfusion.__version__}, headers=_NO_STORE)
+        found = await service.in_thread(service.options)
+        return JSONResponse({**found, "version": shaderfusion.__version__}, headers=_NO_STORE)
 
     async def models(_: Request) -> Response:
         return JSONResponse(service.list_models(), headers=_NO_STORE)
@@ -76,10 +85,10 @@ def _routes(service: Service) -> list[BaseRoute]:
         if "application/json" in request.headers.get("accept", ""):
             pictures = await service.collect(ticket, request)
             return JSONResponse({"job": ticket.job.id, "pictures": [event.data for event in pictures]})
-        return _events(service, ticket)
+        return _Events(service, ticket)
 
     async def ablation(request: Request) -> Response:
-        return _events(service, await service.ablation(await read_json(request)))
+        return _Events(service, await service.ablation(await read_json(request)))
 
     async def cancel(request: Request) -> Response:
         body = await read_json(request)
@@ -118,23 +127,23 @@ def _routes(service: Service) -> list[BaseRoute]:
     ]
 
 
-def _events(service: Service, ticket: Ticket) -> Response:
-    """A job's events as they come; a client that goes away cancels it."""
+class _Events(StreamingResponse):
+    """A job's events as they come; a client that goes away, even before the first one, cancels it."""
 
-    async def body() -> AsyncIterator[str]:
+    def __init__(self, service: Service, ticket: Ticket) -> None:
+        headers = {**_NO_STORE, "X-Accel-Buffering": "no"}
+        super().__init__(stream(ticket.channel), media_type="text/event-stream", headers=headers)
+        self._cancel = partial(service.queue.cancel, ticket.job.id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for text in stream(ticket.channel):
-                yield text
+            await super().__call__(scope, receive, send)
         finally:
-            service.queue.cancel(ticket.job.id)  # one that has ended is not there any more
-
-    headers = {**_NO_STORE, "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+            self._cancel()  # a job that has ended is not there any more
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    request.app.state.service.metrics.refused(error.status)
     return JSONResponse(error.as_dict(), error.status, error.headers)
 
 

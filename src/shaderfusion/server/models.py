@@ -18,6 +18,7 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.output import say
 from shaderfusion.pipeline import StableDiffusionPipeline, choose_dtype
+from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.hub import is_hub_id
 
@@ -38,6 +39,8 @@ class Known:
     family: str
     width: int
     height: int
+    steps: int
+    guidance_scale: float
 
 
 def find_models(models: Sequence[str], folder: Path | None) -> dict[str, str | Path]:
@@ -63,7 +66,7 @@ def find_models(models: Sequence[str], folder: Path | None) -> dict[str, str | P
 
 
 class Models:
-    """Opens models by name, and has one of them on the device. All but `device_model` may be called by any thread."""
+    """Opens models by name, and has one of them on the device, which the worker alone changes."""
 
     def __init__(
         self, paths: Mapping[str, str | Path], common: Mapping[str, Any], required: Sequence[str] = ()
@@ -83,7 +86,10 @@ class Models:
                     raise
                 say(f"{name} is left out: {error}")
                 continue
-            self.known[name] = Known(path, type(family).__name__, size.width_px, size.height_px)
+            own = family.defaults
+            self.known[name] = Known(
+                path, type(family).__name__, size.width_px, size.height_px, own.command_line_steps, own.guidance_scale
+            )
         if not self.known:
             raise InputError("--models-dir must hold a model that can be used")
         self.device = self._open_device()
@@ -105,7 +111,7 @@ class Models:
         return pipe.used_bytes if pipe else 0
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> DType:
         """In which networks run, unless their configuration asks for f32."""
         return choose_dtype(self.device, self._common.get("dtype"))
 
@@ -124,7 +130,7 @@ class Models:
             return self._pipe
         self.close()
         family, memory = self.family(name), self._common.get("memory", "normal")
-        dtype = choose_dtype(self.device, self._common.get("dtype"))
+        dtype = self.dtype
         tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, dtype)
         kernels = Kernels(dtype, self.device.capabilities, optimizations, tuning)
         planned_bytes = measure_memory(family, kernels, size, memory).peak_bytes

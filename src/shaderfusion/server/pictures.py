@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
 
+from shaderfusion.families.family import Family
 from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
@@ -29,6 +32,7 @@ from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import write_whole
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.server.models import Models
 from shaderfusion.server.queue import Job
@@ -38,6 +42,8 @@ from shaderfusion.server.setup import Setup
 __all__ = ["Maker", "PictureWork", "data_url", "prepare"]
 
 _PREVIEW_QUALITY = 80
+_MOST_PARTS, _MOST_CHUNKS, _MOST_CHUNKS_OF_STEPS = 16, 32, 512
+"""Of prompts; a chunk has as many tokens as the text encoder reads at once."""
 
 
 @dataclass(eq=False)
@@ -83,20 +89,35 @@ def prepare(
     optimizations = Optimizations.parse(args.optimizations)
     image, args.mask = pictures.get("image"), pictures.get("mask")
     request = make_job_request(family, args, image=image, mask_image=args.mask, strength=args.strength)
+    _require_short(request, family)
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
+    most = setup.limits.max_side
     for size in (request.size, second.size if second else request.size):
-        for side in (size.width_px, size.height_px):
-            if side > setup.limits.max_side:
-                raise RefusedError(
-                    400, f"hires must make sides of at most {setup.limits.max_side} px, not {side}", "hires"
-                )
+        for name, side in (("width", size.width_px), ("height", size.height_px)):
+            if side > most:
+                raise RefusedError(400, f"{name} (={side}) must be at most {most}, as this server is set", name)
         family.require_fits(size, models.device.capabilities, models.dtype, setup.common.get("memory", "normal"))
     for name, picture in pictures.items():
         setattr(args, name, f"{picture.width}x{picture.height} px")  # as the picture's file says it
     if request.source:
         args.strength = request.source.strength
     return PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
+
+
+def _require_short(request: Request, family: Family) -> None:
+    """RefusedError of prompts that a few letters make large: each part is a row of the denoiser, each token a row of
+    its attention, and each text of a step is read before the first one, in one go."""
+    num_tokens = family.tokens_shape[-1]
+    scheduled = [each for each in request.prompts if isinstance(each, ScheduledPrompts)]
+    num_chunks = sum(each.ids.size for each in scheduled) // math.prod(family.tokens_shape)
+    for what, found, most in (
+        ("parts joined by AND", len(request.prompts) - 1, _MOST_PARTS),
+        ("tokens", request.size.num_tokens, _MOST_CHUNKS * num_tokens),
+        ("tokens in all its steps", num_chunks * num_tokens, _MOST_CHUNKS_OF_STEPS * num_tokens),
+    ):
+        if found > most:
+            raise RefusedError(400, f"prompt must have at most {most:,} {what}, not {found:,}", "prompt")
 
 
 class Maker:
@@ -106,6 +127,7 @@ class Maker:
         self._models = models
         self._output_dir = setup.output_dir
         self._made = made
+        self._beside = ThreadPoolExecutor(1)
         self.ms_per_step: float | None = None
         """Of the last run that had several."""
 
@@ -124,8 +146,9 @@ class Maker:
             height=height,
             num_images=work.request.size.batch,
         )
+        hashing = self._beside.submit(Hashes, work.args, pipe.model)  # of large files, which takes a while once
         images = self._run(work, pipe, job)
-        settings = make_settings(work.args, pipe, work.request, Hashes(work.args, pipe.model))
+        settings = make_settings(work.args, pipe, work.request, hashing.result())
         for lora in settings.get("lora", ()):
             lora["file"] = Path(lora["file"]).name  # where the files are is no client's business
         for index, image in enumerate(images):
@@ -145,19 +168,18 @@ class Maker:
     def _run(self, work: PictureWork, pipe: StableDiffusionPipeline, job: Job) -> Sequence[Image]:
         images: Sequence[Image] = ()
         progress = JobProgress(work.stages)
+
+        def tell() -> None:
+            left_s = progress.seconds_left
+            job.tell("step", step=progress.step, steps=progress.num_steps, part=progress.part, seconds_left=left_s)
+
+        progress.watch = tell
         for index, make_request in enumerate(work.requests):
             progress.start(index)
             with pipe.run(make_request(list(images))) as run:
                 run.watch = progress.begin
                 for step in run:
                     progress.advance()
-                    job.tell(
-                        "step",
-                        step=progress.step,
-                        steps=progress.num_steps,
-                        part=progress.part,
-                        seconds_left=progress.seconds_left,
-                    )
                     images = step.images or ()
                     if not images:
                         job.go_on()

@@ -25,14 +25,17 @@ _LAST_WORDS_S = 5
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket at that address; port 0 is any that is free. InputError where it cannot be had."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise InputError(f"--host (={host}) with --port (={port}) cannot be listened at: {error}; use others") from None
-    return opened
+    with contextlib.ExitStack() as undo:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            opened = undo.enter_context(socket.socket(family))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+        except (OSError, UnicodeError, OverflowError) as error:
+            sentence = f"--host (={host}) with --port (={port}) cannot be listened at: {error}; use others"
+            raise InputError(sentence) from None
+        undo.pop_all()
+        return opened
 
 
 def own_names(host: str, others: Iterable[str] = ()) -> set[str]:
@@ -54,6 +57,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=_LAST_WORDS_S,

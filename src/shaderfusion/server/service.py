@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 GENERATE_FIELDS = (*KINDS, *PICTURES, "preview_every")
 
-_AT_ONCE = 2
-"""Bodies that are checked at the same time: each may hold decoded pictures."""
+_AT_ONCE = 1
+"""Bodies that are checked at the same time: each may hold decoded pictures, and all share models and warnings."""
 _MOST_ITERATIONS = 100
 
 
@@ -146,6 +146,7 @@ class Service:
         defaults = vars(args)
         return {
             "schedulers": list(SCHEDULERS),
+            "spacings": {name: list(rule.spacings) for name, rule in SCHEDULERS.items()},
             "optimizations": [
                 {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
             ],
@@ -168,6 +169,8 @@ class Service:
                 "family": known.family,
                 "width": known.width,
                 "height": known.height,
+                "steps": known.steps,
+                "guidance_scale": known.guidance_scale,
                 "loaded": name == current,
             }
             for name, known in self.models.known.items()

@@ -99,7 +99,7 @@ def export_web(
     max_bytes = batch_bytes([weight for graph, _ in graphs for weight in graph.weights.values()])
     shards = Shards(_wanted(opened, graphs), narrow=dtype != "f32", batch_bytes=max_bytes)
     folder.require_room(shards.size_bytes)
-    manifest = {**describe_model(opened, Path(model).stem, size), "scheduler": scheduler}
+    manifest = {**describe_model(opened, _name_of(model), size), "scheduler": scheduler}
     with folder:
         for file in sorted(PLAYER_FOLDER.rglob("*")):
             if file.is_file():
@@ -113,6 +113,11 @@ def export_web(
         manifest["tables"] = {name: describe_table(shards.stored[name]) for name in sorted(tables)}
         folder.finish(manifest)
     return {**manifest, "files": folder.files}
+
+
+def _name_of(model: str | Path) -> str:
+    """What the page calls it: the last part of its path."""
+    return Path(model).absolute().name.removesuffix(".safetensors")
 
 
 def _require_player_knows(model: Family) -> None:

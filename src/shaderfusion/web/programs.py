@@ -14,7 +14,7 @@ from shaderfusion.gpu.shader import Directives, compose
 from shaderfusion.graph.graph import Graph, Weight
 from shaderfusion.graph.memory_plan import largest_of_each, plan_memory
 from shaderfusion.kernels.call import KernelCall
-from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec
+from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, DType, TensorSpec
 from shaderfusion.web.shards import Shards
 from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.footprint import filters_bytes
@@ -157,7 +157,7 @@ class Programs:
             return
         words = TensorSpec("weights.words", (max_bytes // 4,), "u32", "weight")
         flags = TensorSpec("weights.flags", (1,), "u32", "weight")
-        transformed = [weight.tensor.dtype for weight in weights if weight.layout.startswith("winograd")]
+        transformed: list[DType] = [w.tensor.dtype for w in weights if w.layout.startswith("winograd")]
         filters = {dtype: filters_room(dtype, filters_bytes(weights)) for dtype in dict.fromkeys(transformed)}
         room = [words, flags, *filters.values()]
         places = {spec: _Place(self._add_buffer(spec.size_bytes, "loading")) for spec in room}

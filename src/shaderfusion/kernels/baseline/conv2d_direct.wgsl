@@ -46,14 +46,13 @@ fn place_a(k: u32) -> PlaceA {
 fn load_a(row: RowA, place: PlaceA) -> LoadA {
 #else
 fn load_a(row: RowA, k: u32) -> LoadA {
-    if (k >= params.depth) { return LoadA(); }
     let place = place_a(k);
 #endif
     let y = u32(row.y + place.y); // what is above or left of the image is far beyond it
     let column = u32(row.x + place.x);
     let is_inside = (y < params.in_height) & (column < params.in_width); // without a branch, which `&&` is
 #ifndef LANES
-    if (!is_inside) { return LoadA(); }
+    if (k >= params.depth || !is_inside) { return LoadA(); }
 #endif
     let x_row = row.image * ceil_div(params.in_height, UPSAMPLE) + y / UPSAMPLE;
     let pixel = x_row * ceil_div(params.in_width, UPSAMPLE) + column / UPSAMPLE;

@@ -1,0 +1,94 @@
+"""`shaderfusion serve` up to where it listens: what it refuses, and what it says."""
+
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from golden.models import model_folder
+
+from shaderfusion.cli import main
+from shaderfusion.errors import InputError
+
+pytest.importorskip("starlette", reason="starlette comes with the test extra")
+from shaderfusion.server.models import Models, find_models
+from shaderfusion.server.running import HttpServer, listen, own_names
+from shaderfusion.server.safety import is_loopback
+
+
+@pytest.fixture(autouse=True)
+def not_serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is served: the command ends when it would."""
+    monkeypatch.delenv("SHADERFUSION_API_KEY", raising=False)
+    monkeypatch.setattr(HttpServer, "run_until_stopped", lambda self: (self._on_ready(), self._opened.close()))
+
+
+def serve(*options: str, runtime: str) -> int:
+    return main(["serve", "--port", "0", "--runtime", runtime, *options])
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 2
+    assert "pip install 'shaderfusion[serve]'" in capsys.readouterr().err
+
+
+def test_loopback_by_default(runtime: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(runtime=runtime) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:")
+    assert err == ""
+
+
+def test_another_address_without_a_key_is_said(
+    runtime: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert serve("--host", "0.0.0.0", runtime=runtime) == 0
+    assert "everyone who reaches 0.0.0.0 can use this server" in capsys.readouterr().err
+    assert serve("--host", "0.0.0.0", "--api-key", "secret", runtime=runtime) == 0
+    monkeypatch.setenv("SHADERFUSION_API_KEY", "secret")
+    assert serve("--host", "0.0.0.0", runtime=runtime) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_refused(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    cases = [
+        (["--model", str(tmp_path / "nothing")], "nothing"),
+        (["--models-dir", str(tmp_path)], "must hold a folder in diffusers' format"),
+        (["--models-dir", str(tmp_path / "nothing")], "must be a folder"),
+        (["--output-dir", str(tmp_path / "file")], "cannot be a folder"),
+        (["--host", "no such host"], "cannot be listened at"),
+        (["--max-steps", "0"], "must be a whole number"),
+        (["--port", "70000"], "must be a whole number"),
+    ]
+    with closing(listen("127.0.0.1", 0)) as taken:
+        taken.listen()
+        cases.append((["--port", str(taken.getsockname()[1])], "cannot be listened at"))
+        for options, sentence in cases:
+            assert serve(*options, runtime=runtime) == 2
+            assert sentence in capsys.readouterr().err, options
+
+
+def test_models_of_a_folder(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is none is left out, and said; pickles are not even looked at."""
+    shutil.copytree(model_folder("sd1"), tmp_path / "small")
+    (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
+    (tmp_path / "old.ckpt").write_bytes(b"x" * 100)
+    (tmp_path / "notes").mkdir()
+    found = find_models([], tmp_path)
+    assert list(found) == ["broken", "small"]
+    models = Models(found, {"runtime": runtime})
+    assert list(models.known) == ["small"]
+    assert "broken is left out" in capsys.readouterr().err
+    with pytest.raises(InputError, match="must have another name"):
+        find_models([str(tmp_path / "small"), str(model_folder("sd1").parent / ".." / "small")], None)
+
+
+def test_addresses() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("192.0.2.1")
+    assert {"localhost", "a", "b"} <= own_names("a", ["b"])
