@@ -204,17 +204,20 @@ def test_numbers_of_a_tensor(page: Any) -> None:
         const device = await Device.open([{ name: "any", features: [], limits: {}, memory }]);
         const programs = new Programs(device);
         const tensor = (buffer, dtype) => ({ buffer, dtype, shape: [3, 4], channels: 3 });
-        const inputs = { half: tensor(0, "f16"), single: tensor(1, "f32") };
+        const odd = { ...tensor(2, "f16"), shape: [3] };
+        const inputs = { half: tensor(0, "f16"), single: tensor(1, "f32"), odd };
         const networks = { any: { inputs, outputs: {}, tables: {}, once: 0, dispatches: [] } };
-        await programs.add({ shaders: [], pipelines: [], buffers: [24, 48], params: [[1]], networks });
+        await programs.add({ shaders: [], pipelines: [], buffers: [24, 48, 6], params: [[1]], networks });
         const { any } = programs.networks, read = [];
         for (const name of ["half", "single"]) {
           any.write(name, argument);
           read.push([...(await any.read(name))]);
         }
-        return read;"""
+        any.write("odd", [1, 2, 3]);
+        return [...read, [...(await any.read("odd"))]];"""
     numbers = [0, -1, 0.1, 1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 65519, -2048.5, 3]
-    half, single = run(page, code, numbers)
+    half, single, odd = run(page, code, numbers)
+    assert odd == [1, 2, 3]
     assert half == np.array(numbers, np.float16).tolist()
     assert single == np.array(numbers, np.float32).tolist()
 

@@ -131,7 +131,7 @@ class Program {
   /** Fills an input with numbers before the next run. */
   write(name, values) {
     const { shape, dtype, channels } = this.tensors[name], width = shape.at(-1);
-    const padded = arrayOf(dtype, (values.length / channels) * width);
+    const padded = arrayOf(dtype, Math.ceil(((values.length / channels) * width) / 2) * 2); // whole words
     values.forEach((value, i) => (padded[Math.floor(i / channels) * width + (i % channels)] = value));
     this.programs.device.queue.writeBuffer(this.buffer(name), 0, padded);
   }
