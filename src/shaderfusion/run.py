@@ -85,8 +85,8 @@ class Run(Iterator[Progress]):
         """The next one or two: a step stays, with its noise, until it is done."""
         self._step = 0
         self._num_steps = request.num_steps
-        self._last: tuple[Step, np.ndarray, np.ndarray] | None = None
-        """The last step that was done: x_t before it, and what the denoiser said."""
+        self._last: tuple[Step, np.ndarray, np.ndarray, np.ndarray | None] | None = None
+        """The last step that was done: x_t before it, what the denoiser said, and weights of several texts."""
         self._is_closed = False
 
     def __next__(self) -> Progress:
@@ -110,7 +110,7 @@ class Run(Iterator[Progress]):
                 self._next += map(self._make_step, indices[len(self._next) :])
                 x_t = self._state.x_t
                 model_output = self._engine.denoise(self._state, *self._next)
-                self._last = (self._next.pop(0), x_t, model_output)
+                self._last = (self._next.pop(0), x_t, model_output, self._state.conditioning.get(TEXT_WEIGHTS))
                 self._step += 1
                 if self._kept:
                     self._state = self._keep(self._state, self._kept)
@@ -200,10 +200,10 @@ class Run(Iterator[Progress]):
         call, schedule, kept = self._step - 1, self.request.schedule, self._kept
         if self._last is None or self._step == self._num_steps:
             return lambda: latents
-        step, x_t, model_output = self._last
+        step, x_t, model_output, text_weights = self._last
 
         def estimate() -> np.ndarray:
-            m = step.guided(model_output, len(x_t))
+            m = step.guided(model_output, len(x_t), text_weights)
             x_0 = schedule.predicted(x_t, m, call, self._engine.model.scheduler_config.prediction_type)
             return x_0 if kept is None else np.where(kept.mask == 1, x_0, kept.latents)
 

@@ -1,14 +1,18 @@
 """The own API, from outside."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from golden.models import model_folder
 
 from shaderfusion.cli import main
+from shaderfusion.errors import DeviceLostError
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
@@ -108,12 +112,15 @@ def test_models_switch(client: Client) -> None:
         assert device["model"] == name
         assert 0 < device["memory"]["used_bytes"] <= device["memory"]["planned_bytes"]
         assert device["ms_per_step"] > 0
-    assert set(answer["models"][0]) == {"name", "family", "width", "height", "loaded"}
+    assert set(answer["models"][0]) == {
+        "name", "family", "width", "height", "steps", "guidance_scale", "loaded"}  # fmt: skip
 
 
 def test_options_have_the_defaults_and_bounds(client: Client) -> None:
     options = client.get("/api/options").json
     assert "euler_a" in options["schedulers"]
+    assert "karras" in options["spacings"]["dpmpp_2m"]
+    assert options["spacings"]["lcm"] == []
     assert options["limits"] == {
         "width": [1, 64], "height": [1, 64], "steps": [1, 1000], "num_images": [1, 2], "queue": 3}  # fmt: skip
     assert options["defaults"]["steps"] == 20
@@ -213,6 +220,27 @@ def test_adapters_come_from_their_folder_alone(runtime: str, tmp_path: Path) -> 
         assert changed["settings"]["lora"][0]["file"] == "mine.safetensors"
         assert picture_of(plain["image"]).tobytes() != picture_of(changed["image"]).tobytes()
         assert client.generate(**SMALL)[-2][1]["image"] == plain["image"]
+
+
+def test_a_lost_device_is_opened_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(work: object, job: object) -> None:
+        raise DeviceLostError("the device is gone")
+
+    before = client.service.models.device
+    with monkeypatch.context() as patch:
+        patch.setattr(client.service.maker, "make", lose)
+        assert client.generate(**SMALL)[-1] == ("error", {"job": ANY, "error": "the device is gone", "field": None})
+    assert client.service.models.device is not before
+    assert client.generate(**SMALL)[-1][0] == "done"
+
+
+def test_a_second_signal_ends_at_once(runtime: str) -> None:
+    with process(runtime) as (started, client), client.events(**LONG) as running:
+        assert next(name for name, _ in running if name == "step")
+        for _ in range(2):
+            started.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert started.wait(PATIENCE_S) == 0
 
 
 def test_sigterm_finishes_and_keeps_the_picture(runtime: str, tmp_path: Path) -> None:

@@ -112,9 +112,10 @@ def _run(args: argparse.Namespace) -> None:
 def _ready(url: str, opens: bool) -> None:
     show(url)
     if opens:
+        import threading
         import webbrowser
 
-        webbrowser.open(url)
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # a text browser would be waited for
 
 
 def _require_folder(folder: Path) -> None:

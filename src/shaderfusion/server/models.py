@@ -39,6 +39,8 @@ class Known:
     family: str
     width: int
     height: int
+    steps: int
+    guidance_scale: float
 
 
 def find_models(models: Sequence[str], folder: Path | None) -> dict[str, str | Path]:
@@ -84,7 +86,10 @@ class Models:
                     raise
                 say(f"{name} is left out: {error}")
                 continue
-            self.known[name] = Known(path, type(family).__name__, size.width_px, size.height_px)
+            own = family.defaults
+            self.known[name] = Known(
+                path, type(family).__name__, size.width_px, size.height_px, own.command_line_steps, own.guidance_scale
+            )
         if not self.known:
             raise InputError("--models-dir must hold a model that can be used")
         self.device = self._open_device()

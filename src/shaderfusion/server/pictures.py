@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from shaderfusion.families.family import Family
 from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
@@ -30,6 +32,7 @@ from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import write_whole
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.server.models import Models
 from shaderfusion.server.queue import Job
@@ -39,6 +42,8 @@ from shaderfusion.server.setup import Setup
 __all__ = ["Maker", "PictureWork", "data_url", "prepare"]
 
 _PREVIEW_QUALITY = 80
+_MOST_PARTS, _MOST_CHUNKS, _MOST_CHUNKS_OF_STEPS = 16, 32, 512
+"""Of prompts; a chunk has as many tokens as the text encoder reads at once."""
 
 
 @dataclass(eq=False)
@@ -84,6 +89,7 @@ def prepare(
     optimizations = Optimizations.parse(args.optimizations)
     image, args.mask = pictures.get("image"), pictures.get("mask")
     request = make_job_request(family, args, image=image, mask_image=args.mask, strength=args.strength)
+    _require_short(request, family)
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
     for size in (request.size, second.size if second else request.size):
@@ -98,6 +104,21 @@ def prepare(
     if request.source:
         args.strength = request.source.strength
     return PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
+
+
+def _require_short(request: Request, family: Family) -> None:
+    """RefusedError of prompts that a few letters make large: each part is a row of the denoiser, each token a row of
+    its attention, and each text of a step is read before the first one, in one go."""
+    num_tokens = family.tokens_shape[-1]
+    scheduled = [each for each in request.prompts if isinstance(each, ScheduledPrompts)]
+    num_chunks = sum(each.ids.size for each in scheduled) // math.prod(family.tokens_shape)
+    for what, found, most in (
+        ("parts joined by AND", len(request.prompts) - 1, _MOST_PARTS),
+        ("tokens", request.size.num_tokens, _MOST_CHUNKS * num_tokens),
+        ("tokens in all its steps", num_chunks * num_tokens, _MOST_CHUNKS_OF_STEPS * num_tokens),
+    ):
+        if found > most:
+            raise RefusedError(400, f"prompt must have at most {most:,} {what}, not {found:,}", "prompt")
 
 
 class Maker:

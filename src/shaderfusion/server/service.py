@@ -156,6 +156,7 @@ class Service:
         defaults = vars(args)
         return {
             "schedulers": list(SCHEDULERS),
+            "spacings": {name: list(rule.spacings) for name, rule in SCHEDULERS.items()},
             "optimizations": [
                 {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
             ],
@@ -178,6 +179,8 @@ class Service:
                 "family": known.family,
                 "width": known.width,
                 "height": known.height,
+                "steps": known.steps,
+                "guidance_scale": known.guidance_scale,
                 "loaded": name == current,
             }
             for name, known in self.models.known.items()
