@@ -10,7 +10,7 @@ pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import SMALL, Client
 
 from shaderfusion.cli.serve import make_field_parser
-from shaderfusion.server.openapi import EXAMPLES, document, own_paths
+from shaderfusion.server.openapi import EXAMPLES, all_paths, document
 from shaderfusion.server.service import GENERATE_FIELDS
 from shaderfusion.server.settings import Fields
 from shaderfusion.server.setup import Setup
@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 def test_the_committed_document_is_what_is_served() -> None:
     """script/write_openapi makes it anew."""
     setup = Setup()
-    made = document(own_paths(Fields(make_field_parser(), setup), setup.limits))
+    made = document(all_paths(Fields(make_field_parser(), setup), setup.limits))
     assert json.loads(DOCUMENT.read_text("utf-8")) == json.loads(json.dumps(made))
 
 

@@ -22,7 +22,7 @@ from shaderfusion.server.compat.errors import refusal_response
 from shaderfusion.server.compat.openai_routes import openai_routes
 from shaderfusion.server.compat.web_ui_routes import web_ui_routes
 from shaderfusion.server.events import stream
-from shaderfusion.server.openapi import document, own_paths
+from shaderfusion.server.openapi import all_paths, document
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import Guard, read_body, read_json
 from shaderfusion.server.service import Service, Ticket
@@ -42,7 +42,7 @@ def make_app(
     api_key: str | None = None,
 ) -> Starlette:
     """All routes behind the guard. `hosts` are the names by which clients may call the server."""
-    described = document(own_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
+    described = document(all_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(described)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def read_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         if name in _KNOWN or name in EXTRA or value is None or value in NEUTRAL.get(name, ()):
             continue
         if name in NEUTRAL:
-            about = f"it can be {' or '.join(map(str, NEUTRAL[name]))}; {_REMEDIES.get(name, 'leave it out')}"
+            about = f"it can be {' or '.join(map(json.dumps, NEUTRAL[name]))}; {_REMEDIES.get(name, 'leave it out')}"
             raise _refused(name, value, about)
         raise _refused(name, value, f"fields are {', '.join((*_KNOWN, *NEUTRAL, *EXTRA))}")
     own = {name: body.get(name) for name in ("prompt", "model", *EXTRA)}

@@ -12,7 +12,9 @@ from PIL.Image import Image
 
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
+from shaderfusion.metadata.samplers import find_sampler
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
+from shaderfusion.schedulers.names import Choice
 from shaderfusion.server.compat.pictures import decode_base64, inverted
 from shaderfusion.server.models import Known
 from shaderfusion.server.refusal import RefusedError
@@ -38,8 +40,8 @@ UPSCALERS = ("None", "Lanczos")
 
 SAME = ("prompt", "negative_prompt", "width", "height", "steps")
 """Fields that are ours too."""
-TAKEN = (*SAME, "cfg_scale", "seed", "batch_size", "n_iter", "sampler_name", "sampler_index", "scheduler", "eta")
-TAKEN += ("denoising_strength", "clip_skip", "override_settings")
+TAKEN = (*SAME, "cfg_scale", "seed", "batch_size", "n_iter", "sampler_name", "sampler_index", "scheduler")
+TAKEN += ("eta", "s_churn", "s_noise", "denoising_strength", "clip_skip", "override_settings")
 PICTURES = ("init_images", "mask", "inpainting_mask_invert")
 
 NO_MATTER = ("send_images", "save_images", "do_not_save_samples", "do_not_save_grid", "include_init_images")
@@ -54,7 +56,7 @@ EMPTY = (None, False, 0, "", [], {})
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "seed_resize_from_h": (None, 0, -1),
     "seed_resize_from_w": (None, 0, -1),
-    "s_noise": (None, 1),
+    "styles": (None, [], [""]),
     "initial_noise_multiplier": (None, 1),
     "refiner_checkpoint": (None, "", "None"),
     "hr_checkpoint_name": (None, "", "Use same checkpoint"),
@@ -95,7 +97,10 @@ AUTOMATIC: Mapping[str, str] = {
 """The spacings that web UIs take where the scheduler is Automatic; of other rules, the model's own."""
 _HAVE_OWN = ("ddim", "pndm")
 """Rules of web UIs that no scheduler changes."""
-_ANCESTRAL = ("euler_a", "dpm2_a", "dpmpp_sde", "dpmpp_2m_sde")
+_TAKES_CHURN = ("euler", "heun", "dpm2")
+_TAKES_NOISE = ("dpm2_a", "dpmpp_sde", "dpmpp_2m_sde")
+"""Rules for which web UIs read s_churn and s_noise."""
+_ANCESTRAL = ("euler_a", *_TAKES_NOISE)
 """Rules whose eta is 1 in web UIs, and here always."""
 _XL = "StableDiffusionXL"
 
@@ -172,8 +177,7 @@ def read_fields(
     own["seed"] = None if body.get("seed") == -1 else body.get("seed")
     own["num_images"] = _number(body, "batch_size") * _number(body, "n_iter")
     own["rng"] = _RNGS[settings["randn_source"]]
-    own["scheduler"] = scheduler = _scheduler(body, is_xl=is_xl)
-    own["eta"] = _eta(body, scheduler)
+    own["scheduler"], own["eta"] = _with_noise(body, _scheduler(body, is_xl=is_xl))
     skip = _clip_skip(body, overrides, settings)
     own["clip_skip"] = None if skip == 1 or is_xl else skip - 1  # web UIs skip none of SDXL's
     own["preview_every"] = max(0, settings["show_progress_every_n_steps"])
@@ -213,7 +217,7 @@ def _asks_for_none(scripts: object) -> bool:
     return all(isinstance(each, Mapping) and each.get("args") in (None, [], [False]) for each in scripts.values())
 
 
-def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> str | None:
+def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
     """Ours of a sampler and a scheduler; None where the model's own shall be taken."""
     name, spacing = body.get("sampler_name") or body.get("sampler_index"), body.get("scheduler") or "automatic"
     if not isinstance(spacing, str):
@@ -225,12 +229,12 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> str | None:
         return None
     if not isinstance(name, str):
         raise _refused("sampler_name", name, "it must be a name of /sdapi/v1/samplers")
-    try:
-        choice = find_scheduler(name)
-    except InputError:
-        raise _refused("sampler_name", name, f"it must be one of {', '.join(_samplers())}") from None
+    found, left = find_sampler(name)
+    if found is None or left:
+        raise _refused("sampler_name", name, f"it must be one of {', '.join(_samplers())}")
+    choice = find_scheduler(found)
     if choice.rule in _HAVE_OWN:
-        return str(choice)
+        return choice
     if not is_automatic:
         try:
             choice = find_scheduler(f"{choice.rule} {spacing}")
@@ -240,24 +244,32 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> str | None:
         choice = choice._replace(spacing=AUTOMATIC[choice.rule])
     if choice.spacing == "ays" and is_xl:
         choice = choice._replace(spacing="ays_xl")
-    return str(choice)
+    return choice
 
 
 def _samplers() -> list[str]:
     return [rule.web_ui for rule in SCHEDULERS.values()]
 
 
-def _eta(body: Mapping[str, Any], scheduler: str | None) -> Any:
-    """For rules that take it; of others it is passed over where web UIs do."""
-    eta = body.get("eta")
-    rule = find_scheduler(scheduler).rule if scheduler else None
-    if eta is None or (rule is not None and SCHEDULERS[rule].takes_eta):
-        return eta
-    if rule in _ANCESTRAL and eta != 1:
+def _with_noise(body: Mapping[str, Any], choice: Choice | None) -> tuple[str | None, Any]:
+    """The scheduler and its eta. How much noise steps add is passed over for the rules for which web UIs do so."""
+    rule = choice.rule if choice else None
+    eta, churn, noise = body.get("eta"), body.get("s_churn"), body.get("s_noise")
+    if churn not in (None, 0) and rule in (None, *_TAKES_CHURN):
+        raise _refused("s_churn", churn, "noise of that kind is not added here: send 0")
+    if noise not in (None, 1) and rule in _TAKES_NOISE:
+        raise _refused("s_noise", noise, f"{rule} adds all of its noise here: send 1")
+    if choice is None:
+        if eta not in (None, 0):
+            raise _refused("eta", eta, "send sampler_name with it")
+        return None, None
+    if SCHEDULERS[choice.rule].takes_eta:
+        return str(choice), eta
+    if rule == "euler_a" and eta == 0:  # which is that
+        choice = choice._replace(rule="euler")
+    elif rule in _ANCESTRAL and eta not in (None, 1):
         raise _refused("eta", eta, f"{rule} adds all of its noise here: send 1")
-    if rule is None and eta != 0:
-        raise _refused("eta", eta, "send sampler_name with it")
-    return None
+    return str(choice), None
 
 
 def _clip_skip(body: Mapping[str, Any], overrides: Mapping[str, Any], settings: Options) -> int:
