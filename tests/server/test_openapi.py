@@ -34,7 +34,7 @@ def test_it_names_every_field_and_route(client: Client) -> None:
     for path, methods in served["paths"].items():
         for method in methods:
             answer = client.ask(method.upper(), path, b"x" if method == "post" else None)
-            assert answer.status not in (404, 405), path
+            assert answer.status not in (405, 404 if "{" not in path else None), path
 
 
 def test_references_are_there() -> None:

@@ -46,14 +46,18 @@ def _openai(refusal: RefusedError) -> JSONResponse:
 
 
 @contextmanager
-def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """A refusal in the block names fields as the client does: `names` are theirs by ours."""
+def renamed(names: Mapping[str, str], words: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A refusal in the block names fields as the client does: `names` are theirs by ours.
+
+    `words`, by ours too, stand for those whose values are not the client's.
+    """
     try:
         yield
     except RefusedError as refusal:
-        own, sentence = refusal.field, str(refusal)
-        theirs = names.get(own) if own is not None else None
-        if own is None or theirs is None:
+        own = refusal.field
+        if own is None:
             raise
-        sentence = theirs + sentence.removeprefix(own) if sentence.startswith(own) else sentence
-        raise RefusedError(refusal.status, sentence, theirs, refusal.headers) from None
+        sentence = str(refusal)
+        if sentence.startswith(own):
+            sentence = {**names, **(words or {})}.get(own, own) + sentence.removeprefix(own)
+        raise RefusedError(refusal.status, sentence, names.get(own, own), refusal.headers) from None

@@ -37,7 +37,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Fields that are accepted where they ask for what is so anyway: OpenAI's defaults."""
 _REMEDIES = {"quality": "more steps do it here: send steps", "style": "write it into the prompt"}
 _KNOWN = ("prompt", "model", "n", "size", "response_format", "output_format", "output_compression", "user")
-_SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
+_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 _MOST_QUALITY = 100
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -36,6 +36,7 @@ __all__ = ["openai_routes"]
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _IMAGE_FIELDS = ("image", "image[]")
+_FILES = ("image", "mask")
 _MOST_FIELDS = 64
 _LONGEST_FIELD = 100_000
 
@@ -134,17 +135,23 @@ async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, bytes]
     if kind.partition(";")[0].strip().lower() != "multipart/form-data":
         raise RefusedError(400, f"Content-Type (={shown(kind)}) must be multipart/form-data, with a boundary")
     await read_body(request)  # within a time and a size; the form is read from it
+    form = await _parse_form(request)
+    try:
+        return await _sort(form)
+    finally:
+        await form.close()
+
+
+async def _sort(form: FormData) -> tuple[dict[str, str], dict[str, bytes]]:
     texts: dict[str, str] = {}
     files: dict[str, bytes] = {}
-    for name, value in (await _parse_form(request)).multi_items():
-        if name in _IMAGE_FIELDS:
-            name = "image"
+    for given, value in form.multi_items():
+        name = "image" if given in _IMAGE_FIELDS else given
         if name in texts or name in files:
             raise RefusedError(400, f"{shown(name)} must be given once: one picture is edited", name[:100])
-        if isinstance(value, UploadFile) != (name in ("image", "mask")):
-            raise RefusedError(
-                400, f"{shown(name)} must be a {'file' if name in ('image', 'mask') else 'text'}", name[:100]
-            )
+        if isinstance(value, UploadFile) != (name in _FILES):
+            kind = "file" if name in _FILES else "text"
+            raise RefusedError(400, f"{shown(name)} must be a {kind}", name[:100])
         if isinstance(value, UploadFile):
             files[name] = await value.read()
         else:
@@ -154,7 +161,7 @@ async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, bytes]
     return texts, files
 
 
-async def _parse_form(request: Request) -> Any:
+async def _parse_form(request: Request) -> FormData:
     try:
         return await request.form(max_files=3, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD)
     except Exception as error:  # of damaged forms the parser raises nearly anything

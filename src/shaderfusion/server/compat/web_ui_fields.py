@@ -20,7 +20,7 @@ from shaderfusion.server.models import Known
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import decode_picture
 
-__all__ = ["NAMES", "UPSCALERS", "Options", "default_options", "read_fields", "read_options"]
+__all__ = ["NAMES", "UPSCALERS", "WORDS", "Options", "default_options", "read_fields", "read_options"]
 
 NAMES: Mapping[str, str] = {
     "guidance_scale": "cfg_scale",
@@ -34,6 +34,8 @@ NAMES: Mapping[str, str] = {
     "model": "sd_model_checkpoint",
 }
 """Of the web UIs, by ours."""
+WORDS: Mapping[str, str] = {"num_images": "batch_size times n_iter", "clip_skip": "clip_skip less 1"}
+"""For errors: what fields of ours are made of."""
 
 UPSCALERS = ("None", "Lanczos")
 """Which are the same for a second pass: web UIs resize by Lanczos' filter where there is no upscaler."""

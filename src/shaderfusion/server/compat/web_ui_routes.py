@@ -14,7 +14,7 @@ from shaderfusion.server.compat import web_ui_answers as answers
 from shaderfusion.server.compat.errors import renamed
 from shaderfusion.server.compat.pictures import decode_base64
 from shaderfusion.server.compat.web_ui_answers import Watched
-from shaderfusion.server.compat.web_ui_fields import NAMES, default_options, read_fields, read_options
+from shaderfusion.server.compat.web_ui_fields import NAMES, WORDS, default_options, read_fields, read_options
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import read_json
 from shaderfusion.server.service import Service
@@ -36,7 +36,7 @@ class WebUi:
         """txt2img, or img2img."""
         body = await read_json(request)
         models, most = self._service.models.known, self._service.setup.limits.max_pixels
-        with renamed(NAMES):
+        with renamed(NAMES, WORDS):
             ticket = await self._service.generate(
                 lambda: read_fields(body, self.options, models, most, has_image=has_image)
             )
