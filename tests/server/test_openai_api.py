@@ -2,6 +2,8 @@
 
 import base64
 import io
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,8 +125,6 @@ def test_files_to_be_fetched(client: Client, kind: str) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, f"image/{kind}")
     picture = Image.open(io.BytesIO(answer.body))
     assert (picture.format, picture.size) == (kind.upper(), (16, 16))
-    from pathlib import Path
-
     assert "Seed: 1" in parse_texts(Path("a"), answer.body)[PARAMETERS]
     assert client.get("/pictures/nonsense.png").status == 404
 
@@ -211,8 +211,6 @@ def test_errors_have_openais_shape(
 
 
 def test_a_full_queue(client: Client) -> None:
-    from contextlib import ExitStack
-
     with ExitStack() as opened:
         running = opened.enter_context(client.events(**LONG))
         assert next(name for name, _ in running if name == "started")

@@ -1,6 +1,7 @@
 """The web UIs' API, from outside, and the requests that its clients send."""
 
 import base64
+import io
 import json
 import threading
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 from golden.models import model_folder
+from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
-from server.serving import LONG, MODELS, SMALL, Client, data_url, make_png, picture_of, serving
+from server.serving import LONG, SMALL, Client, data_url, make_png, picture_of, serving
 
 BODY = {"prompt": "a fox", "width": 16, "height": 16, "steps": 2, "seed": 5, "sampler_name": "Euler a"}
 SAME = {**SMALL, "seed": 5, "scheduler": "euler_a_linspace", "rng": "philox", "seeds": "each"}
@@ -84,10 +86,6 @@ def test_a_mask_keeps_what_is_black(client: Client) -> None:
 
 def make_half() -> str:
     """A mask that is white on its left."""
-    import io
-
-    from PIL import Image
-
     mask, data = Image.new("L", (16, 16)), io.BytesIO()
     mask.paste(255, (0, 0, 8, 16))
     mask.save(data, "png")
@@ -193,7 +191,6 @@ def test_errors_are_such_as_clients_show(client: Client) -> None:
         ({"width": 17}, "width"),
         ({"steps": 0}, "steps"),
         ({"enable_hr": True, "hr_scale": 9}, "hr_scale"),
-        ({"sampler_name": "Euler", "scheduler": "Align Your Steps"}, "steps"),
         ({"clip_skip": 9}, "clip_skip"),
         ({"restore_faces": True}, "restore_faces"),
     ):
@@ -201,7 +198,7 @@ def test_errors_are_such_as_clients_show(client: Client) -> None:
         assert answer.status == 422, answer.body
         assert answer.json["field"] == field
         assert answer.json["detail"] == answer.json["error"]
-        assert answer.json["detail"].startswith(field if field != "steps" else "")
+        assert answer.json["detail"].startswith(field)
 
 
 # ------------------------------------------------------------------------------ requests as clients send them
@@ -263,7 +260,3 @@ def test_open_webui(client: Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", body, **basic).json
     assert [picture_of(f"data:,{image}").size for image in answer["images"]] == [(16, 16)] * 2
     assert json.loads(answer["info"])["all_seeds"][1] == json.loads(answer["info"])["seed"] + 1
-
-
-def test_models_are_there(client: Client) -> None:
-    assert [Path(model).name for model in MODELS] == [each["id"] for each in client.get("/v1/models").json["data"]]

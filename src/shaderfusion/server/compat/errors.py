@@ -8,15 +8,25 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from shaderfusion.files import shown
 from shaderfusion.server.refusal import RefusedError
 
-__all__ = ["OPENAI", "WEB_UI", "refusal_response", "renamed"]
+__all__ = ["OPENAI", "WEB_UI", "FieldError", "refusal_response", "renamed"]
 
 WEB_UI, OPENAI = "/sdapi/", "/v1/"
 """Where the paths of the APIs of others begin."""
 
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded"}
+_LONGEST = 100
+"""Characters of a field's name that is said again."""
 _NO_RETRY = {"x-should-retry": "false"}
+
+
+class FieldError(RefusedError):
+    """A value of a field, which is named as the client names it."""
+
+    def __init__(self, name: str, value: object, about: str) -> None:
+        super().__init__(400, f"{name} (={shown(value)}) is refused: {about}", name if len(name) < _LONGEST else None)
 
 
 def refusal_response(path: str, refusal: RefusedError) -> JSONResponse:
@@ -55,7 +65,7 @@ def renamed(names: Mapping[str, str], words: Mapping[str, str] | None = None) ->
         yield
     except RefusedError as refusal:
         own = refusal.field
-        if own is None:
+        if own is None or isinstance(refusal, FieldError):
             raise
         sentence = str(refusal)
         if sentence.startswith(own):

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from shaderfusion.files import shown
+from shaderfusion.server.compat.errors import FieldError
 from shaderfusion.server.compat.pictures import alpha_mask, has_alpha
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import decode_picture
@@ -59,14 +59,14 @@ def read_fields(body: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in NEUTRAL:
             about = f"it can be {' or '.join(map(json.dumps, NEUTRAL[name]))}; {_REMEDIES.get(name, 'leave it out')}"
-            raise _refused(name, value, about)
-        raise _refused(name, value, f"fields are {', '.join((*_KNOWN, *NEUTRAL, *EXTRA))}")
+            raise FieldError(name, value, about)
+        raise FieldError(name, value, f"fields are {', '.join((*_KNOWN, *NEUTRAL, *EXTRA))}")
     own = {name: body.get(name) for name in ("prompt", "model", *EXTRA)}
     size = body.get("size")
     if size not in (None, "auto"):
         match = _SIZE.fullmatch(size) if isinstance(size, str) else None
         if not match:
-            raise _refused("size", size, "it must be WIDTHxHEIGHT in pixels, such as 512x512, or auto")
+            raise FieldError("size", size, "it must be WIDTHxHEIGHT in pixels, such as 512x512, or auto")
         own |= {"width": int(match[1]), "height": int(match[2])}
     return {**own, "num_images": body.get("n")}
 
@@ -75,15 +75,17 @@ def read_output(body: Mapping[str, Any]) -> Output:
     """How the body asks for its pictures; RefusedError where there is no such way."""
     how, kind = body.get("response_format") or "b64_json", body.get("output_format") or "png"
     if how not in ("b64_json", "url"):
-        raise _refused("response_format", how, "it must be b64_json or url")
+        raise FieldError("response_format", how, "it must be b64_json or url")
     if kind not in FORMATS:
-        raise _refused("output_format", kind, f"it must be {', '.join(FORMATS)}")
+        raise FieldError("output_format", kind, f"it must be {', '.join(FORMATS)}")
     quality = body.get("output_compression")
     if quality is not None:
         if not isinstance(quality, int) or isinstance(quality, bool) or not 0 <= quality <= _MOST_QUALITY:
-            raise _refused("output_compression", quality, f"it must be a whole number from 0 to {_MOST_QUALITY}")
+            raise FieldError("output_compression", quality, f"it must be a whole number from 0 to {_MOST_QUALITY}")
         if kind == "png" and quality != _MOST_QUALITY:
-            raise _refused("output_compression", quality, "PNG loses nothing: send output_format jpeg or webp with it")
+            raise FieldError(
+                "output_compression", quality, "PNG loses nothing: send output_format jpeg or webp with it"
+            )
     return Output(how == "url", kind, quality)
 
 
@@ -117,7 +119,3 @@ def read_pictures(image: bytes, mask: bytes | None, max_pixels: int) -> dict[str
     elif has_alpha(picture) and picture.convert("RGBA").getchannel("A").getextrema()[0] == 0:
         found["mask"] = alpha_mask(picture)
     return {**found, "strength": 1.0} if "mask" in found else found
-
-
-def _refused(name: str, value: object, about: str) -> RefusedError:
-    return RefusedError(400, f"{name} (={shown(value)}) is refused: {about}", name if len(name) < 100 else None)

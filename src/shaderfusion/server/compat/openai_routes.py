@@ -134,7 +134,9 @@ async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, bytes]
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "multipart/form-data":
         raise RefusedError(400, f"Content-Type (={shown(kind)}) must be multipart/form-data, with a boundary")
-    await read_body(request)  # within a time and a size; the form is read from it
+    body = await read_body(request)  # within a time and a size; the form is read from it
+    if not body.rstrip().endswith(b"--"):
+        raise RefusedError(400, "the body must be a whole form, up to its last boundary")
     form = await _parse_form(request)
     try:
         return await _sort(form)

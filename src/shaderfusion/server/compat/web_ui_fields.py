@@ -11,13 +11,12 @@ from typing import Any
 from PIL.Image import Image
 
 from shaderfusion.errors import InputError
-from shaderfusion.files import shown
 from shaderfusion.metadata.samplers import find_sampler
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 from shaderfusion.schedulers.names import Choice
+from shaderfusion.server.compat.errors import FieldError
 from shaderfusion.server.compat.pictures import decode_base64, inverted
 from shaderfusion.server.models import Known
-from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import decode_picture
 
 __all__ = ["NAMES", "UPSCALERS", "WORDS", "Options", "default_options", "read_fields", "read_options"]
@@ -125,7 +124,7 @@ def default_options(model: str) -> Options:
 
 
 def read_options(given: Mapping[str, Any], options: Options, models: Mapping[str, Known]) -> Options:
-    """All options, with those that are given in the place of others; RefusedError of one that cannot be so."""
+    """All options, with those that are given in the place of others; FieldError of one that cannot be so."""
     found = dict(options)
     for name, value in given.items():
         if value is None:
@@ -139,15 +138,15 @@ def read_options(given: Mapping[str, Any], options: Options, models: Mapping[str
                 found[name] = _whole(name, value, -1)
             case "randn_source":
                 if value not in tuple(_RNGS):
-                    raise _refused(name, value, f"it must be one of {', '.join(_RNGS)}")
+                    raise FieldError(name, value, f"it must be one of {', '.join(_RNGS)}")
                 found[name] = value
             case "sd_vae":
                 if value not in ("Automatic", "None", ""):
-                    raise _refused(name, value, "models have their own here: send Automatic")
+                    raise FieldError(name, value, "models have their own here: send Automatic")
             case _ if name in found and value != found[name]:
-                raise _refused(name, value, f"it is {found[name]!r} here")
+                raise FieldError(name, value, f"it is {found[name]!r} here")
             case _ if name not in found and value not in EMPTY:
-                raise _refused(name, value, f"options are {', '.join(found)}")
+                raise FieldError(name, value, f"options are {', '.join(found)}")
     return found
 
 
@@ -156,7 +155,7 @@ def _model(value: object, models: Mapping[str, Known]) -> str:
     name = value.partition(" [")[0].removesuffix(".safetensors") if isinstance(value, str) else ""
     found = value if isinstance(value, str) and value in models else name
     if found not in models:
-        raise _refused("sd_model_checkpoint", value, f"it must be one of {', '.join(models)}")
+        raise FieldError("sd_model_checkpoint", value, f"it must be one of {', '.join(models)}")
     return found
 
 
@@ -166,9 +165,9 @@ def read_fields(
     """The own API's fields of a body of img2img, where it has an image, or of txt2img."""
     overrides = body.get("override_settings") or {}
     if not isinstance(overrides, Mapping):
-        raise _refused("override_settings", overrides, "it must be an object of options")
+        raise FieldError("override_settings", overrides, "it must be an object of options")
     if overrides and body.get("override_settings_restore_afterwards") is False:
-        raise _refused("override_settings_restore_afterwards", False, "POST /sdapi/v1/options keeps what it sets")
+        raise FieldError("override_settings_restore_afterwards", False, "POST /sdapi/v1/options keeps what it sets")
     settings = read_options(overrides, options, models)
     model = settings["sd_model_checkpoint"]
     is_xl = models[model].family == _XL
@@ -193,7 +192,7 @@ def read_fields(
 
 
 def _require_nothing_else(body: Mapping[str, Any], *, has_image: bool) -> None:
-    """RefusedError of a field that asks for what is not done."""
+    """FieldError of a field that asks for what is not done."""
     known = {*TAKEN, *NO_MATTER, *(PICTURES if has_image else ("enable_hr",))}
     has_second_pass = not has_image and bool(body.get("enable_hr"))
     has_mask = has_image and bool(body.get("mask"))
@@ -209,7 +208,7 @@ def _require_nothing_else(body: Mapping[str, Any], *, has_image: bool) -> None:
         if name == "alwayson_scripts" and _asks_for_none(value):
             continue
         about = REMEDIES.get(name, "this server does not do it, so that it must be left out")
-        raise _refused(name, value, about)
+        raise FieldError(name, value, about)
 
 
 def _asks_for_none(scripts: object) -> bool:
@@ -223,17 +222,17 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
     """Ours of a sampler and a scheduler; None where the model's own shall be taken."""
     name, spacing = body.get("sampler_name") or body.get("sampler_index"), body.get("scheduler") or "automatic"
     if not isinstance(spacing, str):
-        raise _refused("scheduler", spacing, "it must be a name of /sdapi/v1/schedulers")
+        raise FieldError("scheduler", spacing, "it must be a name of /sdapi/v1/schedulers")
     is_automatic = spacing.lower() in ("automatic", "use same scheduler")
     if name is None:
         name = None if is_automatic else "Euler"  # the web UIs' own
     if name is None:
         return None
     if not isinstance(name, str):
-        raise _refused("sampler_name", name, "it must be a name of /sdapi/v1/samplers")
+        raise FieldError("sampler_name", name, "it must be a name of /sdapi/v1/samplers")
     found, left = find_sampler(name)
     if found is None or left:
-        raise _refused("sampler_name", name, f"it must be one of {', '.join(_samplers())}")
+        raise FieldError("sampler_name", name, f"it must be one of {', '.join(_samplers())}")
     choice = find_scheduler(found)
     if choice.rule in _HAVE_OWN:
         return choice
@@ -241,7 +240,7 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
         try:
             choice = find_scheduler(f"{choice.rule} {spacing}")
         except InputError as error:
-            raise RefusedError(400, str(error), "scheduler") from None
+            raise FieldError("scheduler", spacing, str(error)) from None
     elif choice.spacing is None and choice.rule in AUTOMATIC:
         choice = choice._replace(spacing=AUTOMATIC[choice.rule])
     if choice.spacing == "ays" and is_xl:
@@ -258,19 +257,19 @@ def _with_noise(body: Mapping[str, Any], choice: Choice | None) -> tuple[str | N
     rule = choice.rule if choice else None
     eta, churn, noise = body.get("eta"), body.get("s_churn"), body.get("s_noise")
     if churn not in (None, 0) and rule in (None, *_TAKES_CHURN):
-        raise _refused("s_churn", churn, "noise of that kind is not added here: send 0")
+        raise FieldError("s_churn", churn, "noise of that kind is not added here: send 0")
     if noise not in (None, 1) and rule in _TAKES_NOISE:
-        raise _refused("s_noise", noise, f"{rule} adds all of its noise here: send 1")
+        raise FieldError("s_noise", noise, f"{rule} adds all of its noise here: send 1")
     if choice is None:
         if eta not in (None, 0):
-            raise _refused("eta", eta, "send sampler_name with it")
+            raise FieldError("eta", eta, "send sampler_name with it")
         return None, None
     if SCHEDULERS[choice.rule].takes_eta:
         return str(choice), eta
     if rule == "euler_a" and eta == 0:  # which is that
         choice = choice._replace(rule="euler")
     elif rule in _ANCESTRAL and eta not in (None, 1):
-        raise _refused("eta", eta, f"{rule} adds all of its noise here: send 1")
+        raise FieldError("eta", eta, f"{rule} adds all of its noise here: send 1")
     return str(choice), None
 
 
@@ -281,14 +280,14 @@ def _clip_skip(body: Mapping[str, Any], overrides: Mapping[str, Any], settings: 
         return option
     skip = _whole("clip_skip", given, 1)
     if overrides.get("CLIP_stop_at_last_layers") not in (None, skip):
-        raise _refused("clip_skip", skip, f"override_settings.CLIP_stop_at_last_layers is {option}")
+        raise FieldError("clip_skip", skip, f"override_settings.CLIP_stop_at_last_layers is {option}")
     return skip
 
 
 def _second_pass(body: Mapping[str, Any]) -> dict[str, Any]:
     upscaler = body.get("hr_upscaler")
     if upscaler not in (None, "", *UPSCALERS):
-        raise _refused("hr_upscaler", upscaler, f"it must be one of {', '.join(UPSCALERS)}")
+        raise FieldError("hr_upscaler", upscaler, f"it must be one of {', '.join(UPSCALERS)}")
     scale = body.get("hr_scale")
     return {"hires": 2.0 if scale is None else scale, "hires_steps": body.get("hr_second_pass_steps") or None}
 
@@ -297,7 +296,7 @@ def _pictures(body: Mapping[str, Any], max_pixels: int) -> dict[str, Image]:
     images = body.get("init_images")
     if not isinstance(images, list) or len(images) != 1:
         about = "it must be a list of one picture, a PNG, JPEG or WebP file in base64"
-        raise _refused("init_images", images, about)
+        raise FieldError("init_images", images, about)
     found = {"image": decode_picture("init_images", decode_base64("init_images", images[0]), max_pixels)}
     if body.get("mask"):
         mask = decode_picture("mask", decode_base64("mask", body["mask"]), max_pixels)
@@ -311,16 +310,12 @@ def _number(body: Mapping[str, Any], name: str) -> int:
 
 def _whole(name: str, value: object, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
-        raise _refused(name, value, f"it must be a whole number from {least} to {_MOST:,}")
+        raise FieldError(name, value, f"it must be a whole number from {least} to {_MOST:,}")
     return value
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value not in (None, False, True):  # 0 and 1 too
-        raise _refused(name, value, "it must be true or false")
+        raise FieldError(name, value, "it must be true or false")
     return bool(value)
-
-
-def _refused(name: str, value: object, about: str) -> RefusedError:
-    return RefusedError(400, f"{name} (={shown(value)}) is refused: {about}", name if len(name) < 100 else None)
