@@ -129,6 +129,7 @@ def test_progress_and_interrupt(client: Client) -> None:
     asking.start()
     found = idle
     while found["current_image"] is None or not found["eta_relative"]:
+        assert asking.is_alive()
         found = client.get("/sdapi/v1/progress?skip_current_image=false").json
     assert client.get("/sdapi/v1/progress?skip_current_image=true").json["current_image"] is None
     state = found["state"]
