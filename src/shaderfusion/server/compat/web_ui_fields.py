@@ -224,15 +224,15 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
     if not isinstance(spacing, str):
         raise FieldError("scheduler", spacing, "it must be a name of /sdapi/v1/schedulers")
     is_automatic = spacing.lower() in ("automatic", "use same scheduler")
-    if name is None:
-        name = None if is_automatic else "Euler"  # the web UIs' own
-    if name is None:
+    if name is None and is_automatic:
         return None
+    name = "Euler" if name is None else name  # the web UIs' own
     if not isinstance(name, str):
         raise FieldError("sampler_name", name, "it must be a name of /sdapi/v1/samplers")
     found, left = find_sampler(name)
     if found is None or left:
-        raise FieldError("sampler_name", name, f"it must be one of {', '.join(_samplers())}")
+        samplers = ", ".join(rule.web_ui for rule in SCHEDULERS.values())
+        raise FieldError("sampler_name", name, f"it must be one of {samplers}")
     choice = find_scheduler(found)
     if choice.rule in _HAVE_OWN:
         return choice
@@ -246,10 +246,6 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
     if choice.spacing == "ays" and is_xl:
         choice = choice._replace(spacing="ays_xl")
     return choice
-
-
-def _samplers() -> list[str]:
-    return [rule.web_ui for rule in SCHEDULERS.values()]
 
 
 def _with_noise(body: Mapping[str, Any], choice: Choice | None) -> tuple[str | None, Any]:
