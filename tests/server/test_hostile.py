@@ -166,7 +166,7 @@ LINE = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
 RAW: dict[str, bytes] = {
     "no HTTP": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
     "no version": b"GET /\r\n\r\n",
-    "another version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "another version": b"GET / HTTP/x.y\r\nHost: localhost\r\n\r\n",
     "huge headers": LINE + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n",
     "many headers": LINE + b"".join(b"X-%d: a\r\n" % index for index in range(20_000)) + b"\r\n",
     "a huge path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -332,6 +332,12 @@ def test_other_sites_only_where_they_are_allowed(runtime: str) -> None:
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
         assert client.ask("OPTIONS", "/api/generate", headers={"Origin": "https://example.org", **asked}).status == 200
         assert client.ask("OPTIONS", "/api/generate", headers={"Origin": "https://example.com", **asked}).status == 400
+
+
+def test_refused_requests_are_counted(client: Client) -> None:
+    client.get("/health", Host="example.org")
+    text = client.get("/metrics").body.decode()
+    assert all(f'shaderfusion_requests_refused_total{{status="{status}"}}' in text for status in (400, 404, 421))
 
 
 def test_no_other_site_without(client: Client) -> None:

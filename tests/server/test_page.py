@@ -516,6 +516,13 @@ def test_bytes() -> None:
     assert sum(file.stat().st_size for file in STATIC.iterdir()) < MAX_PAGE_BYTES
 
 
+PAINTED = """() => new Promise((resolve) => {
+    const find = (list) => list.getEntriesByName('first-contentful-paint').forEach((entry) => resolve(entry.startTime));
+    new PerformanceObserver(find).observe({ type: 'paint', buffered: true });
+})"""
+"""Milliseconds until something is to be seen."""
+
+
 def test_first_paint(browser: Browser, url: str) -> None:
     """Of a browser that has not been here; the best of a few, since whatever else runs slows single ones down."""
     painted_ms = []
@@ -523,7 +530,7 @@ def test_first_paint(browser: Browser, url: str) -> None:
         with browser.new_context() as context:
             page = context.new_page()
             open_page(page, url)
-            painted_ms.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+            painted_ms.append(page.evaluate(PAINTED))
         if painted_ms[-1] < MAX_FIRST_PAINT_MS:
             return
     if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):

@@ -1,6 +1,7 @@
 """The queue by itself, with work that waits for the test."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,6 +47,13 @@ class Recorder:
         return self.events[-1]
 
 
+def wait_for_end(queue: Queue) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while queue.is_alive:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def log() -> list[str]:
     return []
@@ -58,8 +66,7 @@ def queue() -> Iterator[Queue]:
     queue.stop()
     if queue.running:
         queue.cancel(queue.running)
-    queue.join(PATIENCE_S)
-    assert not queue.is_alive
+    wait_for_end(queue)
 
 
 def fill(queue: Queue, log: list[str]) -> list[Recorder]:
@@ -143,5 +150,4 @@ def test_stopping_finishes_what_runs(log: list[str]) -> None:
     assert queue.is_alive
     running.release.set()
     assert running.last[0] == "done"
-    queue.join(PATIENCE_S)
-    assert not queue.is_alive
+    wait_for_end(queue)

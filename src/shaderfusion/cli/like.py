@@ -25,7 +25,7 @@ _MET_BY = {
     **dict.fromkeys(("CFG scale", "cfg_scale", "guidance_scale"), "guidance_scale"),
     **dict.fromkeys(("Steps", "steps"), "steps"),
     "prediction_type": "prediction_type",
-    **dict.fromkeys(("image", "Init image hash"), "image"),
+    **dict.fromkeys(("image", "Init image hash", "init_image"), "image"),
     **dict.fromkeys(("Hires upscale", "Hires resize", "First pass size"), "hires"),
     "Hires steps": "hires_steps",
     "Denoising strength": "hires_strength",

@@ -17,7 +17,7 @@ from shaderfusion.prompts.errors import prompt_error
 __all__ = ["Part", "combine", "read_parts"]
 
 _AND = re.compile(r"\bAND\b")
-_WEIGHTED = re.compile(r"(?P<text>\s*.*?)\s*:\s*(?P<weight>[+-]?(?:\d+\.?|\d*\.\d+))\s*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?|\d*\.\d+)")
 
 
 class Part(NamedTuple):
@@ -32,10 +32,11 @@ def read_parts(text: str) -> list[Part]:
     parts: list[Part] = []
     begin = 0
     for piece in _AND.split(text):
-        match = _WEIGHTED.fullmatch(piece)
-        if match and abs(float(match["weight"])) > LARGEST_F32:
-            raise prompt_error(text, begin + match.start("weight"), f"the weight must be at most {LARGEST_F32:.2g}")
-        parts.append(Part(match["text"], float(match["weight"])) if match else Part(piece))
+        head, _, number = piece.rpartition(":")
+        is_weighted = ":" in piece and _NUMBER.fullmatch(number.strip()) and "\n" not in head.strip()
+        if is_weighted and abs(float(number)) > LARGEST_F32:
+            raise prompt_error(text, begin + len(head), f"the weight must be at most {LARGEST_F32:.2g}")
+        parts.append(Part(head.rstrip(), float(number)) if is_weighted else Part(piece))
         begin += len(piece) + len("AND")
     return parts
 

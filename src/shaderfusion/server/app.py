@@ -47,7 +47,14 @@ def make_app(
     async def openapi(_: Request) -> Response:
         return JSONResponse(described)
 
-    guard = Middleware(Guard, hosts=hosts, origins=origins, api_key=api_key, max_body=service.setup.limits.max_body)
+    guard = Middleware(
+        Guard,
+        hosts=hosts,
+        origins=origins,
+        api_key=api_key,
+        max_body=service.setup.limits.max_body,
+        refused=service.metrics.refused,
+    )
     cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app = Starlette(
         routes=[*_routes(service), *web_ui_routes(service), *openai_routes(service), Route("/openapi.json", openapi)],
@@ -59,7 +66,6 @@ def make_app(
             Exception: _failed,
         },
     )
-    app.state.service = service
     app.router.redirect_slashes = False
     return app
 
@@ -68,7 +74,8 @@ def _routes(service: Service) -> list[BaseRoute]:
     """Those of the own API, and the page."""
 
     async def options(_: Request) -> Response:
-        return JSONResponse({**service.options(), "version": shaderfusion.__version__}, headers=_NO_STORE)
+        found = await service.in_thread(service.options)
+        return JSONResponse({**found, "version": shaderfusion.__version__}, headers=_NO_STORE)
 
     async def models(_: Request) -> Response:
         return JSONResponse(service.list_models(), headers=_NO_STORE)
@@ -141,7 +148,6 @@ class _Events(StreamingResponse):
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    request.app.state.service.metrics.refused(error.status)
     return refusal_response(request.url.path, error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -46,7 +47,7 @@ class Channel:
             if name in _LATEST:
                 self._unread = [event for event in self._unread if event.name != name]
             self._unread.append(Event(name, data))
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def get(self) -> Event:

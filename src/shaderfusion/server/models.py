@@ -66,7 +66,7 @@ def find_models(models: Sequence[str], folder: Path | None) -> dict[str, str | P
 
 
 class Models:
-    """Opens models by name, and has one of them on the device. All but `device_model` may be called by any thread."""
+    """Opens models by name, and has one of them on the device, which the worker alone changes."""
 
     def __init__(
         self, paths: Mapping[str, str | Path], common: Mapping[str, Any], required: Sequence[str] = ()

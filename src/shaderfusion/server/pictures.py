@@ -92,12 +92,11 @@ def prepare(
     _require_short(request, family)
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
+    most = setup.limits.max_side
     for size in (request.size, second.size if second else request.size):
-        for side in (size.width_px, size.height_px):
-            if side > setup.limits.max_side:
-                raise RefusedError(
-                    400, f"hires must make sides of at most {setup.limits.max_side} px, not {side}", "hires"
-                )
+        for name, side in (("width", size.width_px), ("height", size.height_px)):
+            if side > most:
+                raise RefusedError(400, f"{name} (={side}) must be at most {most}, as this server is set", name)
         family.require_fits(size, models.device.capabilities, models.dtype, setup.common.get("memory", "normal"))
     for name, picture in pictures.items():
         setattr(args, name, f"{picture.width}x{picture.height} px")  # as the picture's file says it

@@ -126,10 +126,6 @@ class Queue:
             self._waiting.clear()
             self._changed.notify_all()
 
-    def join(self, timeout_s: float | None = None) -> None:
-        """Waits for the worker to end."""
-        self._worker.join(timeout_s)
-
     def _run(self) -> None:
         while True:
             with self._changed:

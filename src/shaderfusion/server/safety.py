@@ -9,7 +9,7 @@ import hmac
 import io
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from PIL import Image
@@ -51,13 +51,22 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str], api_key: str | None, max_body: int
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str],
+        origins: Collection[str],
+        api_key: str | None,
+        max_body: int,
+        refused: Callable[[int], None],
     ) -> None:
+        """`refused` is told the status of each answer that is an error."""
         self._app = app
         self._hosts = {host.lower() for host in hosts}
         self._origins = origins
         self._api_key = api_key
         self._max_body = max_body
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,6 +74,8 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    self._refused(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)

@@ -100,8 +100,7 @@ class Fields:
     def _read(self, args: argparse.Namespace, name: str, value: Any) -> None:
         """One field, as the option of its name would take the text."""
         if not _is_kind(value, KINDS[name]):
-            article = "an" if KINDS[name] == "integer" else "a"
-            raise RefusedError(400, f"{name} (={shown(value)}) must be {article} {_WORDS[KINDS[name]]}", name)
+            raise RefusedError(400, f"{name} (={shown(value)}) must be {_WORDS[KINDS[name]]}", name)
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             raise RefusedError(400, f"{name} (={shown(value)}) must have at most {LONGEST_TEXT:,} characters", name)
         try:
@@ -121,7 +120,7 @@ class Fields:
                 raise RefusedError(400, f"{sentence}, as this server is set", "hires")
 
 
-_WORDS = {"string": "text", "integer": "whole number", "number": "finite number"}
+_WORDS = {"string": "a text", "integer": "a whole number", "number": "a finite number"}
 
 
 def _is_kind(value: Any, kind: str) -> bool:

@@ -62,15 +62,12 @@ class OpenAi:
             ticket = await self._service.generate(read)
             pictures = [event.data for event in await self._service.collect(ticket, request)]
         made = await self._service.in_thread(lambda: [_file(picture["image"], output) for picture in pictures])
-        settings = pictures[0]["settings"]
-        width, height = settings["width"], settings["height"]
         return JSONResponse(
             {
                 "created": int(time.time()),
                 "data": self._data(request, made, output),
                 "output_format": output.kind,
-                "size": f"{width}x{height}",
-                "seed": settings["seed"],
+                "seed": pictures[0]["settings"]["seed"],
             }
         )
 
