@@ -17,12 +17,12 @@ from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
     Hashes,
+    find_adapters,
     make_job_request,
     make_second_pass,
     make_settings,
     number_of,
     slug,
-    take_adapters,
 )
 from shaderfusion.metadata.image_files import PARAMETERS, encode
 from shaderfusion.metadata.settings import make_texts
@@ -73,7 +73,7 @@ def prepare(
     optimizations = Optimizations.parse(args.optimizations)
     image, args.mask = pictures.get("image"), pictures.get("mask")
     request = make_job_request(family, args, image=image, mask_image=args.mask, strength=args.strength)
-    _, args.lora = take_adapters(request, args)
+    args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
     for size in (request.size, second.size if second else request.size):
         for side in (size.width_px, size.height_px):
