@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -32,9 +33,11 @@ def models() -> tuple[Family, ...]:
 def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
     """The networks of each model, of its own size, TAESD's decoder, and a decoder in bands, by each variant."""
     *_, emoji, _ = models()
+    combining = replace(emoji.run_size(), weighted_texts=2)
     for kernels in variants:
         yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
         yield emoji.decoder_graph(kernels, emoji.run_size(width=32, height=32), max_bytes=1)
+        yield from emoji.record(kernels, combining, "low").values()
         for model in models():
             for guided in guidance:
                 yield from model.record(kernels, model.run_size(guidance=guided)).values()

@@ -215,6 +215,18 @@ def test_generate_prints_only_the_path(folder: Path) -> None:
     }
 
 
+def test_a_models_own_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(model_folder("tiny_sd")), "--width", "32", "--height", "32"]
+    assert main(["generate", "a fox", *model, "--output", "a.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    with Image.open(folder / "a.png") as image:
+        assert "\nSteps: 4, Sampler: PLMS, CFG scale: 8.5, " in image.info["parameters"]
+    (folder / "jobs.csv").write_text("prompt,steps\na fox,\na fox,1\n")
+    assert main(["batch", "jobs.csv", *model, "--output-dir", "out"]) == 0
+    made = [json.loads(line) for line in (folder / "out" / "report.jsonl").read_text().splitlines()]
+    assert [(line["steps"], line["guidance_scale"]) for line in made] == [(4, 8.5), (1, 8.5)]
+
+
 def test_generate_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "pictures").mkdir()
     args = ["generate", "pizza", *SMALL, "--num-images", "2", "--output", "pictures/p.png", "--json"]

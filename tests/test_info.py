@@ -1,22 +1,29 @@
 """What `describe` says against the graphs, the weights' files, and the promise to leave the GPU alone."""
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from golden.models import NAMES, golden, model_folder
 from safetensors import safe_open
+from shaderfusion.cli.making import fill_model_defaults
 
-from shaderfusion.errors import InputError, ModelError
+from shaderfusion.errors import DeviceLimitError, InputError, ModelError
+from shaderfusion.families import open_model
+from shaderfusion.families.family import MEMORIES
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.request import make_request
+from shaderfusion.schedulers import make_schedule
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.model_files import ModelFolder
 
@@ -79,7 +86,34 @@ def test_what_is_found() -> None:
         "vae": "autoencoder of 6, 2, 4, 10 channels, 8x8 px to 3 values",
         "scheduler": "EulerDiscreteScheduler, 1000 timesteps",
         "prediction": "epsilon",
+        "defaults": "20 steps (in Python 50), guidance scale 7.5",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [  # of diffusers' pipelines: StableDiffusion, its -XL, LatentConsistencyModel, StableDiffusionInpaint
+        ("sd2", (50, 7.5, 20)),
+        ("sdxl", (50, 5.0, 20)),
+        ("tiny_sd", (4, 8.5, 4)),
+        ("inpaint", (50, 7.5, 20)),
+    ],
+)
+def test_a_models_own_defaults(name: str, defaults: tuple[int, float, int]) -> None:
+    model = open_model(model_folder(name))
+    request = make_request(model, "a fox")
+    in_python, scale, on_the_command_line = defaults
+    assert (request.num_steps, request.guidance_scale) == (
+        len(make_schedule(model.scheduler_config, in_python).updates),
+        scale,
+    )
+    given = argparse.Namespace(steps=None, guidance_scale=None)
+    fill_model_defaults(given, model)
+    assert (given.steps, given.guidance_scale) == (on_the_command_line, scale)
+    told = describe(model_folder(name)).found["defaults"]
+    assert told.startswith(f"{on_the_command_line} steps")
+    assert told.endswith(f", guidance scale {scale:g}")
+    assert ("(in Python" in told) == (in_python != on_the_command_line)
 
 
 def test_stored_bytes_are_those_of_the_files() -> None:
@@ -128,6 +162,25 @@ def test_defaults() -> None:
     small, large = describe("emoji"), describe("emoji", dtype="f32")
     assert (small.width, small.height, small.batch, small.dtype) == (128, 128, 1, "f16")
     assert large.weights_bytes == pytest.approx(2 * small.weights_bytes, rel=1e-4)  # but for rounding up to 16 bytes
+
+
+def test_a_size_for_low_memory_alone() -> None:
+    model = open_model("emoji")
+    size = model.run_size()
+    largest = {memory: 2 * max(model.largest_tensors(size.one_row, memory).values()) for memory in MEMORIES}
+    assert largest["low"] < largest["normal"]
+    small = replace(DESKTOP_GPU, max_buffer_bytes=largest["low"])
+    info = describe("emoji", capabilities=small)
+    assert [each.memory for each in info.memory] == ["low"]
+    assert [component.name for component in info.components] == ["text_encoder", "unet", "vae"]
+    assert set(info.does_not_fit) == {"normal"}
+    assert f"memory normal does not fit: {info.does_not_fit['normal']}" in info.text()
+    assert info.memory == describe("emoji", capabilities=small, memory="low").memory
+    with pytest.raises(DeviceLimitError, match="must need at most"):
+        describe("emoji", capabilities=small, memory="normal")
+    tiny = replace(small, max_buffer_bytes=1000)
+    with pytest.raises(DeviceLimitError, match="must need at most"):
+        describe("emoji", capabilities=tiny)
 
 
 def test_the_token_table_takes_no_memory_of_the_device() -> None:

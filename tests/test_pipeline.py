@@ -116,7 +116,6 @@ def test_default_size_is_the_models(pipe: StableDiffusionPipeline) -> None:
         ({"guidance_scale": math.inf}, r"guidance_scale \(=inf\)"),
         ({"guidance_scale": -1}, r"guidance_scale \(=-1\)"),
         ({"guidance_scale": "7.5"}, r"guidance_scale \(='7\.5'\)"),
-        ({"guidance_scale": None}, r"guidance_scale \(=None\)"),
         ({"num_images_per_prompt": 0}, r"num_images_per_prompt \(=0\) must be a whole number from 1 to"),
         ({"num_images_per_prompt": 10**99}, r"num_images_per_prompt \(=10+\) must be a whole number from 1 to"),
         ({"width": 8 * 10**400}, r"width \(=80000.*\.\.\.\) must be a positive multiple of 2 px"),

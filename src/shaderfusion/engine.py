@@ -141,9 +141,8 @@ class Engine:
     def require_fits(self, size: RunSize) -> None:
         """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
         self._require_open()
-        largest = size if self.memory == "normal" else size.one_row
         dtype = self._kernels[self.model.denoiser].dtype
-        self.model.require_fits(largest, self.device.capabilities, dtype, self.memory)
+        self.model.require_fits(size, self.device.capabilities, dtype, self.memory)
 
     def _require_open(self) -> None:
         if not self._is_open:

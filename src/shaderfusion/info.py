@@ -10,7 +10,7 @@ from typing import Any
 
 from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig
 from shaderfusion.config_rules import Config
-from shaderfusion.errors import ModelError
+from shaderfusion.errors import DeviceLimitError, ModelError
 from shaderfusion.families import open_model
 from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize, read_after
 from shaderfusion.graph.graph import Graph
@@ -121,8 +121,11 @@ class ModelInfo:
     height: int
     batch: int
     components: tuple[ComponentInfo, ...]
+    """In the first way to use it that fits."""
     memory: tuple[MemoryInfo, ...]
-    """Of each way to use it."""
+    """Of each way to use it that fits."""
+    does_not_fit: Mapping[Memory, str]
+    """Why not, of the others."""
 
     @property
     def weights_bytes(self) -> int:
@@ -148,6 +151,7 @@ class ModelInfo:
         heading = ("memory", "on the device together", "loading MB", "running MB")
         lines += ["", Table(heading, rows, "<<>>").text(), ""]
         lines += [f"memory {info.memory} takes {_mb(info.peak_bytes)} MB of the device" for info in self.memory]
+        lines += [f"memory {memory} does not fit: {reason}" for memory, reason in self.does_not_fit.items()]
         return "\n".join(lines)
 
 
@@ -163,16 +167,27 @@ def describe(
     dtype: DType | None = None,
     optimizations: Optimizations | None = None,
     capabilities: Capabilities = DESKTOP_GPU,
+    memory: Memory | None = None,
 ) -> ModelInfo:
     """A model, and its costs on such a device for `batch` images of that size in pixels.
 
-    The model is named as in `families.open_model`. f16 on a GPU, and all optimizations, by default. ModelError where it
-    cannot be used; weights that are not there are said, and not asked for.
+    The model is named as in `families.open_model`. f16 on a GPU, all optimizations, and both ways to use memory, by
+    default. ModelError where it cannot be used, DeviceLimitError where no way fits; weights that are not there are
+    said, and not asked for.
     """
     opened = open_model(model, vae=vae, prediction_type=prediction_type, revision=revision)
     size = opened.run_size(batch=batch, width=width, height=height)
     kernels = Kernels(dtype or "f16", capabilities, optimizations or Optimizations())
-    opened.require_fits(size, kernels.capabilities, kernels.dtype)
+    graphs: dict[Memory, dict[str, Graph]] = {}
+    errors: dict[Memory, DeviceLimitError] = {}
+    for way in MEMORIES if memory is None else (memory,):
+        try:
+            opened.require_fits(size, kernels.capabilities, kernels.dtype, way)
+            graphs[way] = opened.record(kernels, size, way)
+        except DeviceLimitError as error:
+            errors[way] = error
+    if not graphs:
+        raise next(reversed(errors.values()))
     components = tuple(
         ComponentInfo(
             name=name,
@@ -183,16 +198,21 @@ def describe(
             dispatches=len(graph.calls),
             stored_bytes=_stored_bytes(opened, name, graph),
         )
-        for name, graph in opened.record(kernels, size).items()
+        for name, graph in next(iter(graphs.values())).items()
+        if name in opened.networks
     )
-    memory = tuple(measure_memory(opened, kernels, size, memory) for memory in MEMORIES)
-    found = _found(opened)
-    return ModelInfo(str(model), found, kernels.dtype, size.width_px, size.height_px, batch, components, memory)
+    measured = tuple(_measure(opened, way, recorded) for way, recorded in graphs.items())
+    sides = (size.width_px, size.height_px)
+    reasons: dict[Memory, str] = {way: str(error) for way, error in errors.items()}
+    return ModelInfo(str(model), _found(opened), kernels.dtype, *sides, batch, components, measured, reasons)
 
 
 def measure_memory(model: Family, kernels: Kernels, size: RunSize, memory: Memory) -> MemoryInfo:
     """What an engine allocates for a run of that size, from its graphs."""
-    graphs = model.record(kernels, size, memory)
+    return _measure(model, memory, model.record(kernels, size, memory))
+
+
+def _measure(model: Family, memory: Memory, graphs: Mapping[str, Graph]) -> MemoryInfo:
     turns = ({name: graphs[name] for name in names} for names in model.turns(memory))
     return MemoryInfo(memory, tuple(map(_measure_turn, turns)))
 
@@ -228,6 +248,10 @@ def _stored_bytes(model: Family, name: str, graph: Graph) -> dict[str, int] | No
 def _found(model: Family) -> dict[str, str]:
     found = {"pipeline": str(model.files.options.get("_class_name"))}
     found |= {name: _summary(config) for name, config in model.configs.items()}
+    in_python = model.defaults.num_inference_steps
+    steps = model.defaults.command_line_steps
+    here = f"{steps} steps" if steps == in_python else f"{steps} steps (in Python {in_python})"
+    found["defaults"] = f"{here}, guidance scale {model.defaults.guidance_scale:g}"
     try:
         scheduler = model.scheduler_config
     except ModelError as error:  # the costs are known nevertheless

@@ -21,6 +21,7 @@ __all__ = [
     "NO_SETTINGS",
     "Hashes",
     "fill_defaults",
+    "fill_model_defaults",
     "find_adapters",
     "make_job_request",
     "make_second_pass",
@@ -34,8 +35,6 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULTS = {
-    "steps": 20,
-    "guidance_scale": 7.5,
     "num_images": 1,
     "eta": 0.0,
     "rng": "cpu",
@@ -53,6 +52,13 @@ def fill_defaults(args: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
+
+
+def fill_model_defaults(args: argparse.Namespace, model: "Family") -> None:
+    if args.steps is None:
+        args.steps = model.defaults.command_line_steps
+    if args.guidance_scale is None:
+        args.guidance_scale = model.defaults.guidance_scale
 
 
 def open_model_and_device(

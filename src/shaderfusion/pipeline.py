@@ -180,8 +180,8 @@ class StableDiffusionPipeline:
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         width: int | None = None,
         height: int | None = None,
         num_images_per_prompt: int = 1,
@@ -203,15 +203,17 @@ class StableDiffusionPipeline:
     ) -> Run:
         """A run, which yields after each denoising step; stop iterating, or close it, to cancel.
 
-        The options are diffusers'. prompt is a text or a list of them, of which each gets num_images_per_prompt images;
-        width and height are in pixels, the model's own by default; a guidance_scale of at most 1 turns guidance off,
-        and the negative prompt with it. The same seed gives the same noise as torch's CPU generator, to begin with
-        and then in the steps of schedulers that need it; latents, (B, C, height / 8, width / 8), take the place of the
-        first. prompt_embeds and negative_prompt_embeds, (prompts, L, C), take the place of texts, with SDXL together
-        with pooled_prompt_embeds and negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise
-        the steps of DDIM and TCD add. rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each"
-        draws picture i's by itself with seed + i, as the web UIs do. clip_skip layers of the text encoders are left
-        out, as diffusers counts them: 1 is what web UIs call 2.
+        The options are diffusers', and so are num_inference_steps and guidance_scale by default: 50 and 7.5 for SD 1.x
+        and 2.x, 50 and 5 for SDXL, 4 and 8.5 for latent consistency models (`Family.defaults`). prompt is a text or a
+        list of them, of which each gets num_images_per_prompt images; width and height are in pixels, the model's own
+        by default; a guidance_scale of at most 1 turns guidance off, and the negative prompt with it. The same seed
+        gives the same noise as torch's CPU generator, to begin with and then in the steps of schedulers that need it;
+        latents, (B, C, height / 8, width / 8), take the place of the first. prompt_embeds and negative_prompt_embeds,
+        (prompts, L, C), take the place of texts, with SDXL together with pooled_prompt_embeds and
+        negative_pooled_prompt_embeds, (prompts, C). eta, from 0 to 1, is how much noise the steps of DDIM and TCD add.
+        rng="philox" gives the noise of torch's CUDA generator instead, and seeds="each" draws picture i's by itself
+        with seed + i, as the web UIs do. clip_skip layers of the text encoders are left out, as diffusers counts them:
+        1 is what web UIs call 2.
 
         With image, a picture of any mode and size, or one for each to be made, the run begins with it: it is resized to
         width and height, and noise is added for the last int(num_inference_steps * strength) steps, which alone are
@@ -219,9 +221,10 @@ class StableDiffusionPipeline:
         for what encoding it changes; inpainting models read it, and others are held to the picture after each step.
 
         With prompt_syntax="webui" texts are read as web UIs read them: of any length, with weights (prompts.emphasis),
-        changes from step to step (prompts.schedule) and adapters (prompts.adapters), which must be loaded and are
-        active at the strength that the prompt says, until another run begins whose prompt does not name them. emphasis
-        is "original", by which weights leave an embedding's mean as it was, or "no_norm", SDXL's default.
+        changes from step to step (prompts.schedule), parts that AND joins (prompts.combined), each a row more of the
+        denoiser, and adapters (prompts.adapters), which must be loaded and are active at the strength that the prompt
+        says, until another run begins whose prompt does not name them. emphasis is "original", by which weights leave
+        an embedding's mean as it was, or "no_norm", SDXL's default.
 
         InputError at once for an argument outside its rule, and DeviceLimitError for a size that the device cannot
         hold.

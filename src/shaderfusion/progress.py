@@ -72,6 +72,11 @@ class JobProgress:
         work = sum(stage.num_steps * stage.work for stage in self._stages[self._index :])
         return self._work_s * (work - self._done * self._stages[self._index].work)
 
+    @property
+    def step_s(self) -> float | None:
+        """Seconds of a step of the stage that runs; None until two of a stage are done."""
+        return None if self._work_s is None else self._work_s * self._stages[self._index].work
+
     def start(self, index: int) -> None:
         """A stage begins."""
         self._index = index

@@ -14,6 +14,7 @@ from shaderfusion.errors import InputError
 from shaderfusion.families.family import Conditioning, Family, RunSize
 from shaderfusion.files import shown
 from shaderfusion.images import AnyPicture, Source, read_source
+from shaderfusion.prompts.combined import combine
 from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read_positive, read_prompts
 from shaderfusion.schedulers import Schedule, make_schedule
 from shaderfusion.seeds import Rng, Seeds, require_noise
@@ -40,13 +41,15 @@ class Request:
     guidance_scale: float
     seed: int
     prompts: tuple[Prompts, ...] = field(repr=False)
-    """With guidance the negative ones, then the others; a row for each prompt."""
+    """With guidance the negative ones, then the others, or each of their parts; a row for each prompt."""
     latents: np.ndarray | None = field(repr=False)
     """The noise to begin with, (B, H, W, C), or None for that of the seed, which then goes on with noise for steps."""
     source: Source | None = field(default=None, repr=False)
     """The picture to begin with; None begins with noise alone."""
     rng: Rng = "cpu"
     seeds: Seeds = "joint"
+    weights: np.ndarray | None = field(default=None, repr=False)
+    """Of the parts of each prompt, (parts, prompts), where there are several or they have weights."""
     adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """That the prompts name, with the strength of each by component."""
 
@@ -65,8 +68,8 @@ def make_request(
     prompt: str | Sequence[str] | None = None,
     *,
     negative_prompt: str | Sequence[str] | None = None,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     width: int | None = None,
     height: int | None = None,
     num_images_per_prompt: int = 1,
@@ -93,6 +96,10 @@ def make_request(
     """
     num_images = _require_count("num_images_per_prompt", num_images_per_prompt)
     size = model.run_size(width=width, height=height, clip_skip=clip_skip)
+    if num_inference_steps is None:
+        num_inference_steps = model.defaults.num_inference_steps
+    if guidance_scale is None:
+        guidance_scale = model.defaults.guidance_scale
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
     guided = scale > 1 and not model.reads_guidance_scale
@@ -102,11 +109,21 @@ def make_request(
     read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}
+    weights = None
     positive = _read_prompts(model, "prompt", prompt, prompt_embeds, pooled_prompt_embeds)
-    if prompt_syntax == "webui" and not isinstance(positive, dict):
+    if isinstance(positive, dict):
+        prompts: list[Prompts] = [positive]
+    elif prompt_syntax == "webui":
         positive, adapters = read_positive(positive)
-    prompts = [positive if isinstance(positive, dict) else read(positive)]
-    num_prompts, num_tokens = _count(prompts[0])
+        parts, weights = combine(positive)
+        prompts = [read(texts) for texts in parts]
+    else:
+        prompts = [read(positive)]
+    if weights is not None and not guided:
+        reads = model.reads_guidance_scale
+        rule = "model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
+        raise InputError(f"prompt: AND, and a weight at the end such as :1.2, must come with a {rule}")
+    num_prompts, num_tokens = _count(prompts[0])[0], max(_count(each)[1] for each in prompts)
     if guided:
         given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
         if all(value is None for value in given):
@@ -128,7 +145,9 @@ def make_request(
             raise InputError(
                 f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
             )
-    size = replace(size, batch=num_prompts * num_images, guidance=guided, num_tokens=num_tokens)
+    num_weighted = 0 if weights is None else len(weights)
+    batch = num_prompts * num_images
+    size = replace(size, batch=batch, guidance=guided, num_tokens=num_tokens, weighted_texts=num_weighted)
     source = None
     if image is not None and strength is not None:
         source = read_source(
@@ -146,7 +165,7 @@ def make_request(
     noise = None if latents is None else read_latents(latents, model.latents_shape(size))
     seed = secrets.randbelow(2**32) if seed is None else seed
     require_noise(seed, size.batch, rng, seeds)
-    return Request(size, schedule, scale, seed, tuple(prompts), noise, source, rng, seeds, adapters)
+    return Request(size, schedule, scale, seed, tuple(prompts), noise, source, rng, seeds, weights, adapters)
 
 
 def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) -> Schedule:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family
+from shaderfusion.families.family import BESIDE_LATENTS, TEXT_WEIGHTS, Conditioning, Family
 from shaderfusion.images import Source, to_pictures
 from shaderfusion.progress import DENOISE
 from shaderfusion.prompts.scheduled import ScheduledPrompts
@@ -142,6 +142,8 @@ class Run(Iterator[Progress]):
         self.watch("text")
         self._made = self._condition()
         conditioning = self._conditioning(self._step) | self._engine.model.shared_inputs(size, request.guidance_scale)
+        if request.weights is not None:
+            conditioning[TEXT_WEIGHTS] = np.repeat(request.weights, size.batch // request.weights.shape[1], axis=1)
         if request.source:
             self.watch("encode")
             x_t = self._begin_with(request.source, conditioning)

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -191,28 +192,67 @@ def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-def test_killed_at_several_moments_and_resumed() -> None:
-    """Every picture is there once and whole, whenever the process ends."""
-    Path("jobs.txt").write_text("".join(f"a heart of {number}\n" for number in range(8)))
-    command = [sys.executable, "-m", "shaderfusion", "batch", "jobs.txt", *SMALL]
-    for number, wait_s in ((1, 0.0), (2, 0.03), (4, 0.11)):
-        process = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and len(list(Path("out").glob("a-*.png"))) < number:
-            time.sleep(0.005)
-        time.sleep(wait_s)
-        process.kill()
-        process.wait()
-        assert number <= len(pictures()) <= 8
-    half = pictures()
-    assert main(command[3:]) == 0
+def test_killed_at_ten_random_moments_and_resumed() -> None:
+    """Every picture is there once and whole, whenever the process ends: while it starts, denoises or writes."""
+    random = Random(5)
+    phases = ["denoising"] * 3 + ["writing"] * 3 + ["starting"] * 4
+    random.shuffle(phases)
+    phases.insert(0, phases.pop(phases.index("denoising")))  # which shows how long the start takes
+    number = 12
+    Path("jobs.txt").write_text("".join(f"a heart of {index}\n" for index in range(number)))
+    command = ["batch", "jobs.txt", "--model", str(model_folder("sd1")), *SMALL]
+    before: dict[str, bytes] = {}
+    seconds_to_start = 0.0
+    moments: list[str] = []
+    for phase in phases:
+        started, share = time.perf_counter(), random.random()
+        with kill_after(command, seconds=1.0 if phase == "writing" else 0.0) as is_running:
+            if phase == "starting":
+                time.sleep(share * seconds_to_start)
+            elif phase == "denoising":
+                while is_running() and len(there()) <= len(before):
+                    time.sleep(0.002)
+                seconds_to_start = seconds_to_start or time.perf_counter() - started
+                time.sleep(share * 0.1)  # about as long as a picture takes
+            else:
+                parts = set(Path("out").glob(".*.part"))
+                while is_running() and set(Path("out").glob(".*.part")) <= parts:
+                    time.sleep(0.002)
+                time.sleep(share * 0.5)
+        made = pictures()
+        assert before.items() <= made.items()
+        before = made
+        moments.append(f"{phase} {share:.2f}: {len(made)} there")
+    print("\n".join(moments))
+    assert 3 <= len(before) < number
+    assert len(list(Path("out").glob(".*.part"))) >= 3  # of those that were killed while they wrote
+    assert main(command) == 0
     made = pictures()
-    assert len(made) == 8
-    assert half.items() <= made.items()
+    assert len(made) == number
+    assert before.items() <= made.items()
     files = [line["file"] for line in report()]
     assert len(set(files)) == len(files)
     assert set(files) <= set(made)
+
+
+def there() -> list[Path]:
+    return list(Path("out").glob("a-*.png"))
+
+
+@contextlib.contextmanager
+def kill_after(command: list[str], *, seconds: float) -> Iterator[Callable[[], bool]]:
+    """Has the command run meanwhile, with files that take so long to be written; gives whether it still does."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("slow_writer.py")), str(seconds), *command],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield lambda: process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:

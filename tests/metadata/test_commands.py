@@ -60,7 +60,8 @@ def test_inspect_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "written by web UI:" in lines
     assert r"negative_prompt: \x1b[2Jbad" in lines
     assert "Sampler: Restart (--scheduler or --ignore 'Sampler')" in lines
-    assert "Hires upscale: 2 (--ignore 'Hires upscale')" in lines
+    assert "Hires upscale: 2 (--hires or --ignore 'Hires upscale')" in lines
+    assert "Hires upscaler: Latent, as none is named (--ignore 'Hires upscaler')" in lines
     assert "workflow: ComfyUI's, not read, 2 characters" in lines
     assert "note: not read, 2 characters" in lines
     assert "not said: scheduler" in lines
@@ -122,6 +123,36 @@ def test_what_is_ignored(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "Hires" not in err
     assert main([*like, "--ignore", "Hires upscale", "--ignore", "ENSD"]) == 0
     assert settings("b.png")["seed"] == 9
+
+
+def test_a_second_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = WEB_UI.replace("RNG", "Denoising strength: 0.7, Hires upscale: 1.5, Hires steps: 2, Hires upscaler: X, RNG")
+    text = text.replace("40x32", "48x32")
+    path = png_with(folder, parameters=text)
+    assert main(["generate", "--like", str(path)]) == 2
+    assert "asks for what is not done: Hires upscaler: X (give --ignore 'Hires upscaler')\n" in capsys.readouterr().err
+    path = png_with(folder, parameters=text.replace("Hires upscaler: X", "Hires upscaler: Lanczos"))
+    assert main(["generate", "--like", str(path), "--output", "a.png"]) == 0
+    second = {"hires": 1.5, "hires_steps": 2, "hires_strength": 1.0}  # 2 of int(2 / 0.7) steps
+    assert settings("a.png").items() >= second.items()
+    assert main(["generate", "--like", "a.png", "--output", "b.png"]) == 0
+    assert pixels("b.png") == pixels("a.png")
+    path = png_with(folder, parameters=text)
+    assert main(["generate", "--like", str(path), "--ignore", "Hires upscale", "--output", "c.png"]) == 0
+    assert not settings("c.png").keys() & second.keys()
+
+
+def test_a_picture_to_begin_with(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = png_with(folder, parameters=WEB_UI.replace("RNG", "Denoising strength: 0.5, Init image hash: 0123, RNG"))
+    like = ["generate", "--like", str(path), "--output", "a.png"]
+    assert main(like) == 2
+    err = capsys.readouterr().err
+    assert "image: the picture that it began with, which the text does not name (give --image or --ignore 'im" in err
+    assert "Init image hash: 0123 (give --image or --ignore 'Init image hash')" in err
+    assert main([*like, "--ignore", "image", "--ignore", "Init image hash"]) == 0
+    assert "strength" not in settings("a.png")
+    assert main([*like, "--image", "a.png"]) == 0
+    assert settings("a.png")["strength"] == 1.0  # 2 of 2 steps, where a web UI runs one more
 
 
 def test_pictures_without_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,20 @@ def test_tolerance(text: str, expected: Infotext) -> None:
     assert read_infotext(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("after", "field"),
+    [
+        ("Template: a {fox|dog}\nof: two, lines", ("Template", "a {fox|dog}\nof: two, lines")),
+        ("a note", ("After the fields", "a note")),
+        ("(a: note)", ("After the fields", "(a: note)")),
+    ],
+)
+def test_lines_after_the_fields(after: str, field: tuple[str, str]) -> None:
+    found = read_infotext(f"a fox\nNegative prompt: bad\n{REAL}\n{after}")
+    assert (found.prompt, found.negative_prompt) == ("a fox", "bad")
+    assert found.fields == {**read_infotext(f"x\n{REAL}").fields, field[0]: field[1]}
+
+
 def test_plain_json_is_one_value() -> None:
     hashes, resources = '{"model": "31e3", "lora:x": "a, b"}', '[{"type": "checkpoint", "air": "urn:air:1"}]'
     text = f"x\nSteps: 20, Hashes: {hashes}, Seed: 5, Civitai resources: {resources}"

@@ -82,11 +82,13 @@ def test_a_web_uis() -> None:
         "seed": 2**64 - 1,
         "width": 640,
         "height": 512,
+        "hires": 2.0,
+        "hires_steps": 40,
+        "hires_strength": 0.5,
     }
     assert recipe.demands == {
-        "Denoising strength": "0.5",
         "Clip skip": "2",
-        "Hires upscale": "2",
+        "Hires upscaler": "Latent, as none is named",
         "Lora": "<lora:style:0.8>",
     }
     assert recipe.facts == {"Model hash": "31e35c80fc", "Model": "sd_xl", "Version": "v1.10.1"}

@@ -17,6 +17,7 @@ from shaderfusion.making import (
     NO_SETTINGS,
     Hashes,
     fill_defaults,
+    fill_model_defaults,
     find_adapters,
     make_job_request,
     make_settings,
@@ -223,6 +224,7 @@ def _make_group(
 def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[_Ready]":
     """Of the tasks that the model can do; the others fail."""
     for task in tasks:
+        fill_model_defaults(task.args, model)
         try:
             request = make_job_request(model, task.args)
             find_adapters(args, [request])

@@ -39,6 +39,7 @@ from shaderfusion.making import (
     DEFAULTS,
     Hashes,
     fill_defaults,
+    fill_model_defaults,
     find_adapters,
     make_job_request,
     make_second_pass,
@@ -115,8 +116,8 @@ def add_generating(parser: argparse.ArgumentParser, default_seed: str = "random"
     parser.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a textual inversion, which its file's name stands for in prompts; may be given several times"
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE", help=meaning)
-    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help=f"default: {DEFAULTS['steps']}")
-    meaning = f"default: {DEFAULTS['guidance_scale']}"
+    parser.add_argument("--steps", type=whole_number(1, 20), metavar="N", help="default: the model's own, mostly 20")
+    meaning = "default: the model's own, mostly 7.5"
     parser.add_argument("--guidance-scale", type=guidance_scale, metavar="X", help=meaning)
     parser.add_argument("--seed", type=whole_number(0, 42, LARGEST_SEED), metavar="N", help=f"default: {default_seed}")
     meaning = "one of %(choices)s; most take a spacing, such as dpmpp_2m_karras; names of diffusers and of the web UIs"
@@ -161,6 +162,7 @@ def _run(args: argparse.Namespace) -> None:
 
     def check(model: "Family") -> "tuple[Family, Request, SecondPass | None]":
         check_like(like, args, model)
+        fill_model_defaults(args, model)
         request = make_job_request(model, args, image=args.image, mask_image=args.mask, strength=args.strength)
         args.lora = find_adapters(args, [request])
         return model, request, make_second_pass(model, args, request)

@@ -8,6 +8,7 @@ from shaderfusion.cli.options import (
     add_batch,
     add_dtype,
     add_json,
+    add_memory,
     add_model,
     add_model_options,
     add_optimizations,
@@ -30,6 +31,7 @@ def add_parser(commands: Any) -> None:
     add_batch(info)
     add_dtype(info, "f16")
     add_optimizations(info)
+    add_memory(info, None, "both")
     add_json(info)
 
 
@@ -47,5 +49,6 @@ def _run(args: argparse.Namespace) -> None:
         batch=args.batch,
         dtype=args.dtype,
         optimizations=Optimizations.parse(args.optimizations),
+        memory=args.memory,
     )
     show(json.dumps(info.as_dict()) if args.json else info.text())

@@ -19,19 +19,25 @@ __all__ = ["Like", "add_like", "check_like", "met_by", "take_like"]
 _MET_BY = {
     **dict.fromkeys(("Sampler", "Schedule type", "scheduler"), "scheduler"),
     **dict.fromkeys(("RNG", "Seed", "seed"), "seed"),
-    **dict.fromkeys(("Lora", "loras"), "lora"),
+    **dict.fromkeys(("Lora", "Lora hashes", "Civitai resources", "Hashes", "loras"), "lora"),
     **dict.fromkeys(("TI", "TI hashes"), "embedding"),
     **dict.fromkeys(("VAE", "VAE hash", "vae"), "vae"),
     **dict.fromkeys(("CFG scale", "cfg_scale", "guidance_scale"), "guidance_scale"),
     **dict.fromkeys(("Steps", "steps"), "steps"),
     "prediction_type": "prediction_type",
-    "image": "image",
+    **dict.fromkeys(("image", "Init image hash"), "image"),
+    **dict.fromkeys(("Hires upscale", "Hires resize", "First pass size"), "hires"),
+    "Hires steps": "hires_steps",
+    "Denoising strength": "hires_strength",
     "mask": "mask",
     "Size": "width",
     "Clip skip": "clip_skip",
     "Emphasis": "emphasis",
 }
 """Options that take the place of what a picture asks for."""
+
+_SECOND_PASS = ("hires", "Hires upscale", "Hires resize", "First pass size")
+"""Who ignores one of these wants none, and nothing of what the picture says of it."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,15 @@ def take_like(args: argparse.Namespace) -> Like | None:
         what = "only a graph of ComfyUI, which is not read" if set(texts) & set(COMFY_UI) else "no settings"
         raise InputError(f"--like (={args.like}) must be a picture that holds its settings, and has {what}")
     given = [name for name, value in vars(args).items() if value is not None and value != []]
+    left_out = {"strength"} if args.image is None else set[str]()  # a demand names the picture that it belongs to
+    ignored = set(args.ignore)
+    if ignored & set(_SECOND_PASS):
+        left_out |= {"hires", "hires_steps", "hires_strength"}
+        ignored |= {name for name in recipes[0].demands if name.startswith("Hires ") or name == "Denoising strength"}
     for name, value in recipes[0].options.items():
-        if name not in given:
+        if name not in given and name not in left_out:
             setattr(args, name, value)
-    return Like(args.like, recipes[0], given, args.ignore)
+    return Like(args.like, recipes[0], given, ignored)
 
 
 def check_like(like: Like | None, args: argparse.Namespace, model: "Family") -> None:

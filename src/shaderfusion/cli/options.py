@@ -74,9 +74,9 @@ def add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
-    meaning = "normal (the default) or low: networks take turns on the device, and pictures go through them one by one"
-    parser.add_argument("--memory", choices=Names(_memories), default="normal", metavar="NAME", help=meaning)
+def add_memory(parser: argparse.ArgumentParser, default: str | None = "normal", said: str = "normal") -> None:
+    meaning = "normal or low: networks take turns on the device, and pictures go through them one by one; default: "
+    parser.add_argument("--memory", choices=Names(_memories), default=default, metavar="NAME", help=meaning + said)
 
 
 def add_optimizations(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -30,8 +30,10 @@ __all__ = [
     "BESIDE_LATENTS",
     "CARRIED",
     "MEMORIES",
+    "TEXT_WEIGHTS",
     "UPDATE",
     "Conditioning",
+    "Defaults",
     "Family",
     "Memory",
     "Network",
@@ -57,6 +59,9 @@ Conditioning = dict[str, np.ndarray]
 BESIDE_LATENTS = "beside_latents"
 """Of a conditioning, what is no input of its own: (1 or rows, H, W, C), the channels after the latents in `latents`."""
 
+TEXT_WEIGHTS = "text_weights"
+"""Of a conditioning, an input of `denoise_step`: (K, B) f32, where a size has K weighted_texts."""
+
 RunNetwork = Callable[[str, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
 """(network, its inputs, names of outputs) -> outputs; an input named as a table of the graph takes row numbers."""
 
@@ -65,6 +70,18 @@ _MAX_WHOLE_BYTES = 1 << 30
 
 _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
+
+
+class Defaults(NamedTuple):
+    """What a call that says nothing else means, as in diffusers' pipeline for such a model."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+    @property
+    def command_line_steps(self) -> int:
+        """Fewer, where today's samplers need no more."""
+        return min(self.num_inference_steps, 20)
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,13 @@ class RunSize:
     """Of a prompt's embedding."""
     clip_skip: int = 0
     """Layers of the text encoders whose states are not read, beyond those that the family never reads."""
+    weighted_texts: int = 0
+    """With guidance, texts for each picture whose weighted sum it goes towards; 0 is one text without a weight."""
 
     @property
     def rows(self) -> int:
-        """The denoiser's batch: with guidance the unconditional half, then the text's."""
-        return 2 * self.batch if self.guidance else self.batch
+        """The denoiser's batch: with guidance the unconditional part, then one for each text."""
+        return self.batch * (1 + max(1, self.weighted_texts)) if self.guidance else self.batch
 
     @property
     def pixels(self) -> int:
@@ -93,7 +112,7 @@ class RunSize:
     @property
     def one_row(self) -> RunSize:
         """That of a single row of the denoiser."""
-        return replace(self, batch=1, guidance=False)
+        return replace(self, batch=1, guidance=False, weighted_texts=0)
 
 
 @dataclass(frozen=True)
@@ -261,6 +280,11 @@ class Family(ABC):
         return {"embedding": self.embedding_shape}
 
     @property
+    def defaults(self) -> Defaults:
+        """Of the model."""
+        return Defaults()
+
+    @property
     def reads_guidance_scale(self) -> bool:
         """Whether the denoiser reads the guidance scale itself: then nothing unconditional is run beside it."""
         return False
@@ -329,6 +353,7 @@ class Family(ABC):
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""
+        size = size if memory == "normal" else size.one_row
         most = min(capabilities.max_buffer_bytes, _MAX_BINDINGS * capabilities.max_binding_bytes)
         for name, values in self.largest_tensors(size, memory).items():
             needed = values * dtype_size_bytes("f32" if name in self.wide_networks else dtype)
@@ -395,6 +420,7 @@ class Family(ABC):
 
     def _add_update(self, g: Graph, size: RunSize, model_output: TensorSpec, latents: TensorSpec) -> None:
         B, H, W, C = self.latents_shape(size)
+        K = size.weighted_texts
         g.add(
             denoise_step(
                 model_output,
@@ -405,5 +431,6 @@ class Family(ABC):
                 g.input("history", 3, B, H, W, channels=C, dtype="f32"),
                 latents,
                 guidance=size.guidance,
+                weights=g.input(TEXT_WEIGHTS, K, B, dtype="f32") if K else None,
             )
         )

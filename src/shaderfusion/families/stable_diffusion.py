@@ -18,7 +18,16 @@ from shaderfusion.families.autoencoder import (
     draw_latents,
     read_vae_config,
 )
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Memory, Network, RunNetwork, RunSize
+from shaderfusion.families.family import (
+    BESIDE_LATENTS,
+    Conditioning,
+    Defaults,
+    Family,
+    Memory,
+    Network,
+    RunNetwork,
+    RunSize,
+)
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph
@@ -246,6 +255,11 @@ class StableDiffusion(Family):
         """embedding (B, L, C): CLIP's last hidden state of each row, or that before the last `clip_skip` layers;
         ModelError for ids that the encoder lacks."""
         return encode(run, "text_encoder", tokens, ["embedding"])
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of diffusers' LatentConsistencyModelPipeline where the UNet is such a model's, else its pipeline's."""
+        return Defaults(4, 8.5) if self.reads_guidance_scale else Defaults()
 
     @property
     def reads_guidance_scale(self) -> bool:

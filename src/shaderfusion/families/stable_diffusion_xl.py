@@ -11,7 +11,7 @@ import numpy as np
 
 from shaderfusion.config import ClipTextConfig, Config
 from shaderfusion.errors import ModelError
-from shaderfusion.families.family import Conditioning, Network, RunNetwork, RunSize
+from shaderfusion.families.family import Conditioning, Defaults, Network, RunNetwork, RunSize
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion, encode
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
@@ -98,6 +98,12 @@ class StableDiffusionXL(StableDiffusion):
             name: Network(name, partial(record, name), lambda size: size.clip_skip)
             for name in self.config.text_encoders
         }
+
+    @property
+    def defaults(self) -> Defaults:
+        """Less guidance than that of SD 1.x, but for inpainting."""
+        is_usual = self.reads_guidance_scale or self.config.is_inpainting
+        return super().defaults if is_usual else Defaults(guidance_scale=5.0)
 
     @property
     def wide_networks(self) -> frozenset[str]:

@@ -293,11 +293,12 @@ def denoise_step(
     model_input: Array,
     *,
     guidance: bool,
+    weights: Array | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """Guidance and a scheduler's update (equations: schedulers.schedule.Update): the new x_t, x_saved, history, input.
 
     A term with coefficient 0 is left out, not multiplied: x_saved, the history and the noise may be NaN where they are
-    not used. Channels of model_input beyond those of x_t stay.
+    not used. Channels of model_input beyond those of x_t stay. weights are (K, B), by default 1 for one text.
     """
     guidance_scale, p_x, p_m, c_x, c_saved, c_m, c_h1, c_h2, c_h3, c_x0, c_noise = coefficients[:11]
     clip_range, next_input_scale, h_x, h_m, save_sample = coefficients[11:]
@@ -305,8 +306,11 @@ def denoise_step(
     def combine(*terms: tuple[float, Array]) -> Array:
         return sum((c * value for c, value in terms if c != 0), start=np.zeros_like(x_t))
 
-    uncond, text = np.split(model_output, 2) if guidance else (model_output, model_output)
-    m = uncond + guidance_scale * (text - uncond)
+    copies = len(model_output) // len(x_t)
+    uncond, *texts = np.split(model_output, copies)
+    weights = np.ones((len(texts), len(x_t))) if weights is None else weights
+    differences = [w[:, None, None, None] * (text - uncond) for w, text in zip(weights, texts, strict=True)]
+    m = uncond + guidance_scale * np.sum(differences, axis=0) if guidance else uncond
     h1, h2, h3 = history
     x0 = np.clip(combine((p_x, x_t), (p_m, m)), -clip_range, clip_range)
     earlier = ((c_saved, x_saved), (c_h1, h1), (c_h2, h2), (c_h3, h3))
@@ -314,7 +318,7 @@ def denoise_step(
     if h_x or h_m:
         history = np.stack([combine((h_x, x_t), (h_m, m)), h1, h2])
     model_input = model_input.copy()
-    model_input[..., : x_t.shape[-1]] = next_input_scale * np.concatenate([x_prev] * (2 if guidance else 1))
+    model_input[..., : x_t.shape[-1]] = next_input_scale * np.concatenate([x_prev] * copies)
     return x_prev, x_t if save_sample else x_saved, history, model_input
 
 

@@ -4,7 +4,8 @@
     Negative prompt: TEXT, of any number of lines
     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x512, ...
 
-A value with a comma, a colon or a line break is quoted as a JSON string.
+A value with a comma, a colon or a line break is quoted as a JSON string. Extensions of web UIs may have added lines
+after the fields.
 """
 
 import json
@@ -17,10 +18,15 @@ __all__ = ["Infotext", "read_infotext"]
 _NEGATIVE = "Negative prompt:"
 _FIELD = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """As web UIs read it, with a longest name, so that the time does not grow with the square of a text's length."""
+_NAME = re.compile(r"\w[\w \-/]{1,99}")
+_FIRST = "Steps: "
+"""Of a line of fields that is not the last one."""
+_AFTER = "After the fields"
+"""The name of what follows them without one."""
 _JSON_FIELDS = ("Civitai metadata", "Civitai resources", "Hashes", "SDCPP")
 """Written without quotes by some programs, though their values have commas."""
 _FEWEST_FIELDS = 3
-"""A last line with fewer is a part of the prompt."""
+"""A line with fewer is a part of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,20 @@ class Infotext:
 
 
 def read_infotext(text: str) -> Infotext:
-    """The parts of any text: it has no fields where its last line looks otherwise, and is then all prompt."""
-    *lines, last = text.strip().split("\n")
-    rest, json_fields = _cut_json(last)
-    fields = {name: _unquote(value.strip()) for name, value in _FIELD.findall(rest)} | json_fields
-    if len(fields) < _FEWEST_FIELDS:
-        lines, fields = [*lines, last], {}
+    """The parts of any text: it has no fields where no line looks like them, and is then all prompt."""
+    lines = text.strip().split("\n")
+    fields: dict[str, str] = {}
+    for at in (len(lines) - 1, *(at for at in range(len(lines) - 1, -1, -1) if lines[at].startswith(_FIRST))):
+        rest, json_fields = _cut_json(lines[at])
+        fields = {name: _unquote(value.strip()) for name, value in _FIELD.findall(rest)} | json_fields
+        if len(fields) >= _FEWEST_FIELDS:
+            lines, after = lines[:at], "\n".join(lines[at + 1 :])
+            break
+    else:
+        fields, after = {}, ""
+    if after:
+        name, colon, value = after.partition(":")
+        fields |= {name.strip(): value.strip()} if colon and _NAME.fullmatch(name.strip()) else {_AFTER: after}
     prompt: list[str] = []
     negative: list[str] = []
     part = prompt

@@ -12,7 +12,9 @@ from typing import Any
 from shaderfusion.files import parse_json
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import read_infotext
+from shaderfusion.metadata.resources import find_resources
 from shaderfusion.metadata.samplers import find_sampler
+from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
 __all__ = ["COMFY_UI", "READ", "Recipe", "read_recipes"]
 
@@ -135,6 +137,7 @@ def _read_own(name: str, text: str) -> Recipe:
 _FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed"}
 _FACTS = ("Model", "Model hash", "Lora hashes", "Batch size", "Batch pos", "User", "Created Date", "Version")
 _FACTS += ("Hashes", "Civitai resources", "Civitai metadata", "SDCPP")
+_FACTS += ("Template", "Negative Template")  # of which an extension made the prompts
 _SD_CPP = "stable-diffusion.cpp"
 _SD_CPP_FACTS = ("Guidance", "Eta")
 """Written always, of which the first is for other models, and the other the sampler's own."""
@@ -151,7 +154,12 @@ def _read_parameters(name: str, text: str) -> Recipe:
     recipe.options["prompt"] = _NETWORK.sub("", infotext.prompt).strip() if networks else infotext.prompt
     if infotext.negative_prompt:
         recipe.options["negative_prompt"] = infotext.negative_prompt
+    taken, demands = _read_passes(fields, is_ours=is_ours)
+    recipe.options |= taken
+    recipe.demands |= demands | find_resources(fields, names_adapters=bool(networks))
     for field_name, value in fields.items():
+        if field_name in _PASSES:
+            continue  # read above
         if field_name in _FIELDS:
             _take(recipe, _FIELDS[field_name], field_name, value)
         elif field_name == "Sampler":
@@ -163,7 +171,7 @@ def _read_parameters(name: str, text: str) -> Recipe:
             recipe.options |= {"width": int(size[1]), "height": int(size[2])}
         elif field_name in _FACTS or (is_sd_cpp and field_name in _SD_CPP_FACTS):
             recipe.facts[field_name] = value
-        elif (field_name, value.lower()) not in _USUAL:
+        elif (field_name, value.lower()) not in _USUAL and value != fields.get(_SAME_AS.get(field_name, "")):
             recipe.demands[field_name] = value
     if fields:
         recipe.options["rng"] = "cpu" if fields.get("RNG", "GPU").upper() == "CPU" else "philox"
@@ -174,8 +182,35 @@ def _read_parameters(name: str, text: str) -> Recipe:
     return recipe
 
 
-_USUAL = (("Clip skip", "1"), ("RNG", "cpu"), ("RNG", "gpu"), ("RNG", "nv"), ("RNG", "cuda"), ("Emphasis", "original"))
+_USUAL = (("Hires Module 1", "use same choices"), ("Hires checkpoint", "use same checkpoint"))
+_USUAL += (("Clip skip", "1"), ("RNG", "cpu"), ("RNG", "gpu"), ("RNG", "nv"), ("RNG", "cuda"), ("Emphasis", "original"))
 """What is done anyway."""
+
+
+_PASSES = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "Denoising strength")
+_SAME_AS = {"Hires sampler": "Sampler", "Hires schedule type": "Schedule type", "Hires CFG Scale": "CFG scale"}
+"""Fields of a second pass that some programs write though they say what the first one does."""
+
+
+def _read_passes(fields: Mapping[str, str], *, is_ours: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Options and demands of a run that begins with a picture, or ends with a second pass."""
+    said = {name: fields[name] for name in _PASSES if name in fields}
+    if "Hires upscale" in said or "Hires resize" in said:
+        options = read_second_pass(fields)
+        upscaler = said.pop("Hires upscaler", UPSCALER if is_ours else "Latent, as none is named")
+        demands = {} if upscaler == UPSCALER else {"Hires upscaler": upscaler}
+        return (options, demands) if options else ({}, said | demands)
+    if "First pass size" in fields or set(said) - {"Denoising strength"}:  # a second pass of another kind
+        return {}, said
+    try:
+        steps, strength = _whole(fields["Steps"]), _number(said["Denoising strength"])
+    except (KeyError, ValueError):
+        return {}, said
+    if strength == 0:  # which some programs write where no picture is
+        return {}, {}
+    own = strength if is_ours else read_strength(steps, strength)
+    demands = {"image": "the picture that it began with, which the text does not name"}
+    return ({"strength": own}, demands) if own else ({}, said | demands)
 
 
 def _read_invoke_ai(name: str, text: str) -> Recipe:

@@ -10,6 +10,7 @@ from typing import Any
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import Infotext
 from shaderfusion.metadata.samplers import web_ui_name
+from shaderfusion.metadata.second_pass import write_second_pass
 
 __all__ = ["make_texts"]
 
@@ -49,8 +50,7 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
         "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
         "Eta": settings.get("eta") or None,
         "RNG": "NV" if settings.get("rng") == "philox" else "CPU",
-        "Hires upscale": settings.get("hires"),
-        "Hires steps": settings.get("hires_steps"),
+        **write_second_pass(settings),
         "Lora hashes": ", ".join(f"{_stem(lora['file'])}: {lora['hash']}" for lora in loras),
         "TI hashes": ", ".join(f"{_stem(each['file'])}: {each['hash']}" for each in embeddings),
         "Batch size": settings["num_images"] if several else None,

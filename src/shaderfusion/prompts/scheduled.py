@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,13 +11,10 @@ from shaderfusion.errors import InputError
 from shaderfusion.prompts.adapters import take_adapters
 from shaderfusion.prompts.chunks import Chunks, read_chunks
 from shaderfusion.prompts.emphasis import emphasize, read_spans
-from shaderfusion.prompts.errors import prompt_error
 from shaderfusion.prompts.schedule import read_schedule, text_at
 from shaderfusion.text.tokenizer import Tokenizer
 
 __all__ = ["ScheduledPrompts", "read_negative", "read_positive", "read_prompts"]
-
-_AND = re.compile(r"\bAND\b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +72,8 @@ class ScheduledPrompts:
 def read_positive(texts: Sequence[str]) -> tuple[list[str], dict[str, dict[str, float]]]:
     """The prompts without their adapters, and these, as of `take_adapters`, which must be the same for all.
 
-    InputError for prompts that are combined by AND.
+    InputError otherwise.
     """
-    for text in texts:
-        for match in _AND.finditer(text):
-            raise prompt_error(
-                text,
-                match.start(),
-                "AND, which combines prompts, is not implemented; write and, or a prompt for each",
-            )
     taken = [take_adapters(text) for text in texts]
     adapters = taken[0][1]
     if any(others != adapters for _, others in taken):

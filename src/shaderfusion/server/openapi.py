@@ -76,8 +76,8 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
             "Makes pictures",
             "Answers with server-sent events: `queued` {job, position}, again when the position, of jobs before it, "
             "changes; `started` {job, model, seed, steps, width, height, num_images}; `step` {job, step, steps, part, "
-            "seconds_left}; `preview` {job, step, images}; `picture` {job, index, image, settings, parameters}; at last "
-            "`done` {job, seconds}, `cancelled` {job} or `error` {job, error, field}. Steps and previews that were not "
+            "seconds_left}; `preview` {job, step, images}; `picture` {job, index, image, settings, parameters}; at "
+            "last `done` {job, seconds}, `cancelled` {job} or `error` {job, error, field}. Steps and previews that were not "
             "read in time are left out. A client that closes the connection cancels the job. With `Accept: "
             "application/json` the pictures come at the end, without events.",
             {

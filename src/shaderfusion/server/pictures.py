@@ -6,8 +6,7 @@ import argparse
 import base64
 import io
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
     Hashes,
+    fill_model_defaults,
     find_adapters,
     make_job_request,
     make_second_pass,
@@ -27,7 +27,8 @@ from shaderfusion.making import (
 from shaderfusion.metadata.image_files import PARAMETERS, encode
 from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import write_whole
-from shaderfusion.pipeline import Progress, StableDiffusionPipeline
+from shaderfusion.pipeline import StableDiffusionPipeline
+from shaderfusion.progress import JobProgress, Stage
 from shaderfusion.request import Request
 from shaderfusion.server.models import Models
 from shaderfusion.server.queue import Job
@@ -53,9 +54,17 @@ class PictureWork:
     """Steps; 0 makes none."""
 
     @property
-    def num_steps(self) -> int:
-        """Calls of the denoiser."""
-        return self.request.num_steps + (self.second.num_steps if self.second else 0)
+    def stages(self) -> list[Stage]:
+        """Of the run, and of the second one."""
+        stages = [Stage(self.request.num_steps, work=self.request.size.pixels)]
+        if self.second:
+            stages.append(Stage(self.second.num_steps, "hires", self.second.size.pixels))
+        return stages
+
+    @property
+    def requests(self) -> list[Callable[[list[Image]], Request]]:
+        """Of both, each of the pictures before it."""
+        return [lambda _: self.request, *([self.second.request] if self.second else ())]
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -69,6 +78,7 @@ def prepare(
 ) -> PictureWork:
     """Checks settings, and the pictures that belong to them, against the model; InputError and the like."""
     family = models.family(args.model)
+    fill_model_defaults(args, family)
     args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     optimizations = Optimizations.parse(args.optimizations)
     image, args.mask = pictures.get("image"), pictures.get("mask")
@@ -97,7 +107,7 @@ class Maker:
         self._output_dir = setup.output_dir
         self._made = made
         self.ms_per_step: float | None = None
-        """Of the last job."""
+        """Of the last run that had several."""
 
     def make(self, work: PictureWork, job: Job) -> None:
         """Tells each step, and the pictures at last."""
@@ -109,7 +119,7 @@ class Maker:
             "started",
             model=work.args.model,
             seed=work.request.seed,
-            steps=work.num_steps,
+            steps=sum(stage.num_steps for stage in work.stages),
             width=width,
             height=height,
             num_images=work.request.size.batch,
@@ -134,47 +144,34 @@ class Maker:
 
     def _run(self, work: PictureWork, pipe: StableDiffusionPipeline, job: Job) -> Sequence[Image]:
         images: Sequence[Image] = ()
-        started, first_s, done = time.perf_counter(), 0.0, 0
-        for part, progress in _passes(work, pipe):
-            done += 1
-            now = time.perf_counter()
-            first_s = first_s or now  # the first step reads prompts and may load weights
-            left_s = None
-            if done > 1:
-                self.ms_per_step = 1e3 * (now - first_s) / (done - 1)
-                left_s = (work.num_steps - done) * self.ms_per_step / 1e3
-            job.tell("step", step=done, steps=work.num_steps, part=part, seconds_left=left_s)
-            images = progress.images or ()
-            if done < work.num_steps:
-                job.go_on()
-                if work.preview_every and done % work.preview_every == 0:
-                    job.tell("preview", step=done, images=[_preview_url(image) for image in _preview(progress)])
-        if done == 1:
-            self.ms_per_step = 1e3 * (first_s - started)
+        progress = JobProgress(work.stages)
+        for index, make_request in enumerate(work.requests):
+            progress.start(index)
+            with pipe.run(make_request(list(images))) as run:
+                run.watch = progress.begin
+                for step in run:
+                    progress.advance()
+                    job.tell(
+                        "step",
+                        step=progress.step,
+                        steps=progress.num_steps,
+                        part=progress.part,
+                        seconds_left=progress.seconds_left,
+                    )
+                    images = step.images or ()
+                    if not images:
+                        job.go_on()
+                        if work.preview_every and step.step % work.preview_every == 0:
+                            pictures = [_preview_url(image) for image in step.quick_preview()]
+                            job.tell("preview", step=progress.step, images=pictures)
+            if progress.step_s is not None:
+                self.ms_per_step = 1e3 * progress.step_s
         return images
 
     def _keep(self, work: PictureWork, job: Job, index: int, data: memoryview) -> None:
         if self._output_dir is not None:
             name = f"{slug(work.args.prompt)}-{work.request.seed}-{job.id}-{index + 1}.png"
             write_whole("--output-dir", self._output_dir / name, data)
-
-
-def _passes(work: PictureWork, pipe: StableDiffusionPipeline) -> Iterator[tuple[str, Progress]]:
-    """All steps, each with the part that it belongs to."""
-    images: Sequence[Image] = ()
-    with pipe.run(work.request) as run:
-        for progress in run:
-            images = progress.images or ()
-            yield "denoise", progress
-    if work.second:
-        with pipe.run(work.second.request(images)) as run:
-            for progress in run:
-                yield "hires", progress
-
-
-def _preview(progress: Progress) -> list[Image]:
-    """What a step's latents show, by the cheapest way that there is."""
-    return getattr(progress, "latent_preview", progress.preview)()
 
 
 def _preview_url(image: Image) -> str:

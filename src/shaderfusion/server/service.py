@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from shaderfusion.errors import DeviceLostError, ShaderfusionError
 from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.making import fill_model_defaults
 from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
 from shaderfusion.metadata.recipe import read_recipes
 from shaderfusion.schedulers import SCHEDULERS
@@ -140,7 +141,9 @@ class Service:
     def options(self) -> dict[str, Any]:
         """What a page needs to ask for pictures."""
         limits = self.setup.limits
-        defaults = vars(self.fields.read({"prompt": ""}, self.models.known, self.models.default))
+        args = self.fields.read({"prompt": ""}, self.models.known, self.models.default)
+        fill_model_defaults(args, self.models.family(self.models.default))
+        defaults = vars(args)
         return {
             "schedulers": list(SCHEDULERS),
             "optimizations": [

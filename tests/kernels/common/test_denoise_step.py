@@ -50,6 +50,22 @@ def test_every_term(any_device: Device, shape: tuple[int, int, int, int], guidan
     _check(any_device, row(EVERY_TERM), state[0], state[1], state[2:5], guidance, dtype, noise=state[5])
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(
+    ("shape", "weights"),
+    [
+        ((1, 3, 3, 4), [[-0.7]]),  # one text, with a weight
+        ((3, 5, 7, 4), [[1, 0.3, -0.5], [0, 1.2, 2.0]]),  # several pictures, each with its own weights
+        ((2, 3, 5, 4), [[0.5, 1], [0.25, -1], [0.125, 0], [1, 0]]),
+    ],
+    ids=str,
+)
+def test_weighted_texts(any_device: Device, shape: tuple[int, ...], weights: list[list[float]], dtype: DType) -> None:
+    state = np.random.default_rng(7).standard_normal((6, *shape))
+    arrays = (row(EVERY_TERM), state[0], state[1], state[2:5])
+    _check(any_device, *arrays, True, dtype, 9, noise=state[5], weights=np.array(weights))
+
+
 @pytest.mark.parametrize("guidance", [False, True], ids=["plain", "guidance"])
 @pytest.mark.parametrize("input_channels", [4, 5, 9, 12])  # 9: inpainting, which adds a mask and an image
 def test_further_channels_of_the_input_stay(any_device: Device, input_channels: int, guidance: bool) -> None:
@@ -104,10 +120,12 @@ def _check(
     dtype: DType,
     input_channels: int | None = None,
     noise: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Compares the four outputs with the reference and returns the state: x_t, x_saved, history."""
     noise = np.full(x_t.shape, np.nan) if noise is None else noise
-    pixels = ((1 + guidance) * x_t.shape[0], *x_t.shape[1:3])
+    num_texts = int(guidance) if weights is None else len(weights)
+    pixels = ((1 + num_texts) * x_t.shape[0], *x_t.shape[1:3])
     rng = np.random.default_rng(4)
     model_output = rng.standard_normal((*pixels, x_t.shape[3]))
     model_input = rng.standard_normal((*pixels, input_channels or x_t.shape[3]))
@@ -121,10 +139,14 @@ def _check(
         tensor_in("model_input", model_input, dtype): model_input,
     }
     specs = list(inputs)
-    *state, new_input = run_calls(device, denoise_step(*specs, guidance=guidance), inputs, *specs[3:])
+    arrays = [rounded(array, spec.dtype) for spec, array in inputs.items()]
+    weights_spec = None if weights is None else tensor_in("weights", weights)
+    call = denoise_step(*specs, guidance=guidance, weights=weights_spec)
+    if weights_spec is not None and weights is not None:
+        inputs[weights_spec] = weights
+    *state, new_input = run_calls(device, call, inputs, *specs[3:])
 
-    arrays = (rounded(array, spec.dtype) for spec, array in inputs.items())
-    *expected, expected_input = reference.denoise_step(*arrays, guidance=guidance)
+    *expected, expected_input = reference.denoise_step(*arrays, guidance=guidance, weights=weights)
     for actual, array in zip(state, expected, strict=True):
         np.testing.assert_allclose(actual, array, rtol=0, atol=STATE_BOUND)  # NaN equals NaN only
     np.testing.assert_allclose(new_input, expected_input, rtol=0, atol=INPUT_BOUNDS[dtype])
@@ -150,6 +172,9 @@ def test_shape_errors() -> None:
         denoise_step(**specs(), guidance=False)
     with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 3\]:f32 must have shape \(2, 5, 7\) and at least 4 channels"):
         denoise_step(**specs(model_input=tensor_out("in", 2, 5, 7, 3)), guidance=True)
+    for weights, guidance in ((tensor_out("weights", 1, 2), True), (tensor_out("weights", 1, 1), False)):
+        with pytest.raises(ShapeError, match=r"weights.* must be \(K, 1\) f32, and come with guidance"):
+            denoise_step(**specs(), guidance=guidance, weights=weights)
     padded = {name: replace(spec, padding=1) for name, spec in specs().items() if name in ("x_t", "model_input")}
     denoise_step(**specs(**padded), guidance=True)
     with pytest.raises(ShapeError, match=r"in\[2, 5, 7, 4\]:f32 must have the 3 channels of x_t.*, which is padded"):

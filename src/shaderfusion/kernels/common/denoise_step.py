@@ -41,12 +41,15 @@ def denoise_step(
     model_input: TensorSpec,
     *,
     guidance: bool,
+    weights: TensorSpec | None = None,
 ) -> KernelCall:
     """x_t becomes x_prev, x_saved and history move on, and model_input becomes next_input_scale x_prev.
 
     model_output: (B, H, W, C), or with guidance (2 B, H, W, C): the unconditional half, then the text's. model_input:
     the same with C channels or more, such as an inpainting model's mask, of which only the first C are written.
     coefficients: (16) f32, noise, x_t, x_saved: (B, H, W, C) f32, history: (3, B, H, W, C) f32, newest first.
+
+    With weights (K, B) f32 guidance is towards the weighted sum of K texts: model_output is then ((1 + K) B, H, W, C).
     """
     if len(x_t.shape) != 4:
         raise ShapeError(f"denoise_step: {x_t} must be (B, H, W, C)")
@@ -58,7 +61,10 @@ def denoise_step(
         if tensor.dtype != "f32":
             raise ShapeError(f"denoise_step: {tensor} must be f32")
     B, *sides, C = x_t.shape
-    pixels = (2 * B if guidance else B, *sides)
+    if weights is not None and (not guidance or weights.shape[1:] != (B,) or weights.dtype != "f32"):
+        raise ShapeError(f"denoise_step: {weights} must be (K, {B}) f32, and come with guidance")
+    num_texts = weights.shape[0] if weights is not None else int(guidance)
+    pixels = ((1 + num_texts) * B, *sides)
     if model_output.shape != (*pixels, C):
         raise ShapeError(f"denoise_step: {model_output} must have shape {(*pixels, C)} with guidance={guidance}")
     if model_input.shape[:-1] != pixels or model_input.shape[-1] < C:
@@ -69,12 +75,19 @@ def denoise_step(
         raise ShapeError(f"denoise_step: {model_input} must have the dtype of {model_output}")
     indices = {name.upper(): index for index, name in enumerate(COEFFICIENTS)}
     state = tuple(Binding(tensor, "read_write") for tensor in (x_t, x_saved, history))
+    bindings = read(model_output, coefficients, noise) + state + write(model_input)
+    constants: dict[str, int | bool] = {"WORKGROUP_SIZE": _WORKGROUP_SIZE, "GUIDANCE": guidance, **indices}
+    params = {"size": x_t.size, "channels": C, "input_channels": model_input.shape[-1]}
+    if weights is not None:
+        bindings += read(weights)
+        constants["WEIGHTED"] = True
+        params |= {"num_texts": num_texts, "batch": B}
     return KernelCall(
         source="common/denoise_step.wgsl",
         entry_point="denoise_step",
         dtype=model_output.dtype,
-        bindings=read(model_output, coefficients, noise) + state + write(model_input),
-        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "GUIDANCE": guidance, **indices},
-        params={"size": x_t.size, "channels": C, "input_channels": model_input.shape[-1]},
+        bindings=bindings,
+        constants=constants,
+        params=params,
         workgroups=spread_workgroups(ceil_div(x_t.size, _WORKGROUP_SIZE)),
     )

@@ -272,16 +272,17 @@ def with_epilogue(call: KernelCall, out: TensorSpec, epilogue: Epilogue) -> Kern
     if residual and residual.storage is out.storage:
         if residual.offset_bytes != out.offset_bytes:
             raise ShapeError(f"{call.name}: residual {residual} must be the same part of {out.storage} as {out}")
-        call = _extend(call, (Binding(out, "read_write"),), {**place, "RESIDUAL": True, "IN_PLACE": True})
+        bindings = (Binding(out, "read_write"),)
+        constants: dict[str, int | bool] = {**place, "RESIDUAL": True, "IN_PLACE": True}
         residual = None
     else:
-        call = _extend(call, write(out), place)
+        bindings, constants = write(out), {**place}
     added = {"BIAS": epilogue.bias, "IMAGE_BIAS": epilogue.image_bias, "RESIDUAL": residual}
     for flag, tensor in added.items():
         if tensor:
-            bound = read_columns(tensor) if flag == "IMAGE_BIAS" else read(tensor)
-            call = _extend(call, bound, {flag: True, f"{flag}_BINDING": len(call.bindings) + 1})
-    return call
+            bindings += read_columns(tensor) if flag == "IMAGE_BIAS" else read(tensor)
+            constants |= {flag: True, f"{flag}_BINDING": len(call.bindings) + len(bindings)}
+    return _extend(call, bindings, constants)
 
 
 def _extend(call: KernelCall, bindings: tuple[Binding, ...], constants: dict[str, int | bool]) -> KernelCall:

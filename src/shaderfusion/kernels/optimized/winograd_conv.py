@@ -227,6 +227,11 @@ def winograd_conv(
         for first in range(0, C_out, slice_channels)
     ]
 
+    @cache
+    def products(num_tiles: int, num_channels: int) -> tuple[KernelCall, ...]:
+        """All strips but the last have the same."""
+        return _products(V, U, M, num_tiles, num_channels, tile)
+
     calls: list[KernelCall] = []
     for first_tile_row in range(0, tile_rows, strip_rows):
         num_tiles = min(strip_rows, tile_rows - first_tile_row) * tiles_x
@@ -237,7 +242,7 @@ def winograd_conv(
             num_channels = part["slice_channels"]
             if plain and (first_tile_row == 0 or len(slices) > 1):
                 calls.append(winograd_filters(weight, U, m=m, first_channel=part["first_channel"]))
-            calls += _products(V, U, M, num_tiles, num_channels, tile)
+            calls += products(num_tiles, num_channels)
             calls.append(_transform_output(M, out, epilogue, m, strip | part))
     return tuple(calls)
 
