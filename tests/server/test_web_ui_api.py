@@ -1,6 +1,7 @@
 """The web UIs' API, from outside, and the requests that its clients send."""
 
 import base64
+import http.client
 import io
 import json
 import threading
@@ -12,7 +13,7 @@ from golden.models import model_folder
 from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
-from server.serving import LONG, SMALL, Client, data_url, make_png, picture_of, serving
+from server.serving import LONG, PATIENCE_S, SMALL, Client, data_url, make_png, picture_of, serving
 
 BODY = {"prompt": "a fox", "width": 16, "height": 16, "steps": 2, "seed": 5, "sampler_name": "Euler a"}
 SAME = {**SMALL, "seed": 5, "scheduler": "euler_a_linspace", "rng": "philox", "seeds": "each"}
@@ -151,6 +152,17 @@ def test_interrupt_leaves_others_jobs_alone(client: Client) -> None:
         assert client.post("/sdapi/v1/interrupt", None).status == 200
         job = next(data["job"] for name, data in events if name == "step")
         assert client.post("/api/cancel", {"job": job}).json == {"cancelled": True}
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/v1/images/generations"])
+def test_a_client_that_goes_away_cancels_its_job(client: Client, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=PATIENCE_S)
+    size = {"size": "16x16", "scheduler": "dpm2"} if path.startswith("/v1") else {"width": 16, "height": 16}
+    connection.request("POST", path, json.dumps({"prompt": "a fox", "steps": 1000, **size}))
+    client.wait_for(lambda queue: queue["running"] is not None)
+    connection.close()
+    client.wait_for(lambda queue: queue["running"] is None)
+    assert client.get("/sdapi/v1/progress").json["state"]["job_count"] == 0
 
 
 def test_png_info(client: Client) -> None:

@@ -63,6 +63,25 @@ def test_a_picture_is_pythons_whatever_came_before(loaded: Any) -> None:
             assert np.abs(made.astype(int) - expected).max() <= 2
 
 
+@pytest.mark.usefixtures("device")
+def test_pictures_of_a_batch(browser: Any) -> None:
+    """Of one generator, on sides that differ."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        StableDiffusionPipeline.from_pretrained(model_folder("sd1")) as pipeline,
+    ):
+        export_web(model_folder("sd1"), Path(folder) / "two", width=40, height=24, batch=2)
+        with serve(Path(folder) / "two") as server, new_page(browser, server) as page:
+            code = """
+                const { Pipeline } = await import("/pipeline.js"), pipeline = await Pipeline.load("/");
+                const images = await pipeline.generate("a fox", { seed: 5, steps: 3 });
+                return images.map(({ data }) => [...data]);"""
+            made = np.array(run(page, code)).reshape(2, 24, 40, 4)[..., :3]
+        size = {"width": 40, "height": 24, "num_images_per_prompt": 2}
+        expected = pipeline("a fox", num_inference_steps=3, seed=5, **size).images
+        assert np.abs(made - np.stack([np.asarray(image) for image in expected]).astype(int)).max() <= 2
+
+
 def test_progress(loaded: Any) -> None:
     code = """
         const events = [];

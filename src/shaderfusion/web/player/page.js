@@ -108,7 +108,7 @@ async function open() {
   }
   const { manifest } = pipeline, { defaults, size } = manifest;
   document.title = $("name").textContent = manifest.model.name;
-  Object.assign($("canvas"), { width: size.width, height: size.height });
+  Object.assign($("canvas"), { width: size.width, height: size.height * size.batch }); // one below the other
   $("steps").value = defaults.steps;
   $("guidance").value = defaults.guidance_scale;
   $("ablation").hidden = !pipeline.device.variant.ablation;
@@ -203,9 +203,9 @@ function showDropped(numDropped) {
 /** The first preview of all is decoded; the others are a linear map of the latents, fitted to the last picture. */
 async function showPreview(latents, event) {
   if (!colours) learnColours(latents, [await event.preview()].flat()[0]);
-  const [, height, width] = pipeline.manifest.latents.shape, canvas = $("canvas");
+  const { latents: { shape: [, height, width] }, size } = pipeline.manifest;
   const small = await createImageBitmap(colourLatents(colours, latents, height, width));
-  canvas.getContext("2d").drawImage(small, 0, 0, canvas.width, canvas.height);
+  $("canvas").getContext("2d").drawImage(small, 0, 0, size.width, size.height);
 }
 
 function learnColours(latents, picture) {
@@ -213,11 +213,9 @@ function learnColours(latents, picture) {
   colours = fitColours(latents.subarray(0, height * width * channels), height, width, picture);
 }
 
-/** One below the other where the export makes several. */
 function showPicture(pictures, { prompt }) {
-  const canvas = $("canvas"), { width, height } = pictures[0];
-  if (canvas.height !== height * pictures.length) canvas.height = height * pictures.length;
-  for (const [i, picture] of pictures.entries()) canvas.getContext("2d").putImageData(picture, 0, i * height);
+  const canvas = $("canvas");
+  for (const [i, picture] of pictures.entries()) canvas.getContext("2d").putImageData(picture, 0, i * picture.height);
   canvas.setAttribute("aria-label", `Picture of: ${prompt}`);
 }
 
