@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from golden.models import NAMES, golden, model_folder
 from safetensors import safe_open
-from shaderfusion.cli.making import fill_model_defaults
 
 from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import open_model
@@ -22,6 +21,7 @@ from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.making import fill_model_defaults
 from shaderfusion.request import make_request
 from shaderfusion.schedulers import make_schedule
 from shaderfusion.text.tokenizer import Tokenizer

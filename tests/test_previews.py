@@ -104,6 +104,10 @@ def test_unknown_latents_are_fitted_to_the_decoder_once(device: Device, monkeypa
         assert first[0].size == (16 // model.scale_factor, 8 // model.scale_factor)
         monkeypatch.setattr(Engine, "decode", None)  # nothing more is decoded for the next ones
         assert next(run).latent_preview()[0].tobytes() != first[0].tobytes()
+        monkeypatch.undo()
+        (last,) = run
+        (expected,) = pipe("a fox", **SMALL).images
+        assert [image.tobytes() for image in last.images or []] == [expected.tobytes()]
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])

@@ -267,19 +267,19 @@ class Engine:
 
     def projection(self) -> Projection:
         """From latents to small pictures: the family's, or one fitted to what the decoder makes of a few samples."""
-        with self.device.turn:
-            if self._projection is None:
-                self._projection = self.model.projection or self._fit_projection()
-            return self._projection
+        if self._projection is None:
+            self._projection = self.model.projection or self._fit_projection()
+        return self._projection
 
     def _fit_projection(self) -> Projection:
         side, decoder = SAMPLE_CELLS * self.model.scale_factor, self.model.decoder
         size = self.model.run_size(width=side, height=side)
-        is_new = self._key(decoder, size) not in self._programs[decoder]
         latents = sample_latents(self.model.latent_channels)
-        fitted = fit_projection(latents, self.decode(latents, size))
-        if is_new:
-            self._drop(decoder, self._key(decoder, size))
+        with self.device.turn:
+            is_new = self._key(decoder, size) not in self._programs[decoder]
+            fitted = fit_projection(latents, self.decode(latents, size))
+            if is_new:
+                self._drop(decoder, self._key(decoder, size))
         return fitted
 
     def run(

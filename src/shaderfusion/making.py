@@ -27,6 +27,7 @@ __all__ = [
     "make_second_pass",
     "make_settings",
     "number_of",
+    "open_given_model",
     "open_model_and_device",
     "require_second_pass",
     "slug",
@@ -44,7 +45,7 @@ DEFAULTS = {
 """Of options that a picture or a job may give, where nobody gives them."""
 
 NO_SETTINGS = ("command", "device", "json", "output", "like", "ignore", "jobs", "output_dir", "vary")
-NO_SETTINGS += ("at_once", "lora_dir", "preview_every", "preview_vae")
+NO_SETTINGS += ("at_once", "lora_dir", "preview_every", "preview_vae", "ray", "workers")
 """Options that no picture depends on."""
 
 
@@ -77,20 +78,11 @@ def open_model_and_device(
     with ThreadPoolExecutor(1) as beside:
         # The driver takes a while, and what follows does not need it yet.
         opening = beside.submit(open_device, args.device, runtime=args.runtime)
-        from shaderfusion.families import open_model
         from shaderfusion.kernels.optimizations import Optimizations
         from shaderfusion.pipeline import StableDiffusionPipeline
 
         optimizations = Optimizations.parse(args.optimizations)
-        model = open_model(
-            args.model,
-            vae=args.vae,
-            preview_vae=getattr(args, "preview_vae", None),
-            prediction_type=args.prediction_type,
-            revision=args.revision,
-        )
-        for path in args.embedding:
-            model.added_tokens.load(path, None, model.tokenizers)
+        model = open_given_model(args)
         checked = check(model)
         device = opening.result()
 
@@ -108,6 +100,22 @@ def open_model_and_device(
         )
 
     return checked, load
+
+
+def open_given_model(args: argparse.Namespace) -> "Family":
+    """The model that the options name, with their textual inversions."""
+    from shaderfusion.families import open_model
+
+    model = open_model(
+        args.model,
+        vae=args.vae,
+        preview_vae=getattr(args, "preview_vae", None),
+        prediction_type=args.prediction_type,
+        revision=args.revision,
+    )
+    for path in args.embedding:
+        model.added_tokens.load(path, None, model.tokenizers)
+    return model
 
 
 def make_job_request(model: "Family", args: argparse.Namespace, **others: Any) -> "Request":

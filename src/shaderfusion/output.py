@@ -16,13 +16,26 @@ from typing import Any
 from shaderfusion.errors import InputError
 from shaderfusion.progress import JobProgress
 
-__all__ = ["Table", "discard", "progress_bar", "progress_line", "require_writable", "say", "show", "write_whole"]
+__all__ = [
+    "Table",
+    "discard",
+    "keep_stdout",
+    "progress_bar",
+    "progress_line",
+    "require_writable",
+    "say",
+    "show",
+    "write_whole",
+]
 
 _BAR, _WORDS = 30, 36
 """Widths of a line of progress: of its bar, and of what it says."""
 
 _drawn: list[str] = []
 """The line of progress that the terminal shows, if it does."""
+
+_kept: list[Any] = []
+"""stdout, while it is kept for results."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +126,25 @@ def _belongs_to_others(path: Path) -> bool:
 def show(text: str) -> None:
     """A result, on stdout. BrokenPipeError where whoever read it has gone, InputError where it cannot be written."""
     _erase()
+    stdout = _kept[-1] if _kept else sys.stdout
     try:
-        print(text, flush=True)
+        print(text, file=stdout, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        discard(sys.stdout)
+        discard(stdout)
         raise InputError(f"the output could not be written: {error.strerror}; send it to another place") from error
+
+
+@contextlib.contextmanager
+def keep_stdout() -> Iterator[None]:
+    """Keeps stdout for results: what a library prints there goes to stderr."""
+    _kept.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept.pop()
 
 
 def discard(stream: Any) -> None:

@@ -10,7 +10,7 @@ pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import SMALL, Client
 
 from shaderfusion.cli.serve import make_field_parser
-from shaderfusion.server.openapi import EXAMPLES, document, own_paths
+from shaderfusion.server.openapi import EXAMPLES, all_paths, document
 from shaderfusion.server.service import GENERATE_FIELDS
 from shaderfusion.server.settings import Fields
 from shaderfusion.server.setup import Setup
@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 def test_the_committed_document_is_what_is_served() -> None:
     """script/write_openapi makes it anew."""
     setup = Setup()
-    made = document(own_paths(Fields(make_field_parser(), setup), setup.limits))
+    made = document(all_paths(Fields(make_field_parser(), setup), setup.limits))
     assert json.loads(DOCUMENT.read_text("utf-8")) == json.loads(json.dumps(made))
 
 
@@ -34,7 +34,7 @@ def test_it_names_every_field_and_route(client: Client) -> None:
     for path, methods in served["paths"].items():
         for method in methods:
             answer = client.ask(method.upper(), path, b"x" if method == "post" else None)
-            assert answer.status not in (404, 405), path
+            assert answer.status not in (405, 404 if "{" not in path else None), path
 
 
 def test_references_are_there() -> None:

@@ -5,8 +5,10 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +23,16 @@ from shaderfusion.making import (
     find_adapters,
     make_job_request,
     make_settings,
+    open_given_model,
     open_model_and_device,
     slug,
 )
-from shaderfusion.output import progress_line, require_writable, say, show, write_whole
-from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.output import keep_stdout, progress_line, require_writable, say, show, write_whole
+from shaderfusion.progress import DENOISE, JobProgress, Stage
 
 if TYPE_CHECKING:
     from shaderfusion.batch.interrupts import Interrupts
-    from shaderfusion.families.family import Family
+    from shaderfusion.families.family import Family, RunSize
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
 
@@ -60,6 +63,10 @@ class _Task:
 
 
 _Ready = tuple[_Task, "Request"]
+_Outcome = tuple[_Task, bytes | str, float]
+"""A task with its picture's file, or why there is none, and the seconds that it took."""
+_Load = Callable[["RunSize"], "StableDiffusionPipeline"]
+_Maker = Callable[[Sequence[_Ready], "Interrupts", JobProgress], Iterator[_Outcome]]
 
 
 def add_parser(commands: Any) -> None:
@@ -74,11 +81,19 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
     meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: 1"
     batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
+    meaning = "make pictures on all GPUs of a Ray cluster, by its HOST:PORT or auto; without one, of this machine"
+    batch.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=meaning)
+    meaning = "with --ray; default: one for each GPU, or where Ray has none, one for each machine, on one of its CPUs"
+    batch.add_argument("--workers", type=whole_number(1, 2, 100_000), metavar="N", help=meaning)
     add_generating(batch, "a number that follows from the job's settings")
 
 
 def _run(args: argparse.Namespace) -> int:
     """0, 1 where a job failed, 130 after Ctrl-C."""
+    if args.workers is not None and args.ray is None:
+        raise InputError(f"--workers (={args.workers}) must come with --ray")
+    if args.device is not None and args.ray is not None:
+        raise InputError(f"--device (={args.device}) must not come with --ray, which gives each worker a device")
     tasks, num_failed = _plan(args)
     missing = [task for task in tasks if not task.path.exists()]
     if missing:
@@ -152,26 +167,79 @@ def _fail(args: argparse.Namespace, entry: Mapping[str, Any], error: str) -> Non
 def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interrupts") -> int:
     """Makes the tasks' pictures, as far as no interrupt comes between; returns how many failed."""
 
-    def check(model: "Family") -> "tuple[Family, list[_Ready]]":
+    def check(model: "Family") -> "list[_Ready]":
         ready = list(_requests(args, model, tasks))
         args.lora = find_adapters(args, [request for _, request in ready])
-        return model, ready
+        return ready
 
-    (model, ready), load = open_model_and_device(args, check)
+    if args.ray is None:
+        ready, load = open_model_and_device(args, check)
+        make = partial(_make_here, load)
+    else:
+        ready, make = check(open_given_model(args)), _make_by_ray
     num_failed = len(tasks) - len(ready)
-    if not ready:
-        return num_failed
-    groups = list(_groups(ready, args.at_once))
+    if ready:
+        with closing(make(args, list(_groups(ready, args.at_once)), interrupts)) as outcomes:
+            num_failed += sum(not _keep(args, outcome) for outcome in outcomes)
+    return num_failed
+
+
+def _make_here(
+    load: "_Load", args: argparse.Namespace, groups: "Sequence[list[_Ready]]", interrupts: "Interrupts"
+) -> "Generator[_Outcome]":
+    """One run after the other, on this process's device."""
     job = JobProgress([_stage(group) for group in groups])
     with progress_line(job):
-        pipe = load(ready[0][1].size)
-        hashes = Hashes(args, model)
+        make = _maker(args, load, groups[0][0][1].size)
         for index, group in enumerate(groups):
             if interrupts.asked:
                 break
             job.start(index)
-            num_failed += _make_group(args, group, pipe, hashes, interrupts, job)
-    return num_failed
+            yield from make(group, interrupts, job)
+
+
+def _make_by_ray(
+    args: argparse.Namespace, groups: "Sequence[list[_Ready]]", interrupts: "Interrupts"
+) -> "Generator[_Outcome]":
+    """The same runs on the GPUs of a Ray cluster, in whatever order. An interrupt waits for those that have begun."""
+    from shaderfusion.batch.ray_pool import spread
+
+    job = JobProgress([Stage(sum(map(len, groups)), "pictures")])
+    with progress_line(job), keep_stdout():
+        for tasks, outcomes in spread(
+            partial(_open_on_worker, args, groups[0][0][1].size),
+            [[task for task, _ in group] for group in groups],
+            address=args.ray,
+            num_workers=args.workers,
+            is_over=lambda: interrupts.asked,
+        ):
+            job.begin(DENOISE)
+            for outcome in outcomes if isinstance(outcomes, list) else [(task, str(outcomes), 0.0) for task in tasks]:
+                job.advance()
+                yield outcome
+
+
+def _open_on_worker(
+    args: argparse.Namespace, size: "RunSize", device: str | None
+) -> "Callable[[Sequence[_Task]], list[_Outcome]]":
+    """What makes the pictures of one run in a process that has none of the command's objects yet."""
+    from shaderfusion.batch.interrupts import Interrupts
+
+    args.device = device
+    model, load = open_model_and_device(args, lambda model: model)
+    make = _maker(args, load, size)
+
+    def make_tasks(tasks: Sequence[_Task]) -> list[_Outcome]:
+        group = [(task, make_job_request(model, task.args)) for task in tasks]
+        return list(make(group, Interrupts(), JobProgress([_stage(group)])))
+
+    return make_tasks
+
+
+def _maker(args: argparse.Namespace, load: "_Load", size: "RunSize") -> "_Maker":
+    """Loads the weights for runs of that size, as `_make_group` needs them."""
+    pipe = load(size)
+    return partial(_make_group, pipe, Hashes(args, pipe.model))
 
 
 def _stage(group: "Sequence[_Ready]") -> Stage:
@@ -195,30 +263,24 @@ def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]"
 
 
 def _make_group(
-    args: argparse.Namespace,
-    group: "Sequence[_Ready]",
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
+    group: "Sequence[_Ready]",
     interrupts: "Interrupts",
     job: JobProgress,
-) -> int:
-    """The pictures of one run; returns how many failed. Where a run of several fails, each has one of its own."""
+) -> "Iterator[_Outcome]":
+    """The pictures of one run. Where a run of several fails, each has one of its own."""
     try:
-        _make_pictures(group, pipe, hashes, interrupts, job)
-        return 0
+        yield from _make_pictures(pipe, hashes, group, interrupts, job)
     except DeviceLostError:
         raise
     except ShaderfusionError as error:
         if len(group) > 1:
-            missing = [entry for entry in group if not entry[0].path.exists()]
-            num_failed = 0
-            for entry in missing:
+            for entry in group:
                 job.restart()
-                num_failed += _make_group(args, [entry], pipe, hashes, interrupts, job)
-            return num_failed
-        ((task, _),) = group
-        _fail(args, _entry(task), f"{task.path.name}: {error}")
-        return 1
+                yield from _make_group(pipe, hashes, [entry], interrupts, job)
+        else:
+            yield group[0][0], str(error), 0.0
 
 
 def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task]) -> "Iterator[_Ready]":
@@ -234,31 +296,51 @@ def _requests(args: argparse.Namespace, model: "Family", tasks: Sequence[_Task])
 
 
 def _make_pictures(
-    group: "Sequence[_Ready]",
     pipe: "StableDiffusionPipeline",
     hashes: Hashes,
+    group: "Sequence[_Ready]",
     interrupts: "Interrupts",
     job: JobProgress,
-) -> None:
-    """One run, whose pictures are written as soon as they are done; none where an interrupt comes first."""
-    from shaderfusion.batch.report import append_line
+) -> "list[_Outcome]":
+    """One run; no pictures where an interrupt comes first."""
     from shaderfusion.metadata.image_files import encode
     from shaderfusion.metadata.settings import make_texts
 
     started = time.perf_counter()
     _, request = group[0]
+    images = []
     run = pipe.run(request if len(group) == 1 else _one_request(group, pipe.model))
     run.watch = job.begin
     for progress in run:
         job.advance()
-        if interrupts.asked and not progress.images:
-            return
-        for (task, own), image in zip(group, progress.images or (), strict=progress.images is not None):
-            texts = make_texts(make_settings(task.args, pipe, own, hashes))
-            write_whole("--output-dir", task.path, encode(image, task.path.suffix, texts))
-            seconds = (time.perf_counter() - started) / len(group)
-            append_line(task.args.output_dir / _REPORT, {**_entry(task), "status": "made", "seconds": seconds})
-            show(str(task.path))
+        images = progress.images or []
+        if interrupts.asked and not images:
+            return []
+    texts = [make_texts(make_settings(task.args, pipe, own, hashes)) for task, own in group]
+    files = [
+        bytes(encode(image, task.path.suffix, held))
+        for (task, _), image, held in zip(group, images, texts, strict=True)
+    ]
+    seconds = (time.perf_counter() - started) / len(group)
+    return [(task, data, seconds) for (task, _), data in zip(group, files, strict=True)]
+
+
+def _keep(args: argparse.Namespace, outcome: _Outcome) -> bool:
+    """Writes a picture and says so, in the report too, or why there is none; returns whether there is."""
+    from shaderfusion.batch.report import append_line
+
+    task, made, seconds = outcome
+    if not isinstance(made, str):
+        try:
+            write_whole("--output-dir", task.path, made)
+        except ShaderfusionError as error:
+            made = str(error)
+    if isinstance(made, str):
+        _fail(args, _entry(task), f"{task.path.name}: {made}")
+        return False
+    append_line(args.output_dir / _REPORT, {**_entry(task), "status": "made", "seconds": seconds})
+    show(str(task.path))
+    return True
 
 
 def _one_request(group: "Sequence[_Ready]", model: "Family") -> "Request":

@@ -41,10 +41,10 @@ _QUALITY = 95
 _REMEDY = "give a PNG, JPEG or WebP file"
 
 
-def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
+def encode(image: Image, suffix: str, texts: Mapping[str, str], quality: int | None = None) -> memoryview:
     """The bytes of a file of that suffix with the texts, of which EXIF holds `parameters` and `shaderfusion` alone.
 
-    There may be none.
+    There may be none. `quality`, to 100, is of JPEG and WebP.
     """
     data = io.BytesIO()
     if suffix.lower() == ".png":
@@ -56,7 +56,7 @@ def encode(image: Image, suffix: str, texts: Mapping[str, str]) -> memoryview:
         image.save(data, "png", pnginfo=info)
     else:
         kind = "webp" if suffix.lower() == ".webp" else "jpeg"
-        image.save(data, kind, quality=_QUALITY, exif=_exif(texts) if texts else b"")
+        image.save(data, kind, quality=_QUALITY if quality is None else quality, exif=_exif(texts) if texts else b"")
     return data.getbuffer()
 
 

@@ -18,8 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 import shaderfusion
 from shaderfusion.files import is_file, is_folder
+from shaderfusion.server.compat.errors import refusal_response
+from shaderfusion.server.compat.openai_routes import openai_routes
+from shaderfusion.server.compat.web_ui_routes import web_ui_routes
 from shaderfusion.server.events import stream
-from shaderfusion.server.openapi import document, own_paths
+from shaderfusion.server.openapi import all_paths, document
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import Guard, read_body, read_json
 from shaderfusion.server.service import Service, Ticket
@@ -39,7 +42,7 @@ def make_app(
     api_key: str | None = None,
 ) -> Starlette:
     """All routes behind the guard. `hosts` are the names by which clients may call the server."""
-    described = document(own_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
+    described = document(all_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(described)
@@ -54,7 +57,7 @@ def make_app(
     )
     cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app = Starlette(
-        routes=[*_routes(service), Route("/openapi.json", openapi)],
+        routes=[*_routes(service), *web_ui_routes(service), *openai_routes(service), Route("/openapi.json", openapi)],
         middleware=[cors, guard] if origins else [guard],
         exception_handlers={
             RefusedError: _refused,
@@ -81,7 +84,8 @@ def _routes(service: Service) -> list[BaseRoute]:
         return JSONResponse(service.device(), headers=_NO_STORE)
 
     async def generate(request: Request) -> Response:
-        ticket = await service.generate(await read_json(request))
+        body = await read_json(request)
+        ticket = await service.generate(lambda: body)
         if "application/json" in request.headers.get("accept", ""):
             pictures = await service.collect(ticket, request)
             return JSONResponse({"job": ticket.job.id, "pictures": [event.data for event in pictures]})
@@ -144,7 +148,7 @@ class _Events(StreamingResponse):
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return JSONResponse(error.as_dict(), error.status, error.headers)
+    return refusal_response(request.url.path, error)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -163,4 +167,4 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed; its log says where", "field": None}, 500)
+    return refusal_response(request.url.path, RefusedError(500, "the server failed; its log says where"))

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import shaderfusion
-from shaderfusion.arguments import LARGEST_SEED
+from shaderfusion.server.compat.openapi import OPENAI_ERROR, WEB_UI_ERROR, openai_paths, web_ui_paths
+from shaderfusion.server.openapi_parts import (
+    ANY_OBJECT,
+    Json,
+    a_list,
+    an_object,
+    field_schema,
+    get_path,
+    json_content,
+    picture_schema,
+    post_path,
+    responses,
+)
 from shaderfusion.server.settings import KINDS, PICTURES, Fields
 from shaderfusion.server.setup import Limits
 
-__all__ = ["EXAMPLES", "document", "own_paths"]
-
-Json = dict[str, Any]
+__all__ = ["EXAMPLES", "all_paths", "document"]
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "/api/generate": {"prompt": "a red heart", "steps": 8, "guidance_scale": 5, "seed": 42, "preview_every": 2},
@@ -21,7 +31,6 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
 }
 """Bodies of requests, which tests send."""
 
-_PICTURE = "a PNG, JPEG or WebP file as a data URL"
 _JOB = {"type": "string", "description": "of the job, for /api/cancel"}
 
 
@@ -38,10 +47,12 @@ def document(paths: Mapping[str, Any], *, asks_for_key: bool = False) -> Json:
         "paths": dict(paths),
         "components": {
             "schemas": {
-                "Error": _object(
+                "Error": an_object(
                     error={"type": "string", "description": "a sentence"},
                     field={"type": ["string", "null"], "description": "the field that caused it"},
-                )
+                ),
+                "WebUiError": WEB_UI_ERROR,
+                "OpenAiError": OPENAI_ERROR,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
@@ -51,15 +62,19 @@ def document(paths: Mapping[str, Any], *, asks_for_key: bool = False) -> Json:
     return found
 
 
-def own_paths(fields: Fields, limits: Limits) -> Json:
-    """Of the own API."""
+def all_paths(fields: Fields, limits: Limits) -> Json:
+    """Of the own API and of those of others."""
+    return {**_own_paths(fields, limits), **web_ui_paths(fields, limits), **openai_paths(fields, limits)}
+
+
+def _own_paths(fields: Fields, limits: Limits) -> Json:
     return {
-        "/api/options": _get("Schedulers, optimizations, defaults and bounds", _any_object()),
-        "/api/models": _get(
+        "/api/options": get_path("Schedulers, optimizations, defaults and bounds", ANY_OBJECT),
+        "/api/models": get_path(
             "The models that may be named",
-            _object(
-                models=_list(
-                    _object(
+            an_object(
+                models=a_list(
+                    an_object(
                         name={"type": "string"},
                         family={"type": "string"},
                         width={"type": "integer"},
@@ -70,9 +85,9 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
                 current={"type": ["string", "null"]},
             ),
         ),
-        "/api/device": _get("The device, its memory, the queue", _any_object()),
-        "/api/generate": _post(
-            "/api/generate",
+        "/api/device": get_path("The device, its memory, the queue", ANY_OBJECT),
+        "/api/generate": post_path(
+            EXAMPLES["/api/generate"],
             "Makes pictures",
             "Answers with server-sent events: `queued` {job, position}, again when the position, of jobs before it, "
             "changes; `started` {job, model, seed, steps, width, height, num_images}; `step` {job, step, steps, part, "
@@ -85,8 +100,8 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
                 "additionalProperties": False,
                 "required": ["prompt"],
                 "properties": {
-                    **{name: _field(fields, limits, name) for name in KINDS},
-                    **{name: _picture_field(fields, name) for name in PICTURES},
+                    **{name: field_schema(fields, limits, name) for name in KINDS},
+                    **{name: picture_schema(fields, name) for name in PICTURES},
                     "preview_every": {
                         "type": ["integer", "null"],
                         "minimum": 0,
@@ -96,17 +111,19 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
             },
             {
                 "text/event-stream": {"schema": {"type": "string"}},
-                "application/json": {"schema": _object(job=_JOB, pictures=_list(_any_object()))},
+                "application/json": {"schema": an_object(job=_JOB, pictures=a_list(ANY_OBJECT))},
             },
+            400,
             429,
             503,
         ),
-        "/api/cancel": _post(
-            "/api/cancel",
+        "/api/cancel": post_path(
+            EXAMPLES["/api/cancel"],
             "Cancels a job",
             "One that runs ends after its current step.",
-            _object(job=_JOB),
-            _json(_object(cancelled={"type": "boolean", "description": "no where there is no such job"})),
+            an_object(job=_JOB),
+            json_content(an_object(cancelled={"type": "boolean", "description": "no where there is no such job"})),
+            400,
         ),
         "/api/inspect": {
             "post": {
@@ -118,19 +135,19 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
                         for kind in ("image/png", "image/jpeg", "image/webp")
                     },
                 },
-                "responses": _responses(
-                    _json(
-                        _object(
+                "responses": responses(
+                    json_content(
+                        an_object(
                             settings={"type": ["object", "null"], "description": "fields of /api/generate"},
                             parameters={"type": ["string", "null"], "description": "as web UIs write it"},
-                            missing=_list({"type": "string"}),
+                            missing=a_list({"type": "string"}),
                         )
                     )
                 ),
             }
         },
-        "/api/ablation": _post(
-            "/api/ablation",
+        "/api/ablation": post_path(
+            EXAMPLES["/api/ablation"],
             "Measures the five optimizations on this device",
             "Answers with server-sent events: `queued`; `row` {job, name, ms, against_none_percent} for each line of "
             "the paper's table; at last `done` {job, seconds, svg}, `cancelled` or `error`.",
@@ -143,72 +160,15 @@ def own_paths(fields: Fields, limits: Limits) -> Json:
                 },
             },
             {"text/event-stream": {"schema": {"type": "string"}}},
+            400,
             429,
             503,
         ),
-        "/health": _get("Whether the server answers", _object(status={"const": "ok"})),
+        "/health": get_path("Whether the server answers", an_object(status={"const": "ok"})),
         "/metrics": {
             "get": {
                 "summary": "Counts and gauges in the text format of Prometheus",
-                "responses": _responses({"text/plain": {"schema": {"type": "string"}}}),
+                "responses": responses({"text/plain": {"schema": {"type": "string"}}}),
             }
         },
     }
-
-
-def _field(fields: Fields, limits: Limits, name: str) -> Json:
-    """By the option of that name."""
-    schema: Json = {"type": [KINDS[name], "null"], "description": fields.about(name)}
-    if bound := fields.bound(name):
-        schema |= {"minimum": 1, "maximum": getattr(limits, bound)}
-    if name == "seed":
-        schema |= {"minimum": 0, "maximum": LARGEST_SEED}
-    return schema
-
-
-def _picture_field(fields: Fields, name: str) -> Json:
-    return {"type": ["string", "null"], "description": f"{fields.about(name)}: {_PICTURE}"}
-
-
-def _get(summary: str, schema: Json) -> Json:
-    return {"get": {"summary": summary, "responses": _responses(_json(schema))}}
-
-
-def _post(path: str, summary: str, about: str, body: Json, content: Json, *statuses: int) -> Json:
-    """With the path's example."""
-    return {
-        "post": {
-            "summary": summary,
-            "description": about,
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": body, "example": EXAMPLES[path]}},
-            },
-            "responses": _responses(content, 400, *statuses),
-        }
-    }
-
-
-def _responses(content: Json, *statuses: int) -> Json:
-    """That of success, and those of refusals."""
-    meanings = {400: "A value is against its rule", 429: "The queue is full; Retry-After says when to come again"}
-    meanings[503] = "The server is stopping"
-    error = _json({"$ref": "#/components/schemas/Error"})
-    refused = {str(status): {"description": meanings[status], "content": error} for status in statuses}
-    return {"200": {"description": "Done", "content": content}, **refused}
-
-
-def _json(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _any_object() -> Json:
-    return {"type": "object"}
-
-
-def _list(items: Json) -> Json:
-    return {"type": "array", "items": items}

@@ -15,17 +15,19 @@ from typing import Any
 from PIL import Image
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shaderfusion.errors import ModelError
 from shaderfusion.files import parse_json, shown
+from shaderfusion.server.compat.errors import WEB_UI, refusal_response
 from shaderfusion.server.refusal import RefusedError
 
 __all__ = ["OPEN_PATHS", "Guard", "is_loopback", "read_body", "read_json", "read_picture"]
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
-"""That ask for no key; all below /static/ neither: the page asks its user for the key."""
+"""That ask for no key: the page asks its user for the key."""
+_OPEN_BELOW = ("/static/", "/pictures/")
+"""The names of pictures are as hard to guess as a key."""
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
@@ -82,7 +84,7 @@ class Guard:
         try:
             self._check(scope)
         except RefusedError as refusal:
-            response = JSONResponse(refusal.as_dict(), refusal.status, refusal.headers)
+            response = refusal_response(scope["path"], refusal)
             await response(scope, receive, send_with_headers)
             return
         left = self._max_body
@@ -111,8 +113,10 @@ class Guard:
                 403, f"Origin (={shown(origin)}) must be this server's own; start it with --allow-origin"
             )
         if self._api_key is not None and not _is_open(scope["path"]):
-            given = headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._api_key}".encode()):
+            given = headers.get("authorization", "").encode("latin-1")
+            if scope["path"].startswith(WEB_UI):
+                given = _basic_as_bearer(given)
+            if not hmac.compare_digest(given, f"Bearer {self._api_key}".encode()):
                 raise RefusedError(
                     401,
                     "Authorization must be `Bearer KEY`, with the key that the server was started with",
@@ -154,8 +158,19 @@ def is_loopback(address: str) -> bool:
     return _is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
+def _basic_as_bearer(given: bytes) -> bytes:
+    """Clients of web UIs know no other way than a user's name, which may be any, and a password."""
+    kind, _, rest = given.partition(b" ")
+    if kind != b"Basic":
+        return given
+    try:
+        return b"Bearer " + base64.b64decode(rest, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return given
+
+
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith("/static/")
+    return path in OPEN_PATHS or path.startswith(_OPEN_BELOW)
 
 
 async def read_body(request: Request) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
+from PIL.Image import Image
 from starlette.requests import Request
 
 from shaderfusion.errors import DeviceLostError, ShaderfusionError
@@ -62,10 +63,13 @@ class Service:
 
     # ------------------------------------------------------------------------------------------ jobs
 
-    async def generate(self, body: Mapping[str, Any]) -> Ticket:
-        """Takes a job by the own API's body, with GENERATE_FIELDS; RefusedError of what is against a rule."""
+    async def generate(self, read: Callable[[], Mapping[str, Any]]) -> Ticket:
+        """Takes a job; RefusedError of what is against a rule.
+
+        `read`, which may take a while, gives it by GENERATE_FIELDS. Of its pictures some may be decoded already.
+        """
         self.queue.require_room()
-        work = await self.in_thread(partial(self._read, body))
+        work = await self.in_thread(lambda: self._read(read()))
         return self._submit(partial(self.maker.make, work), GENERATE_FIELDS)
 
     async def ablation(self, body: Mapping[str, Any]) -> Ticket:
@@ -96,7 +100,10 @@ class Service:
             raise RefusedError(400, "preview_every must be a whole number of steps; 0 makes none", "preview_every")
         most = self.setup.limits.max_pixels
         given = {name: body[name] for name in PICTURES if body.get(name) is not None}
-        pictures = {name: read_picture(name, value, most) for name, value in given.items()}
+        pictures = {
+            name: value if isinstance(value, Image) else read_picture(name, value, most)
+            for name, value in given.items()
+        }
         return prepare(self.models, self.setup, args, pictures, preview_every)
 
     def _submit(self, work: Callable[[Job], Mapping[str, Any] | None], fields: tuple[str, ...]) -> Ticket:
@@ -113,16 +120,19 @@ class Service:
         self.queue.submit(job)
         return Ticket(job, channel)
 
-    async def collect(self, ticket: Ticket, request: Request) -> list[Event]:
+    async def collect(
+        self, ticket: Ticket, request: Request, watch: Callable[[Event], None] = lambda event: None
+    ) -> list[Event]:
         """All pictures of a job, for answers that are no stream. RefusedError where it fails or is cancelled.
 
-        A client that goes away cancels it.
+        A client that goes away cancels it. `watch` is given each event.
         """
         gone = asyncio.ensure_future(_disconnect(request))
         gone.add_done_callback(lambda _: self.queue.cancel(ticket.job.id))
         pictures: list[Event] = []
         try:
             async for event in ticket.channel:
+                watch(event)
                 match event.name:
                     case "picture":
                         pictures.append(event)
