@@ -73,6 +73,12 @@ def test_16_bits_become_8() -> None:
     np.testing.assert_array_equal(levels, np.broadcast_to(expected[:, None], (29, 37, 3)))
 
 
+def test_fractions_become_8_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.2, 1, np.nan]], np.float32)).save(tmp_path / "a.tiff")
+    levels = levels_of(tmp_path / "a.tiff", width_px=4, height_px=1)
+    np.testing.assert_array_equal(levels[0, :, 0], [0, 51, 255, 0])
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"])
 def test_every_mode(mode: str) -> None:
     image = Image.new("L", (5, 3), 255)

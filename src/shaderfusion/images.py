@@ -107,8 +107,12 @@ def _not_whole(name: str, where: str, error: Exception) -> InputError:
 
 
 def _to_rgb(picture: Image.Image, background: str) -> Image.Image:
-    """Of any mode; 16 bits a value become 8."""
-    if picture.mode.startswith("I"):
+    """Of any mode; 16 bits a value become 8, and so do fractions, as some TIFF files have them: from 0 to 1."""
+    if picture.mode == "F":
+        levels = np.nan_to_num(np.asarray(picture))
+        if levels.max() <= 1:
+            picture = Image.fromarray(levels * 255)
+    elif picture.mode.startswith("I"):
         levels = np.clip(np.asarray(picture, np.float64) / 257, 0, 255)
         picture = Image.fromarray(np.round(levels).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:

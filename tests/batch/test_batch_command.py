@@ -118,6 +118,14 @@ def test_a_failed_job_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None
     assert Path("out/contact.png").exists()
 
 
+def test_a_grid_keeps_the_places_of_failed_jobs() -> None:
+    Path("jobs.txt").write_text("a heart\na rocket\n")
+    assert main(["batch", "jobs.txt", *SMALL, "--vary", "scheduler=best,euler,ddim"]) == 1
+    with Image.open("out/contact.png") as sheet:
+        gray = [sheet.getpixel((8 + column * 200, 8)) == (128, 128, 128) for column in range(3)]
+    assert gray == [True, False, False]  # three columns, the first of empty boxes
+
+
 def test_a_run_that_fails_on_the_device_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("jobs.txt").write_text("a heart\na rocket\n")
     encode, left = batch.write_whole, [1]
@@ -280,6 +288,7 @@ def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:
     ("args", "sentence"),
     [
         (["batch", "jobs.txt", *SMALL, "--vary", "seed"], "--vary (='seed') must be"),
+        (["batch", "jobs.txt", *SMALL, "--vary", "seed=1,2", "--vary", "seed=3"], "must have seed once"),
         (["batch", "none.txt", *SMALL], "no such file"),
         (["batch", "jobs.txt"], "required: --output-dir"),
         (["batch", "jobs.txt", "--output-dir", "jobs.txt"], "--output-dir (=jobs.txt) cannot be a folder"),

@@ -34,6 +34,15 @@ def test_three_kinds_of_files_say_the_same(tmp_path: Path) -> None:
     assert [job.place for job in read_jobs(objects, KNOWN)] == [f"{objects}, line 1", f"{objects}, line 3"]
 
 
+def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
+    text = "a fox\u2028in snow\r\na dog\x85\ra cat"
+    (tmp_path / "a.txt").write_text(text, "utf-8", newline="")
+    (tmp_path / "a.csv").write_text(f"prompt\r\n{text}\n", "utf-8", newline="")
+    expected = ["a fox\u2028in snow", "a dog", "a cat"]
+    for name in ("a.txt", "a.csv"):
+        assert [each["prompt"].strip() for each in settings_of(tmp_path / name)] == expected
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [

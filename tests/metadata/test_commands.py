@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_options_take_the_place_of_the_pictures(folder: Path) -> None:
     assert main(["generate", "--like", str(path), "--steps", "1", "--scheduler", "ddim", "--output", "b.png"]) == 0
     assert main(["generate", "a fox", "--negative-prompt", "bad", "--guidance-scale", "3", "--seed", "9", "--steps",
                  "1", "--width", "40", "--height", "32", "--output", "c.png"]) == 0  # fmt: skip
-    assert settings("b.png") == settings("c.png") | {"scheduler": "ddim", "seeds": "each"}
+    assert settings("b.png") == settings("c.png") | {"scheduler": "ddim", "seeds": "each", "emphasis": "original"}
     assert pixels("b.png") == pixels("c.png")
 
 
@@ -91,11 +92,8 @@ def test_options_take_the_place_of_the_pictures(folder: Path) -> None:
     [
         (WEB_UI.replace("Euler a", "Restart"), [], "Sampler: Restart (give --scheduler or --ignore 'Sampler')"),
         (WEB_UI.replace("Euler a", "Euler a Karras"), [], "Schedule type: Karras (give --scheduler or --ignore"),
-        (
-            WEB_UI.replace("Version", "Clip skip: 2, Version"),
-            [],
-            "Clip skip: 2 (give --clip-skip or --ignore 'Clip skip')",
-        ),
+        (WEB_UI.replace("Version", "Clip skip: 0, Version"), [], "Clip skip: 0 (give --clip-skip or --ignore 'Clip sk"),
+        (WEB_UI.replace("Version", "Clip skip: 99, Version"), [], "clip_skip (=98)"),
         (WEB_UI.replace("a fox", "<lora:x:1>"), [], "Lora: <lora:x:1> (give --lora or --ignore 'Lora')"),
         (WEB_UI.replace("Size: 40x32", "Size: 41x32"), [], "width (=41)"),
         (WEB_UI.replace("Steps: 2", "Steps: 0"), [], "num_inference_steps (=0)"),
@@ -153,6 +151,36 @@ def test_a_picture_to_begin_with(folder: Path, capsys: pytest.CaptureFixture[str
     assert "strength" not in settings("a.png")
     assert main([*like, "--image", "a.png"]) == 0
     assert settings("a.png")["strength"] == 1.0  # 2 of 2 steps, where a web UI runs one more
+
+
+@pytest.mark.parametrize(
+    ("model", "scheduler", "clip_skip"), [("ragged", "euler_a_ays", 1), ("sdxl", "euler_a_ays_xl", None)]
+)
+def test_what_web_uis_do_by_the_model(model: str, scheduler: str, clip_skip: int | None, folder: Path) -> None:
+    """They skip none of SDXL's layers, and have other steps for it."""
+    fields = "Schedule type: Align Your Steps, Clip skip: 2, Emphasis: No norm, RNG"
+    path = png_with(folder, parameters=WEB_UI.replace("RNG", fields).replace("Steps: 2", "Steps: 10"))
+    assert main(["generate", "--like", str(path), "--model", str(model_folder(model)), "--output", "a.png"]) == 0
+    made = settings("a.png")
+    assert (made["scheduler"], made.get("clip_skip"), made["emphasis"]) == (scheduler, clip_skip, "no_norm")
+
+
+def test_adapters_that_a_prompt_names_are_found_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(FOLDER / "lora" / "kohya.safetensors", folder / "my style.safetensors")
+    path = png_with(folder, parameters=WEB_UI.replace("a fox", "a <lora:my style:0.5>fox"))
+    options = ["--lora-dir", ".", "--model", str(model_folder("sd1"))]
+    assert main(["generate", "--like", str(path), *options, "--output", "a.png"]) == 0
+    text = png_texts((folder / "a.png").read_bytes())["parameters"]
+    assert text.startswith("a <lora:my style:0.5>fox\n")
+    assert 'Lora hashes: "my style: ' in text
+    assert main(["generate", "--like", "a.png", *options, "--output", "b.png"]) == 0
+    assert pixels("b.png") == pixels("a.png")
+    assert main(["generate", "--like", str(path), *options, "--ignore", "Lora", "--output", "c.png"]) == 0
+    assert pixels("c.png") != pixels("a.png")
+    (folder / "my style.safetensors").unlink()
+    capsys.readouterr()
+    assert main(["generate", "--like", str(path), *options]) == 2
+    assert "the adapter 'my style' must be the name of a file" in capsys.readouterr().err
 
 
 def test_pictures_without_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

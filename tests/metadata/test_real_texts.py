@@ -56,7 +56,7 @@ NOT_DONE = {
     "dynamic prompts": set[str](),
     "templates": set[str](),
     "old": set[str](),
-    "civitai": {"Clip skip", "Civitai resources"},
+    "civitai": {"Civitai resources"},
 }
 
 

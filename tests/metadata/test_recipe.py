@@ -7,7 +7,7 @@ import pytest
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.metadata.recipe import read_recipes
-from shaderfusion.metadata.samplers import find_sampler, schedule_type, web_ui_name
+from shaderfusion.metadata.samplers import find_sampler, find_web_uis, schedule_type, web_ui_name
 from shaderfusion.metadata.settings import make_texts
 from shaderfusion.schedulers import SCHEDULERS
 
@@ -85,9 +85,10 @@ def test_a_web_uis() -> None:
         "hires": 2.0,
         "hires_steps": 40,
         "hires_strength": 0.5,
+        "clip_skip": 1,
+        "emphasis": "original",
     }
     assert recipe.demands == {
-        "Clip skip": "2",
         "Hires upscaler": "Latent, as none is named",
         "Lora": "<lora:style:0.8>",
     }
@@ -156,7 +157,7 @@ def test_invoke_ais() -> None:
 def test_a_value_outside_its_rule_is_a_demand(field: str, name: str) -> None:
     (recipe,) = read_recipes("a.png", {"parameters": f"x\n{field}, Version: 1, Model: m, RNG: CPU"})
     assert set(recipe.demands) == {name}
-    assert set(recipe.options) == {"prompt", "rng", "seeds"}
+    assert set(recipe.options) == {"prompt", "rng", "seeds", "emphasis"}
 
 
 @pytest.mark.parametrize("key", ["shaderfusion", "invokeai_metadata"])
@@ -195,6 +196,27 @@ def test_samplers_of_all_schedulers() -> None:
     assert find_sampler("k_euler_a") == ("euler_a", None)
     assert find_sampler("Euler SGM Uniform") == ("euler_trailing", None)
     assert find_sampler("Karras") == find_sampler("") == find_sampler("k") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "found"),
+    [
+        ("Euler a", None, ("euler_a_linspace", None)),
+        ("Euler a", "Automatic", ("euler_a_linspace", None)),
+        ("DPM++ 2M", None, ("dpmpp_2m_linspace", None)),
+        ("DPM++ 2M", "Automatic", ("dpmpp_2m_karras", None)),
+        ("DPM++ 2M Karras", None, ("dpmpp_2m_karras", None)),
+        ("DPM++ 2M SDE", "Automatic", ("dpmpp_2m_sde_exponential", None)),
+        ("DPM++ SDE", "Karras", ("dpmpp_sde_karras", None)),
+        ("UniPC", "Automatic", ("unipc", None)),
+        ("DDIM", "Karras", ("ddim", None)),  # as there, where it spaces its own steps
+        ("DDIM CFG++", "Automatic", ("ddim", "Cfgpp")),
+        ("Euler", "KL Optimal", ("euler", "KL Optimal")),
+        ("Restart", "Karras", (None, None)),
+    ],
+)
+def test_samplers_of_web_uis(name: str, schedule: str | None, found: tuple[str | None, str | None]) -> None:
+    assert find_web_uis(name, schedule) == found
 
 
 @pytest.mark.parametrize(

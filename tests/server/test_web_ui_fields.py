@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import make_png
 
+from shaderfusion.metadata.samplers import AUTOMATIC
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 from shaderfusion.server.compat.web_ui_answers import samplers, schedulers
-from shaderfusion.server.compat.web_ui_fields import AUTOMATIC, default_options, read_fields, read_options
+from shaderfusion.server.compat.web_ui_fields import default_options, read_fields, read_options
 from shaderfusion.server.models import Known
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.settings import KINDS

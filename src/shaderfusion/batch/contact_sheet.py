@@ -16,8 +16,8 @@ _CELL_PX, _GAP_PX = 192, 8
 _FONT_PX, _LINE_PX, _MOST_LINES, _LETTERS = 12, 15, 4, 30
 
 
-def make_contact_sheet(pictures: Sequence[tuple[Path, str]], columns: int) -> Image.Image:
-    """The pictures of these files with their labels, in rows; a file that is not there leaves its place empty."""
+def make_contact_sheet(pictures: Sequence[tuple[Path | None, str]], columns: int) -> Image.Image:
+    """The pictures of these files with their labels, in rows; one that is not there leaves its place empty."""
     labels = [_wrap(label) for _, label in pictures]
     label_px = _LINE_PX * max(label.count("\n") + 1 for label in labels)
     width, height = _CELL_PX + _GAP_PX, _CELL_PX + label_px + _GAP_PX
@@ -28,7 +28,7 @@ def make_contact_sheet(pictures: Sequence[tuple[Path, str]], columns: int) -> Im
     for index, ((path, _), label) in enumerate(zip(pictures, labels, strict=True)):
         row, column = divmod(index, columns)
         x, y = _GAP_PX + column * width, _GAP_PX + row * height
-        if (picture := _thumbnail(path)) is not None:
+        if path is not None and (picture := _thumbnail(path)) is not None:
             sheet.paste(picture, (x + (_CELL_PX - picture.width) // 2, y + _CELL_PX - picture.height))
         else:
             draw.rectangle((x, y, x + _CELL_PX - 1, y + _CELL_PX - 1), outline="gray")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import re
@@ -53,14 +54,14 @@ def read_jobs(path: Path, known: Collection[str]) -> list[Job]:
 
 
 def _read_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, prompt in enumerate(text.splitlines(), start=1):
+    for line, prompt in enumerate(io.StringIO(text, newline=None), start=1):  # not at U+2028, as splitlines would
         if prompt.strip():
             yield line, {"prompt": prompt.strip()}
 
 
 def _read_table(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Empty cells are settings that are not given."""
-    rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in rows:
             if None in row or None in row.values():
@@ -111,9 +112,15 @@ def read_variation(text: str, known: Collection[str]) -> tuple[str, list[str]]:
 
 
 def vary(jobs: Sequence[Job], variations: Sequence[tuple[str, list[str]]]) -> list[Job]:
-    """Each job once for each combination of the values, the last of which changes fastest."""
+    """Each job once for each combination of the values, the last of which changes fastest.
+
+    InputError for a setting that is given twice, and for over 100,000 jobs.
+    """
     _require_few(len(jobs) * math.prod(len(values) for _, values in variations), "--vary")
     names = [name for name, _ in variations]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--vary must have {name} once, with all of its values, such as {name}=A,B")
     return [
         Job({**job.settings, **dict(zip(names, values, strict=True))}, job.place)
         for job in jobs

@@ -59,9 +59,10 @@ class _Task:
 
     args: argparse.Namespace
     path: Path
-    label: str
 
 
+_Cell = tuple[Path | None, str]
+"""Of the contact sheet: a picture's file, if it can have one, and its label."""
 _Ready = tuple[_Task, "Request"]
 _Outcome = tuple[_Task, bytes | str, float]
 """A task with its picture's file, or why there is none, and the seconds that it took."""
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
         raise InputError(f"--workers (={args.workers}) must come with --ray")
     if args.device is not None and args.ray is not None:
         raise InputError(f"--device (={args.device}) must not come with --ray, which gives each worker a device")
-    tasks, num_failed = _plan(args)
+    tasks, cells, num_failed = _plan(args)
     missing = [task for task in tasks if not task.path.exists()]
     if missing:
         from shaderfusion.batch.interrupts import Interrupts
@@ -106,12 +107,15 @@ def _run(args: argparse.Namespace) -> int:
             say(f"interrupted; {there} of {len(tasks)} pictures are there, and the same command makes the others")
             return _INTERRUPTED
     if tasks:
-        _write_contact_sheet(args, tasks)
+        _write_contact_sheet(args, cells)
     return 1 if num_failed else 0
 
 
-def _plan(args: argparse.Namespace) -> tuple[list[_Task], int]:
-    """The jobs of the file, each once, and how many are none; InputError for what no job could go on with."""
+def _plan(args: argparse.Namespace) -> tuple[list[_Task], list[_Cell], int]:
+    """The jobs of the file, each once, and how many are none; InputError for what no job could go on with.
+
+    The contact sheet's cells have the places of those that are none too, so that it stays a grid.
+    """
     from shaderfusion.batch.jobs import read_jobs, read_variation, vary
 
     variations = [read_variation(text, PER_JOB) for text in args.vary]
@@ -124,18 +128,21 @@ def _plan(args: argparse.Namespace) -> tuple[list[_Task], int]:
     parser = _job_parser()
     differing = [name for name in PER_JOB if len({job.settings.get(name) for job in jobs}) > 1] or ["prompt"]
     tasks: dict[Path, _Task] = {}
+    cells: dict[Path | int, _Cell] = {}
     num_failed = 0
-    for job in jobs:
+    for index, job in enumerate(jobs):
         shown = {name: job.settings[name] for name in differing if name in job.settings}
         label = ", ".join(value if name == "prompt" else f"{name} {value}" for name, value in shown.items())
         options = [f"--{name.replace('_', '-')}={value}" for name, value in job.settings.items()]
         try:
-            task = _task(parser.parse_args(options, argparse.Namespace(**vars(args))), label)
+            task = _task(parser.parse_args(options, argparse.Namespace(**vars(args))))
             tasks.setdefault(task.path, task)
+            cells.setdefault(task.path, (task.path, label))
         except argparse.ArgumentError as error:
             _fail(args, {"prompt": job.settings["prompt"]}, f"{job.place}: {error}")
+            cells[index] = (None, label)
             num_failed += 1
-    return list(tasks.values()), num_failed
+    return list(tasks.values()), list(cells.values()), num_failed
 
 
 def _job_parser() -> argparse.ArgumentParser:
@@ -146,7 +153,7 @@ def _job_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(args: argparse.Namespace, label: str) -> _Task:
+def _task(args: argparse.Namespace) -> _Task:
     """With a name, and a seed where none is given, that follow from all that the picture depends on."""
     fill_defaults(args)
     given = {key: value for key, value in vars(args).items() if value is not None and value != []}
@@ -154,7 +161,7 @@ def _task(args: argparse.Namespace, label: str) -> _Task:
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     if args.seed is None:
         args.seed = int(digest[:8], 16)
-    return _Task(args, args.output_dir / f"{slug(args.prompt)}-{digest[:12]}.png", label)
+    return _Task(args, args.output_dir / f"{slug(args.prompt)}-{digest[:12]}.png")
 
 
 def _fail(args: argparse.Namespace, entry: Mapping[str, Any], error: str) -> None:
@@ -364,16 +371,16 @@ def _entry(task: _Task) -> dict[str, Any]:
     return {"file": task.path.name, **{name: getattr(task.args, name) for name in PER_JOB}}
 
 
-def _write_contact_sheet(args: argparse.Namespace, tasks: Sequence[_Task]) -> None:
+def _write_contact_sheet(args: argparse.Namespace, cells: Sequence[_Cell]) -> None:
     from shaderfusion.batch.contact_sheet import MOST_PICTURES, make_contact_sheet
     from shaderfusion.batch.jobs import read_variation
     from shaderfusion.metadata.image_files import encode
 
-    if len(tasks) > MOST_PICTURES:
+    if len(cells) > MOST_PICTURES:
         say(f"{_CONTACT} is not made for over {MOST_PICTURES} pictures")
         return
     columns = len(read_variation(args.vary[-1], PER_JOB)[1]) if args.vary else 1
-    if not 1 < columns <= _MOST_COLUMNS or len(tasks) % columns:
-        columns = min(_MOST_COLUMNS, round(len(tasks) ** 0.5))
-    sheet = make_contact_sheet([(task.path, task.label) for task in tasks], columns)
+    if not 1 < columns <= _MOST_COLUMNS or len(cells) % columns:
+        columns = min(_MOST_COLUMNS, round(len(cells) ** 0.5))
+    sheet = make_contact_sheet(cells, columns)
     write_whole("--output-dir", args.output_dir / _CONTACT, encode(sheet, ".png", {}))

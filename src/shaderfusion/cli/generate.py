@@ -89,11 +89,14 @@ def add_parser(commands: Any) -> None:
 
 def add_pictures(generate: argparse.ArgumentParser) -> None:
     """What a run may begin with, what may follow, and how many pictures."""
-    meaning = "a picture to begin with, resized to width and height; what is transparent in it is white"
+    meaning = (
+        "a picture to begin with, of any mode and size: turned as its EXIF says, resized to width and height; what is "
+    )
+    meaning += "transparent in it is white"
     generate.add_argument("--image", type=Path, metavar="FILE", help=meaning)
     meaning = "how much of the picture is made anew: that part of the steps is run; default: 0.8"
     generate.add_argument("--strength", type=strength, metavar="X", help=meaning)
-    meaning = "a picture that is white where to paint, and black where the image is kept"
+    meaning = "a picture that is white where to paint, and black, or transparent, where the image is kept; resized too"
     generate.add_argument("--mask", type=Path, metavar="FILE", help=meaning)
     meaning = "make pictures so many times larger in a second run, which begins with those of the first"
     generate.add_argument("--hires", type=scale, metavar="SCALE", help=meaning)

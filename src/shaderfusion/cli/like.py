@@ -1,11 +1,12 @@
 """`--like FILE`: the settings of a picture, for `generate`."""
 
 import argparse
+import re
 import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
@@ -87,6 +88,8 @@ def take_like(args: argparse.Namespace) -> Like | None:
         raise InputError(f"--like (={args.like}) must be a picture that holds its settings, and has {what}")
     given = [name for name, value in vars(args).items() if value is not None and value != []]
     left_out = {"strength"} if args.image is None else set[str]()  # a demand names the picture that it belongs to
+    if args.prompt_syntax == "plain":
+        left_out.add("emphasis")
     ignored = set(args.ignore)
     if ignored & set(_SECOND_PASS):
         left_out |= {"hires", "hires_steps", "hires_strength"}
@@ -94,12 +97,23 @@ def take_like(args: argparse.Namespace) -> Like | None:
     for name, value in recipes[0].options.items():
         if name not in given and name not in left_out:
             setattr(args, name, value)
+    if recipes[0].tagged_prompt and "prompt" not in given and args.lora_dir and not ignored & {"Lora", "all"}:
+        args.prompt = recipes[0].tagged_prompt
     return Like(args.like, recipes[0], given, ignored)
 
 
 def check_like(like: Like | None, args: argparse.Namespace, model: "Family") -> None:
-    """InputError that names all that the picture asks for and this run would not do."""
-    if like is None or "all" in like.ignored:
+    """InputError that names all that the picture asks for and this run would not do; fits settings to the model."""
+    from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
+
+    if like is None:
+        return
+    if like.recipe.is_web_uis and isinstance(model, StableDiffusionXL):
+        if "clip_skip" not in like.given:
+            args.clip_skip = None  # web UIs skip none of its layers
+        if "scheduler" not in like.given and args.scheduler:
+            args.scheduler = re.sub("_ays$", "_ays_xl", args.scheduler)
+    if "all" in like.ignored:
         return
     missing = [(name, value) for name, value in like.recipe.demands.items() if not _is_met(name, value, like, model)]
     if missing:
@@ -116,8 +130,7 @@ def met_by(name: str) -> str:
     return f"--{_MET_BY[name].replace('_', '-')} or " if name in _MET_BY else ""
 
 
-def _is_met(name: str, value: Any, like: Like, model: "Family") -> bool:
-    from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
+def _is_met(name: str, value: str, like: Like, model: "Family") -> bool:
     from shaderfusion.metadata.samplers import schedule_type
     from shaderfusion.schedulers import make_schedule
 
@@ -129,6 +142,6 @@ def _is_met(name: str, value: Any, like: Like, model: "Family") -> bool:
             return value == schedule_type(
                 model.scheduler_config, make_schedule(model.scheduler_config, 1, scheduler).name
             )
-        case "Clip skip":
-            return value == "2" and isinstance(model, StableDiffusionXL)  # which reads that layer anyway
+        case "Lora":
+            return like.recipe.tagged_prompt is not None and "lora_dir" in like.given and "prompt" not in like.given
     return False

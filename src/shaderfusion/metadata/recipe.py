@@ -7,19 +7,21 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from shaderfusion.files import parse_json
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import read_infotext
 from shaderfusion.metadata.resources import find_resources
-from shaderfusion.metadata.samplers import find_sampler
+from shaderfusion.metadata.samplers import find_sampler, find_web_uis
 from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
 __all__ = ["COMFY_UI", "READ", "Recipe", "read_recipes"]
 
 COMFY_UI = ("prompt", "workflow")
 """Keys under which ComfyUI keeps its graph, of which nothing is read."""
+WEB_UI = "web UI"
 _INVOKE_AI = "invokeai_metadata"
 
 TAKEN = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "scheduler", "width", "height", "num_images")
@@ -40,6 +42,13 @@ class Recipe:
     """What changes the picture, or may, and no option above does."""
     facts: dict[str, str] = field(default_factory=dict)
     """What does not: the model's name and hash, versions, devices."""
+    tagged_prompt: str | None = None
+    """The prompt with all adapters that it was made by, if it names them; a folder of them meets the demand."""
+
+    @property
+    def is_web_uis(self) -> bool:
+        """Whether its settings are to be read as web UIs do."""
+        return self.source == WEB_UI
 
 
 def read_recipes(name: str, texts: Mapping[str, str]) -> list[Recipe]:
@@ -92,8 +101,9 @@ def _take(recipe: Recipe, option: str, name: str, value: Any) -> None:
         recipe.demands[name] = _text(value)
 
 
-def _take_sampler(recipe: Recipe, name: str, value: str, schedule: str | None = None) -> None:
-    scheduler, schedule = find_sampler(value, schedule)
+def _take_sampler(recipe: Recipe, name: str, value: str, found: tuple[str | None, str | None]) -> None:
+    """What `find_sampler` or `find_web_uis` found of the value."""
+    scheduler, schedule = found
     if scheduler is None:
         recipe.demands[name] = value
         return
@@ -120,9 +130,10 @@ _OWN_DEMANDS = {
 
 def _read_own(name: str, text: str) -> Recipe:
     recipe = Recipe(OWN)
+    adapters = set[str | None]()
     for key, value in parse_json(name, text).items():
         if key == "scheduler":
-            _take_sampler(recipe, "Sampler", _text(value))
+            _take_sampler(recipe, "Sampler", _text(value), find_sampler(_text(value)))
         elif key in TAKEN:
             _take(recipe, key, key, value)
         elif key in _OWN_DEMANDS:
@@ -131,6 +142,12 @@ def _read_own(name: str, text: str) -> Recipe:
             recipe.facts[key] = _text(value)
         else:
             recipe.demands[key] = _text(value)
+        if key == "lora" and isinstance(value, list):
+            files = [each.get("file") if isinstance(each, dict) else None for each in value]
+            adapters = {PurePath(file).stem if isinstance(file, str) else None for file in files}
+    prompt = recipe.options.get("prompt", "")
+    if adapters and adapters <= set(_ADAPTER.findall(prompt)):
+        recipe.tagged_prompt = prompt
     return recipe
 
 
@@ -141,6 +158,7 @@ _FACTS += ("Template", "Negative Template")  # of which an extension made the pr
 _SD_CPP = "stable-diffusion.cpp"
 _SD_CPP_FACTS = ("Guidance", "Eta")
 """Written always, of which the first is for other models, and the other the sampler's own."""
+_ADAPTER = re.compile(r"<(?:lora|lyco):\s*([^<>:]{1,200}?)\s*[:>]")
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
 
 
@@ -149,9 +167,10 @@ def _read_parameters(name: str, text: str) -> Recipe:
     fields = dict(infotext.fields)
     is_sd_cpp = fields.get("Version", "").startswith(_SD_CPP)
     is_ours = fields.get("Version", "").startswith(OWN)
-    recipe = Recipe(_SD_CPP if is_sd_cpp else OWN if is_ours else "web UI")
+    recipe = Recipe(_SD_CPP if is_sd_cpp else OWN if is_ours else WEB_UI)
     networks = _NETWORK.findall(infotext.prompt)
     recipe.options["prompt"] = _NETWORK.sub("", infotext.prompt).strip() if networks else infotext.prompt
+    recipe.tagged_prompt = infotext.prompt if networks else None
     if infotext.negative_prompt:
         recipe.options["negative_prompt"] = infotext.negative_prompt
     taken, demands = _read_passes(fields, is_ours=is_ours)
@@ -163,12 +182,16 @@ def _read_parameters(name: str, text: str) -> Recipe:
         if field_name in _FIELDS:
             _take(recipe, _FIELDS[field_name], field_name, value)
         elif field_name == "Sampler":
-            schedule = fields.get("Schedule type", "Automatic")
-            _take_sampler(recipe, field_name, value, None if schedule == "Automatic" else schedule)
+            find = find_sampler if is_ours or is_sd_cpp else find_web_uis
+            _take_sampler(recipe, field_name, value, find(value, fields.get("Schedule type")))
         elif field_name == "Schedule type":
             continue  # with the sampler
         elif size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", value) if field_name == "Size" else None:
             recipe.options |= {"width": int(size[1]), "height": int(size[2])}
+        elif field_name == "Clip skip" and re.fullmatch("[1-9][0-9]?", value):
+            recipe.options |= {"clip_skip": int(value) - 1} if value != "1" else {}
+        elif field_name == "Emphasis" and value.lower() in _EMPHASES:
+            recipe.options["emphasis"] = _EMPHASES[value.lower()]
         elif field_name in _FACTS or (is_sd_cpp and field_name in _SD_CPP_FACTS):
             recipe.facts[field_name] = value
         elif (field_name, value.lower()) not in _USUAL and value != fields.get(_SAME_AS.get(field_name, "")):
@@ -177,14 +200,19 @@ def _read_parameters(name: str, text: str) -> Recipe:
         recipe.options["rng"] = "cpu" if fields.get("RNG", "GPU").upper() == "CPU" else "philox"
     if fields and not is_ours:  # ours say it in JSON
         recipe.options["seeds"] = "each"
+    if fields and recipe.is_web_uis:
+        recipe.options.setdefault("emphasis", "original")
     if networks:
         recipe.demands["Lora"] = ", ".join(networks)
     return recipe
 
 
 _USUAL = (("Hires Module 1", "use same choices"), ("Hires checkpoint", "use same checkpoint"))
-_USUAL += (("Clip skip", "1"), ("RNG", "cpu"), ("RNG", "gpu"), ("RNG", "nv"), ("RNG", "cuda"), ("Emphasis", "original"))
+_USUAL += (("RNG", "cpu"), ("RNG", "gpu"), ("RNG", "nv"), ("RNG", "cuda"))
 """What is done anyway."""
+
+_EMPHASES = {"original": "original", "no norm": "no_norm"}
+"""Ours by those of web UIs."""
 
 
 _PASSES = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "Denoising strength")
@@ -219,7 +247,7 @@ def _read_invoke_ai(name: str, text: str) -> Recipe:
     for key, value in parse_json(name, text).items():
         option = names.get(key, key)
         if key == "scheduler":
-            _take_sampler(recipe, key, _text(value))
+            _take_sampler(recipe, key, _text(value), find_sampler(_text(value)))
         elif option in TAKEN:
             _take(recipe, option, key, value)
         elif key == "model" and isinstance(value, dict):

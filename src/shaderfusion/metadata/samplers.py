@@ -7,7 +7,22 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 
-__all__ = ["find_sampler", "schedule_type", "web_ui_name"]
+__all__ = ["AUTOMATIC", "HAVE_OWN", "find_sampler", "find_web_uis", "schedule_type", "web_ui_name"]
+
+AUTOMATIC: Mapping[str, str] = {
+    "dpmpp_2m": "karras",
+    "dpmpp_sde": "karras",
+    "dpm2": "karras",
+    "dpm2_a": "karras",
+    "dpmpp_2m_sde": "exponential",
+    "euler": "linspace",
+    "euler_a": "linspace",
+    "heun": "linspace",
+    "lms": "linspace",
+}
+"""The spacings that web UIs take where the scheduler is Automatic; of other rules, the model's own."""
+HAVE_OWN = ("ddim", "pndm")
+"""Rules of web UIs that no scheduler changes."""
 
 _SCHEDULE_TYPES: Mapping[str, str] = {
     "ays": "Align Your Steps",
@@ -39,6 +54,21 @@ def find_sampler(name: str, schedule: str | None = None) -> tuple[str | None, st
         except InputError:
             continue
     return None, schedule
+
+
+def find_web_uis(name: str, schedule: str | None) -> tuple[str | None, str | None]:
+    """As `find_sampler`, of a web UI's fields. Before 1.9 they had no schedule type, and Uniform was what counted."""
+    scheduler, left = find_sampler(name)
+    if scheduler is None:
+        return None, None
+    choice = find_scheduler(scheduler)
+    if choice.rule in HAVE_OWN:
+        return scheduler, left
+    if schedule not in (None, "Automatic"):
+        return find_sampler(name, schedule)
+    if choice.spacing is None and choice.rule in AUTOMATIC:
+        choice = choice._replace(spacing="linspace" if schedule is None else AUTOMATIC[choice.rule])
+    return str(choice), left
 
 
 def schedule_type(config: SchedulerConfig, scheduler: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL.Image import Image
 
 from shaderfusion.errors import InputError
-from shaderfusion.metadata.samplers import find_sampler
+from shaderfusion.metadata.samplers import AUTOMATIC, HAVE_OWN, find_sampler
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 from shaderfusion.schedulers.names import Choice
 from shaderfusion.server.compat.errors import FieldError
@@ -84,20 +84,6 @@ REMEDIES = {
 _STRENGTH = 0.75
 """The web UIs' denoising_strength where none is given."""
 
-AUTOMATIC: Mapping[str, str] = {
-    "dpmpp_2m": "karras",
-    "dpmpp_sde": "karras",
-    "dpm2": "karras",
-    "dpm2_a": "karras",
-    "dpmpp_2m_sde": "exponential",
-    "euler": "linspace",
-    "euler_a": "linspace",
-    "heun": "linspace",
-    "lms": "linspace",
-}
-"""The spacings that web UIs take where the scheduler is Automatic; of other rules, the model's own."""
-_HAVE_OWN = ("ddim", "pndm")
-"""Rules of web UIs that no scheduler changes."""
 _TAKES_CHURN = ("euler", "heun", "dpm2")
 _TAKES_NOISE = ("dpm2_a", "dpmpp_sde", "dpmpp_2m_sde")
 """Rules for which web UIs read s_churn and s_noise."""
@@ -234,7 +220,7 @@ def _scheduler(body: Mapping[str, Any], *, is_xl: bool) -> Choice | None:
         samplers = ", ".join(rule.web_ui for rule in SCHEDULERS.values())
         raise FieldError("sampler_name", name, f"it must be one of {samplers}")
     choice = find_scheduler(found)
-    if choice.rule in _HAVE_OWN:
+    if choice.rule in HAVE_OWN:
         return choice
     if not is_automatic:
         try:
