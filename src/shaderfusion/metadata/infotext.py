@@ -73,14 +73,15 @@ def _cut_json(line: str) -> tuple[str, dict[str, str]]:
     fields = {}
     for name in _JSON_FIELDS:
         at = line.find(f"{name}: ")
+        begin = at + len(f"{name}: ")
+        if at < 0 or line[begin : begin + 1] not in ("{", "["):
+            continue
         try:
-            begin = at + len(f"{name}: ")
             _, end = json.JSONDecoder().raw_decode(line, begin)
         except (ValueError, RecursionError):
             continue
-        if at >= 0 and line[begin] in "{[":
-            fields[name] = line[begin:end]
-            line = line[:at] + line[end:].lstrip(", ")
+        fields[name] = line[begin:end]
+        line = line[:at] + line[end:].lstrip(", ")
     return line, fields
 
 
