@@ -56,6 +56,13 @@ def test_our_own_texts_come_back() -> None:
     assert exact.facts["model_hash"] == infotext.facts["Model hash"] == "0123456789"
 
 
+def test_a_schedule_that_the_schedulers_name_has_is_no_demand() -> None:
+    for scheduler, demands in (("euler_karras", {}), ("euler", {"Schedule type": "Karras"})):
+        text = json.dumps({"prompt": "x", "scheduler": scheduler, "schedule_type": "Karras"})
+        (recipe,) = read_recipes("a.png", {"shaderfusion": text})
+        assert (recipe.options["scheduler"], recipe.demands) == (scheduler, demands)
+
+
 def test_an_option_of_another_version_is_a_demand() -> None:
     (recipe,) = read_recipes("a.png", {"shaderfusion": json.dumps({"prompt": "x", "frobnication": 3})})
     assert (recipe.options, recipe.demands) == ({"prompt": "x"}, {"frobnication": "3"})

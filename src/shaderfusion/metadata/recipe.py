@@ -14,7 +14,7 @@ from shaderfusion.files import parse_json
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import read_infotext
 from shaderfusion.metadata.resources import find_resources
-from shaderfusion.metadata.samplers import find_sampler, find_web_uis
+from shaderfusion.metadata.samplers import find_sampler, find_web_uis, says_schedule
 from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
 __all__ = ["COMFY_UI", "READ", "Recipe", "read_recipes"]
@@ -145,6 +145,8 @@ def _read_own(name: str, text: str) -> Recipe:
         if key == "lora" and isinstance(value, list):
             files = [each.get("file") if isinstance(each, dict) else None for each in value]
             adapters = {PurePath(file).stem if isinstance(file, str) else None for file in files}
+    if says_schedule(recipe.options.get("scheduler", "ddim"), recipe.demands.get("Schedule type", "")):
+        del recipe.demands["Schedule type"]
     prompt = recipe.options.get("prompt", "")
     if adapters and adapters <= set(_ADAPTER.findall(prompt)):
         recipe.tagged_prompt = prompt

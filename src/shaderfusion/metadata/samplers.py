@@ -7,7 +7,7 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.schedulers import SCHEDULERS, find_scheduler
 
-__all__ = ["AUTOMATIC", "HAVE_OWN", "find_sampler", "find_web_uis", "schedule_type", "web_ui_name"]
+__all__ = ["AUTOMATIC", "HAVE_OWN", "find_sampler", "find_web_uis", "says_schedule", "schedule_type", "web_ui_name"]
 
 AUTOMATIC: Mapping[str, str] = {
     "dpmpp_2m": "karras",
@@ -69,6 +69,12 @@ def find_web_uis(name: str, schedule: str | None) -> tuple[str | None, str | Non
     if choice.spacing is None and choice.rule in AUTOMATIC:
         choice = choice._replace(spacing="linspace" if schedule is None else AUTOMATIC[choice.rule])
     return str(choice), left
+
+
+def says_schedule(scheduler: str, schedule: str) -> bool:
+    """Whether a scheduler's name has that schedule type of the web UIs, so that no model has a say in it."""
+    spacing = find_scheduler(scheduler).spacing
+    return spacing is not None and _SCHEDULE_TYPES.get(spacing) == schedule
 
 
 def schedule_type(config: SchedulerConfig, scheduler: str) -> str | None:
