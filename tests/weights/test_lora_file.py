@@ -137,7 +137,7 @@ def test_metadata_that_is_not_pefts(targets: Targets, tmp_path: Path, metadata: 
 def test_a_damaged_file(targets: Targets, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
     data = (FOLDER / "lora" / "kohya.safetensors").read_bytes()
-    for damaged in (data[:-1], data[:100], b"", b"\xff" * 8 + data[8:]):
+    for damaged in (data[:-1], data[:100], b"\xff" * 8 + data[8:]):
         file.write_bytes(damaged)
         with pytest.raises(WeightsError, match=rf"^{file}: not a whole safetensors file"):
             read_adapter(file, targets)

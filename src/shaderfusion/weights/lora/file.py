@@ -53,7 +53,7 @@ def find_file(path: str | Path, weight_name: str | None = None) -> Path:
         file = file / names[0]
     elif weight_name:
         raise InputError(f"{file}: weight_name (={shown(weight_name)}) must be of a file in a folder; none is here")
-    if file.suffix in PICKLE_SUFFIXES:
+    if file.suffix.lower() in PICKLE_SUFFIXES:
         raise InputError(
             f"{file}: pickle files can run code when opened, so shaderfusion never does; take the LoRA as .safetensors"
         )
