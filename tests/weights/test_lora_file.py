@@ -11,6 +11,7 @@ import pytest
 from golden.models import FOLDER, model_folder
 from safetensors.numpy import load_file, save_file
 from safetensors_file import write_safetensors
+from weights.hostile_files import Tensor, file_of
 
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError, WeightsError
@@ -150,6 +151,19 @@ def test_a_large_core_is_refused_before_it_is_multiplied(targets: Targets, tmp_p
         save_file(tensors | {f"{CONV}.lora_mid.weight": ones(R, S, 3, 3)}, file)
         with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
             read_adapter(file, targets)
+
+
+def test_a_file_larger_than_the_model_is_refused_before_it_is_read(targets: Targets, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.safetensors"
+    factors = [
+        Tensor(f"{component}.{path.removesuffix('weight')}{kind}.weight", "F32", shape)
+        for (component, path), (M, *rest) in targets.shapes.items()
+        if rest and "embed" not in path
+        for kind, shape in {"lora_B": [M, 4096], "lora_A": [4096, *rest]}.items()
+    ]
+    file_of(factors).write(file)  # of zeros, which take no space on the disk
+    with pytest.raises(WeightsError, match=rf"^{file}: has \d+ MB, must have at most \d+ MB, as many as all weights"):
+        read_adapter(file, targets)
 
 
 def test_a_magnitude_for_a_norm(targets: Targets, tmp_path: Path) -> None:

@@ -168,6 +168,11 @@ class MappedFile:
                 "characters; choose another file"
             )
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened."""
+        return len(self._map)
+
     def entries(self) -> dict[str, _Entry]:
         """All tensors, by name."""
         return {

@@ -34,6 +34,8 @@ Changes = Mapping[tuple[str, str], Change]
 
 _DEFAULT_NAME = "pytorch_lora_weights.safetensors"
 _LARGEST_ALPHA = 1_000_000
+_ALWAYS_ALLOWED_BYTES = 16_000_000
+"""Of a file: more than a tiny model has."""
 _SCALAR_DTYPES = {"BF16": "", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of alpha; NumPy has no bf16."""
 _NUM_SHOWN = 3
@@ -80,6 +82,12 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
         raise WeightsError(
             f"{file}: every tensor must be of a supported kind ({_KINDS}) and for a layer of the model, and {what}; "
             "take a LoRA for the model's family"
+        )
+    most = max(_ALWAYS_ALLOWED_BYTES, sum(4 * math.prod(shape) for shape in targets.shapes.values()))
+    if mapped.size_bytes > most:
+        raise WeightsError(
+            f"{file}: has {mapped.size_bytes / 1e6:,.0f} MB, must have at most {most / 1e6:,.0f} MB, as many as all "
+            "weights that it may change have in f32; take a LoRA for the model's family"
         )
     scales = _Scales(mapped, found)
     changes: dict[tuple[str, str], Change] = {}
