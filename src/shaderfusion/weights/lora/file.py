@@ -25,7 +25,7 @@ from shaderfusion.weights.lora.kinds import (
     Product,
     Whole,
 )
-from shaderfusion.weights.lora.names import Layer, Targets, find_family, split_key
+from shaderfusion.weights.lora.names import Layer, Targets, find_family, find_other_kind, split_key
 
 __all__ = ["Changes", "find_file", "read_adapter"]
 
@@ -70,6 +70,8 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
     WeightsError names the file, what of it is wrong and what to do. Values are read last: then they are in memory.
     """
     mapped = MappedFile(file)
+    if other := find_other_kind(mapped.entries()):
+        raise WeightsError(f"{file}: {other}")
     tensors = _open_tensors(mapped)
     layers, unknown = _by_layer(tensors)
     if family := find_family({name: _size_of(parameters) for name, parameters in layers.items()}, targets):
@@ -116,7 +118,8 @@ class _Parameters(dict[str, AdapterTensor]):
         """Those of these names, no longer among the others; ValueError where one is missing."""
         missing = [name for name in names if name not in self]
         if missing:
-            raise ValueError(f"has {names[0] if names[0] in self else names[-1]} without {', '.join(missing)}")
+            present = "".join(f"has {name}, and " for name in names if name in self)
+            raise ValueError(f"{present}lacks {', '.join(missing)}")
         return [self.pop(name) for name in names]
 
     def low_rank(self, up: str, down: str, mid: str, *, transposed_core: bool) -> LowRank:
