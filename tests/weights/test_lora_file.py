@@ -119,7 +119,7 @@ def test_factors_of_any_dtype(targets: Targets, tmp_path: Path, dtype: str) -> N
     [
         ("[", "Expecting value"),
         ("[]" * 3, "Extra data"),
-        ('{"unet.alpha_pattern": {"no_such": 2}}', "alpha_pattern 'no_such' is the end of no layer's path"),
+        ('{"unet.alpha_pattern": {"(a*)*b": 2}}', r"alpha_pattern '\(a\*\)\*b' must be the end of a layer's path"),
         ('{"unet.alpha_pattern": 3}', "not iterable"),
         ('{"unet.alpha_pattern": ["attn1.to_q"]}', "dictionary update sequence"),
         ('{"unet.lora_alpha": "many"}', r"alpha \(='many'\) must be a number"),
@@ -208,7 +208,8 @@ def test_peft_names_its_alpha_in_the_metadata(targets: Targets, tmp_path: Path) 
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"unet.{path}.lora_A.weight": ones(4, 16), f"unet.{path}.lora_B.weight": ones(16, 4)}
     options = {"unet.lora_alpha": 8}
-    for more, scale in (({}, 2.0), ({"unet.use_rslora": True}, 4.0), ({"unet.alpha_pattern": {"attn1.to_q": 2}}, 0.5)):
+    patterns = {"no_such": 1, "1.to_q": 1, "attn1.to_q": 2, "to_q": 3}  # the first that fits counts
+    for more, scale in (({}, 2.0), ({"unet.use_rslora": True}, 4.0), ({"unet.alpha_pattern": patterns}, 0.5)):
         save_file(tensors, file, {"lora_adapter_metadata": json.dumps(options | more)})
         (change,) = read_adapter(file, targets).values()
         np.testing.assert_array_equal(

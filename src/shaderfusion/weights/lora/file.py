@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -143,10 +144,9 @@ class _Scales:
         try:
             self._options = dict(json.loads(mapped.metadata().get("lora_adapter_metadata", "{}")))
             for component in {layer.component for layer in layers.values()}:
-                paths = [layer.path for layer in layers.values() if layer.component == component]
                 for pattern in dict(self._option(component, "alpha_pattern", {})):
-                    if not any(_matches(pattern, path) for path in paths):
-                        raise ValueError(f"alpha_pattern {shown(pattern)} is the end of no layer's path")
+                    if not re.fullmatch(r"[\w.]+", pattern):  # which may take longer to match than anyone waits
+                        raise ValueError(f"alpha_pattern {shown(pattern)} must be the end of a layer's path")
         except (ValueError, TypeError, RecursionError) as error:
             raise WeightsError(
                 f"{mapped.path}: its lora_adapter_metadata must be PEFT's ({error}); save the file again"
@@ -160,17 +160,12 @@ class _Scales:
         """Of a layer, whose alpha the file may have; ValueError for what is no number."""
         is_rank_stabilized = alpha is None and self._option(layer.component, "use_rslora", False)
         if alpha is None:
-            alpha = self._option(layer.component, "lora_alpha", rank)
-            for pattern, value in dict(self._option(layer.component, "alpha_pattern", {})).items():
-                if _matches(pattern, layer.path):
-                    alpha = value
+            patterns = dict(self._option(layer.component, "alpha_pattern", {}))
+            own = [value for pattern, value in patterns.items() if f".{layer.path}".endswith(f".{pattern}")]
+            alpha = own[0] if own else self._option(layer.component, "lora_alpha", rank)  # the first, as in PEFT
         if not isinstance(alpha, (int, float)) or not -_LARGEST_ALPHA <= alpha <= _LARGEST_ALPHA:  # NaN is not
             raise ValueError(f"alpha (={shown(alpha)}) must be a number from -{_LARGEST_ALPHA:,} to {_LARGEST_ALPHA:,}")
         return alpha / (math.sqrt(rank) if is_rank_stabilized else rank)
-
-
-def _matches(pattern: str, path: str) -> bool:
-    return path == pattern or path.endswith(f".{pattern}")
 
 
 def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:
