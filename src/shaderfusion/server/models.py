@@ -18,6 +18,7 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.output import say
 from shaderfusion.pipeline import StableDiffusionPipeline, choose_dtype
+from shaderfusion.server.refusal import RefusedError
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.hub import is_hub_id
@@ -149,18 +150,25 @@ class Models:
         return pipe
 
     def load_adapters(self, files: Mapping[str, Path]) -> None:
-        """Reads those that the model on the device does not have yet; none of them is active by itself."""
+        """Reads those that the model on the device does not have yet; none of them is active by itself.
+
+        RefusedError of one that is not for that model.
+        """
         assert self._pipe
         missing = {name: path for name, path in files.items() if name not in self._adapters}
         if missing and len(self._adapters) + len(missing) > _MOST_ADAPTERS:
             self._pipe.unload_lora_weights()
             self._adapters.clear()
             missing = dict(files)
-        for name, path in missing.items():
-            self._pipe.load_lora_weights(path, adapter_name=name)
-            self._adapters.add(name)
-        if missing:
-            self._pipe.set_adapters([])
+        try:
+            for name, path in missing.items():
+                self._pipe.load_lora_weights(path, adapter_name=name)
+                self._adapters.add(name)
+        except (InputError, ModelError) as error:
+            raise RefusedError(400, f"prompt: {error}", "prompt") from None
+        finally:
+            if missing:
+                self._pipe.set_adapters([])
 
     def close(self) -> None:
         """Frees what the model on the device takes."""

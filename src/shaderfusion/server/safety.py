@@ -8,6 +8,7 @@ import binascii
 import hmac
 import io
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shaderfusion.errors import ModelError
 from shaderfusion.files import parse_json, shown
 from shaderfusion.server.compat.errors import WEB_UI, refusal_response
-from shaderfusion.server.refusal import RefusedError
+from shaderfusion.server.refusal import RefusedError, field_name
 
 __all__ = ["OPEN_PATHS", "Guard", "is_loopback", "read_body", "read_json", "read_picture"]
 
@@ -186,11 +187,19 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The object that the body holds; RefusedError where it is none."""
     body = await read_body(request)
     try:
-        return parse_json("the body", body.decode("utf-8"), "send a JSON object")
+        found = parse_json("the body", body.decode("utf-8"), "send a JSON object")
     except UnicodeDecodeError:
         raise RefusedError(400, "the body must be UTF-8; send a JSON object") from None
     except ModelError as error:
         raise RefusedError(400, str(error)) from None
+    if b"\\u" in body:  # which can write half of a character
+        for name, value in found.items():
+            try:
+                json.dumps({name: value}, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                sentence = f"{shown(name)} must be whole Unicode, without lone surrogates"
+                raise RefusedError(400, sentence, field_name(name)) from None
+    return found
 
 
 def read_picture(name: str, value: object, max_pixels: int) -> Image.Image:
