@@ -1,6 +1,7 @@
 """The own API, from outside."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from golden.models import model_folder
 
 from shaderfusion.cli import main
 from shaderfusion.errors import DeviceLostError
+from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
@@ -112,6 +114,8 @@ def test_models_switch(client: Client) -> None:
         assert device["model"] == name
         assert 0 < device["memory"]["used_bytes"] <= device["memory"]["planned_bytes"]
         assert device["ms_per_step"] > 0
+        client.generate(**{**SMALL, "model": name, "hires": 4})
+        assert client.get("/api/device").json["memory"]["planned_bytes"] > device["memory"]["planned_bytes"]
     assert set(answer["models"][0]) == {
         "name", "family", "width", "height", "steps", "guidance_scale", "loaded"}  # fmt: skip
 
@@ -124,7 +128,8 @@ def test_options_have_the_defaults_and_bounds(client: Client) -> None:
     assert options["limits"] == {
         "width": [1, 64], "height": [1, 64], "steps": [1, 1000], "num_images": [1, 2], "queue": 3}  # fmt: skip
     assert options["defaults"]["steps"] == 20
-    assert {each["name"] for each in options["optimizations"]} == {"gn", "geglu", "pfs", "flash", "winograd"}
+    assert {"name": "gn", "about": "Group norm in one dispatch"} in options["optimizations"]
+    assert {each["name"] for each in options["optimizations"]} == set(Optimizations.SHORT_NAMES)
 
 
 def test_cancel_within_a_step(client: Client) -> None:
@@ -220,6 +225,33 @@ def test_adapters_come_from_their_folder_alone(runtime: str, tmp_path: Path) -> 
         assert changed["settings"]["lora"][0]["file"] == "mine.safetensors"
         assert picture_of(plain["image"]).tobytes() != picture_of(changed["image"]).tobytes()
         assert client.generate(**SMALL)[-2][1]["image"] == plain["image"]
+
+
+def test_errors_tell_no_folder(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of a model whose files broke since, nor of an adapter, which then changes nothing; the log does."""
+    model = tmp_path / "mine"
+    shutil.copytree(model_folder("sd1"), model)
+    loras = Path(__file__).parents[1] / "golden" / "lora"
+    with serving(runtime, models=[str(model), MODELS[1]], lora_dir=loras, output_dir=tmp_path / "out") as client:
+        (tmp_path / "out").mkdir()
+        fields = {**SMALL, "prompt": "a fox <lora:core:1><lora:xl:1>"}
+        before = client.generate(**SMALL)[-2][1]
+        name, data = client.generate(**fields)[-1]
+        assert (name, data["field"]) == ("error", "prompt")
+        assert data["error"].startswith("prompt: xl.safetensors: is a LoRA for SDXL")
+        assert client.post("/api/generate", fields, Accept="application/json").status == 400
+        assert picture_of(client.generate(**SMALL)[-2][1]["image"]).tobytes() == picture_of(before["image"]).tobytes()
+        shutil.rmtree(tmp_path / "out")
+        name, data = client.generate(**SMALL)[-1]
+        assert (name, data["error"][:20]) == ("error", "--output-dir (=a-fox")
+        (weights,) = (model / "unet").glob("*.safetensors")
+        weights.write_bytes(b"x")
+        client.generate(**SMALL, model="odd")
+        name, data = client.generate(**SMALL)[-1]
+        assert data["error"].startswith(f"mine/unet/{weights.name}: ")
+    said = capsys.readouterr().err
+    assert str(weights) in said
+    assert str(loras / "xl.safetensors") in said
 
 
 def test_a_lost_device_is_opened_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ class Service:
         for path, name in self._names.items():
             told = told.replace(path, name)
         if told != sentence:
-            say(f"a job was refused: {sentence}")
+            say(f"a job failed: {sentence}")
         return told
 
     def _read(self, body: Mapping[str, Any]) -> PictureWork:
