@@ -1,9 +1,11 @@
 """The own API, from outside."""
 
 import json
+import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -277,14 +279,17 @@ def test_a_second_signal_ends_at_once(runtime: str) -> None:
 
 def test_sigterm_finishes_and_keeps_the_picture(runtime: str, tmp_path: Path) -> None:
     with process(runtime, "--output-dir", str(tmp_path / "out")) as (started, client):
-        with client.events(**{**SMALL, "steps": 100}) as running:
+        with client.events(**{**SMALL, "steps": 200}) as running:
             assert next(name for name, _ in running if name == "step")
-            with client.events(**SMALL) as waiting:
+            with client.events(**SMALL) as waiting, ThreadPoolExecutor(1) as beside:
                 assert next(waiting)[0] == "queued"
+                answer = beside.submit(client.post, "/api/generate", SMALL, Accept="application/json")
+                client.wait_for(lambda queue: queue["waiting"] == 2)
                 started.terminate()
                 name, data = list(waiting)[-1]
                 assert name == "error"
                 assert "stopping" in data["error"]
+                assert (answer.result().status, answer.result().json["error"]) == (503, data["error"])
             last = list(running)
         assert names(last)[-2:] == ["picture", "done"]
         assert started.wait(PATIENCE_S) == 0
@@ -301,12 +306,18 @@ def picture_bytes(url: str) -> bytes:
 def test_a_killed_server_leaves_nothing_half_written(runtime: str, tmp_path: Path) -> None:
     from PIL import Image
 
+    cut, begun = tmp_path / ".0123456789abcdef.part", tmp_path / ".fedcba9876543210.part"
+    for path in (cut, begun):  # as of a server that was killed while it wrote, and of one that writes just now
+        path.write_bytes(make_png()[:50])
+    os.utime(cut, (0, 0))
     for _ in range(2):
         with process(runtime, "--output-dir", str(tmp_path)) as (started, client):
             assert client.generate(**SMALL)[-1][0] == "done"
             with client.events(**LONG) as running:
                 assert next(name for name, _ in running if name == "step")
                 started.kill()
+    assert not cut.exists()
+    begun.unlink()
     kept = list(tmp_path.iterdir())
     assert len(kept) == 2
     for path in kept:

@@ -119,10 +119,11 @@ def _ready(url: str, opens: bool) -> None:
 
 
 def _require_folder(folder: Path) -> None:
-    from shaderfusion.output import require_writable
+    from shaderfusion.output import remove_parts, require_writable
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise InputError(f"--output-dir (={folder}) cannot be a folder ({error}); choose another") from None
     require_writable("--output-dir", folder / "picture.png", ".png", "picture.png")
+    remove_parts(folder)

@@ -28,7 +28,7 @@ from shaderfusion.server.events import Channel, Event
 from shaderfusion.server.metrics import Metrics
 from shaderfusion.server.models import Models
 from shaderfusion.server.pictures import Maker, PictureWork, prepare
-from shaderfusion.server.queue import CancelledError, Job, Queue
+from shaderfusion.server.queue import STOPPING, CancelledError, Job, Queue
 from shaderfusion.server.refusal import RefusedError, field_of
 from shaderfusion.server.safety import read_picture
 from shaderfusion.server.settings import KINDS, PICTURES, Fields, require_known
@@ -155,9 +155,9 @@ class Service:
                     case "picture":
                         pictures.append(event)
                     case "error":
-                        raise RefusedError(
-                            500 if event.data["field"] is None else 400, event.data["error"], event.data["field"]
-                        )
+                        error, field = event.data["error"], event.data["field"]
+                        status = 503 if error == STOPPING else 500 if field is None else 400
+                        raise RefusedError(status, error, field)
                     case "cancelled":
                         raise RefusedError(409, "the job was cancelled")
         finally:
