@@ -235,10 +235,11 @@ def test_keyboard_alone(page: Page) -> None:
         page.keyboard.press("Tab")
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", page.evaluate("document.activeElement.outerHTML")
+        if value := SMALL.get(page.evaluate("document.activeElement.id")):
+            page.keyboard.press("Control+a")
+            page.keyboard.type(value)
         if page.evaluate("document.activeElement.id") == "steps":
             break
-    page.keyboard.press("Control+a")
-    page.keyboard.type(str(STEPS))
     page.keyboard.press("Enter")
     wait_done(page)
     expect(page.locator("#steps")).to_be_focused()

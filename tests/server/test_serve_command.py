@@ -1,7 +1,9 @@
 """`shaderfusion serve` up to where it listens: what it refuses, and what it says."""
 
+import queue
 import shutil
 import sys
+import webbrowser
 from contextlib import closing
 from pathlib import Path
 
@@ -86,7 +88,18 @@ def test_models_of_a_folder(runtime: str, tmp_path: Path, capsys: pytest.Capture
         find_models([str(tmp_path / "small"), str(model_folder("sd1").parent / ".." / "small")], None)
 
 
+def test_the_page_is_opened(runtime: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At an address that a browser can go to."""
+    opened: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(webbrowser, "open", opened.put)
+    for host, address in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):
+        assert serve("--open", "--host", host, runtime=runtime) == 0
+        port = capsys.readouterr().out.strip().rpartition(":")[2]
+        assert opened.get(timeout=10) == f"http://{address}:{port}"
+
+
 def test_addresses() -> None:
+    assert is_loopback("::ffff:127.0.0.1")
     assert is_loopback("127.0.0.1")
     assert is_loopback("::1")
     assert not is_loopback("0.0.0.0")

@@ -105,17 +105,22 @@ def _run(args: argparse.Namespace) -> None:
         service = Service(models, Fields(make_field_parser(), setup), setup)
         hosts = own_names(args.host, args.allow_host)
         app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-        HttpServer(app, service, opened, on_ready=lambda: _ready(url, args.open)).run_until_stopped()
+        HttpServer(app, service, opened, on_ready=lambda: _ready(address, port, args.open)).run_until_stopped()
 
 
-def _ready(url: str, opens: bool) -> None:
-    show(url)
+def _ready(address: str, port: int, opens: bool) -> None:
+    show(_url(address, port))
     if opens:
         import threading
         import webbrowser
 
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # a text browser would be waited for
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # no address for a browser
+        page = threading.Thread(target=webbrowser.open, args=(_url(here, port),), daemon=True)
+        page.start()  # beside us, since a text browser would be waited for
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def _require_folder(folder: Path) -> None:

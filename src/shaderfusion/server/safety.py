@@ -105,7 +105,8 @@ class Guard:
         host = _only(headers, "host")
         name = _host_name(host)
         server = scope.get("server")
-        if name not in self._hosts and not (server and _is_address(name) and name == server[0]):
+        address = _address(name)
+        if name not in self._hosts and not (server and address and address == _address(server[0])):
             raise RefusedError(421, f"Host (={shown(host)}) must be a name of this server; start it with --allow-host")
         origin = _only(headers, "origin") if "origin" in headers else None
         own = (f"http://{host}".lower(), f"https://{host}".lower())
@@ -146,17 +147,19 @@ def _host_name(host: str) -> str:
     return (match[1] or match[2]).lower() if match else ""
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None of what is no address. IPv4's are those too under which a socket of IPv6 has them."""
     try:
-        ipaddress.ip_address(name)
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches an address."""
-    return _is_address(address) and ipaddress.ip_address(address).is_loopback
+    found = _address(address)
+    return found is not None and found.is_loopback
 
 
 def _basic_as_bearer(given: bytes) -> bytes:
