@@ -13,14 +13,17 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 from golden.models import model_folder
+from PIL import Image
 
 from shaderfusion.cli import main
 from shaderfusion.errors import DeviceLostError
 from shaderfusion.kernels.optimizations import Optimizations
-from shaderfusion.metadata.image_files import OWN, PARAMETERS
+from shaderfusion.metadata.image_files import OWN, PARAMETERS, encode
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import LONG, MODELS, PATIENCE_S, SMALL, Client, data_url, make_png, picture_of, process, serving
+
+from shaderfusion.server.inspect import inspect_picture
 
 
 def names(events: list[tuple[str, Any]]) -> list[str]:
@@ -227,6 +230,27 @@ def test_adapters_come_from_their_folder_alone(runtime: str, tmp_path: Path) -> 
         assert changed["settings"]["lora"][0]["file"] == "mine.safetensors"
         assert picture_of(plain["image"]).tobytes() != picture_of(changed["image"]).tobytes()
         assert client.generate(**SMALL)[-2][1]["image"] == plain["image"]
+
+
+def test_inspected_adapters_and_clip_skip(client: Client) -> None:
+    """What this server can do is in the settings; what it cannot is said."""
+    known, mine = client.service.models.known, "a fox <lora:mine:0.5>"
+    text = "a fox <lora:mine:0.5>\nSteps: 2, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 16x16, Clip skip: 2, Model: "
+
+    def inspect(texts: dict[str, str], adapters: tuple[str, ...] = ("mine",)) -> tuple[dict[str, Any], list[str]]:
+        found = inspect_picture(bytes(encode(Image.new("RGB", (8, 8)), ".png", texts)), known, adapters)
+        return found["settings"], found["missing"]
+
+    settings, missing = inspect({PARAMETERS: text + "sd1"})
+    assert (settings["prompt"], settings["clip_skip"], settings["model"], missing) == (mine, 1, "sd1", [])
+    settings, missing = inspect({PARAMETERS: text + "other"}, ("yours",))
+    assert settings["prompt"] == "a fox"
+    assert [each.partition(":")[0] for each in missing] == ["Clip skip", "Lora", "model"]
+    own = {"prompt": mine, "steps": 2, "model": "sd1", "lora": [{"file": "mine.safetensors", "strength": 0.5}]}
+    settings, missing = inspect({OWN: json.dumps(own)})
+    assert (settings["prompt"], missing) == (mine, [])
+    for more in ({"lora": [*own["lora"], {"file": "more.safetensors"}]}, {"prompt": "a fox"}):
+        assert inspect({OWN: json.dumps(own | more)})[1][0].startswith("Lora: ")
 
 
 def test_errors_tell_no_folder(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,12 +19,11 @@ from shaderfusion.errors import DeviceLostError, ShaderfusionError
 from shaderfusion.files import cache_folder
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import fill_model_defaults
-from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
-from shaderfusion.metadata.recipe import read_recipes
 from shaderfusion.output import say
 from shaderfusion.schedulers import SCHEDULERS
 from shaderfusion.server.ablation import run_ablation
 from shaderfusion.server.events import Channel, Event
+from shaderfusion.server.inspect import inspect_picture
 from shaderfusion.server.metrics import Metrics
 from shaderfusion.server.models import Models
 from shaderfusion.server.pictures import Maker, PictureWork, prepare
@@ -231,20 +230,9 @@ class Service:
 
     def inspect(self, data: bytes) -> dict[str, Any]:
         """What a picture's file says of how it was made."""
-        name = Path("the picture")
-        texts = parse_texts(name, data)
-        recipes = read_recipes(str(name), texts)
-        if not recipes:
-            return {"settings": None, "parameters": texts.get(PARAMETERS), "missing": []}
-        recipe = recipes[0]
-        settings = {key: value for key, value in recipe.options.items() if key in KINDS}
-        model = recipe.facts.get("model") or recipe.facts.get("Model")
-        if model in self.models.known:
-            settings["model"] = model
-        missing = [f"{key}: {value} is not taken over" for key, value in recipe.demands.items()]
-        if model is not None and model not in self.models.known:
-            missing.append(f"model: {model} is not among the models of this server")
-        return {"settings": settings, "parameters": texts.get(PARAMETERS), "missing": missing}
+        folder = self.setup.common.get("lora_dir")
+        adapters = [path.stem for path in folder.glob("*.safetensors")] if folder else []
+        return inspect_picture(data, self.models.known, adapters)
 
 
 def _names_of_paths(models: Models, setup: Setup) -> dict[str, str]:
