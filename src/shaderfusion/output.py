@@ -22,6 +22,7 @@ __all__ = [
     "keep_stdout",
     "progress_bar",
     "progress_line",
+    "remove_parts",
     "require_writable",
     "say",
     "show",
@@ -30,6 +31,10 @@ __all__ = [
 
 _BAR, _WORDS = 30, 36
 """Widths of a line of progress: of its bar, and of what it says."""
+
+_PART = ".part"
+_WRITES_S = 60
+"""A file is written in less."""
 
 _drawn: list[str] = []
 """The line of progress that the terminal shows, if it does."""
@@ -110,9 +115,17 @@ def write_whole(option: str, path: Path, data: bytes | memoryview) -> None:
             part.unlink()
 
 
+def remove_parts(folder: Path) -> None:
+    """Deletes what writers left in a folder that were killed; what is younger than a minute may be written just now."""
+    for part in folder.glob(f".{'[0-9a-f]' * 16}{_PART}"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > _WRITES_S:
+                part.unlink()
+
+
 def _part(path: Path) -> Path:
     """A new file's path beside `path`, whose name is shorter than any limit, whatever path's own is."""
-    return path.with_name(f".{secrets.token_hex(8)}.part")
+    return path.with_name(f".{secrets.token_hex(8)}{_PART}")
 
 
 def _belongs_to_others(path: Path) -> bool:

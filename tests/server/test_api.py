@@ -1,8 +1,11 @@
 """The own API, from outside."""
 
 import json
+import os
+import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -10,13 +13,17 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 from golden.models import model_folder
+from PIL import Image
 
 from shaderfusion.cli import main
 from shaderfusion.errors import DeviceLostError
-from shaderfusion.metadata.image_files import OWN, PARAMETERS
+from shaderfusion.kernels.optimizations import Optimizations
+from shaderfusion.metadata.image_files import OWN, PARAMETERS, encode
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import LONG, MODELS, PATIENCE_S, SMALL, Client, data_url, make_png, picture_of, process, serving
+
+from shaderfusion.server.inspect import inspect_picture
 
 
 def names(events: list[tuple[str, Any]]) -> list[str]:
@@ -112,6 +119,8 @@ def test_models_switch(client: Client) -> None:
         assert device["model"] == name
         assert 0 < device["memory"]["used_bytes"] <= device["memory"]["planned_bytes"]
         assert device["ms_per_step"] > 0
+        client.generate(**{**SMALL, "model": name, "hires": 4})
+        assert client.get("/api/device").json["memory"]["planned_bytes"] > device["memory"]["planned_bytes"]
     assert set(answer["models"][0]) == {
         "name", "family", "width", "height", "steps", "guidance_scale", "loaded"}  # fmt: skip
 
@@ -124,7 +133,8 @@ def test_options_have_the_defaults_and_bounds(client: Client) -> None:
     assert options["limits"] == {
         "width": [1, 64], "height": [1, 64], "steps": [1, 1000], "num_images": [1, 2], "queue": 3}  # fmt: skip
     assert options["defaults"]["steps"] == 20
-    assert {each["name"] for each in options["optimizations"]} == {"gn", "geglu", "pfs", "flash", "winograd"}
+    assert {"name": "gn", "about": "Group norm in one dispatch"} in options["optimizations"]
+    assert {each["name"] for each in options["optimizations"]} == set(Optimizations.SHORT_NAMES)
 
 
 def test_cancel_within_a_step(client: Client) -> None:
@@ -222,6 +232,54 @@ def test_adapters_come_from_their_folder_alone(runtime: str, tmp_path: Path) -> 
         assert client.generate(**SMALL)[-2][1]["image"] == plain["image"]
 
 
+def test_inspected_adapters_and_clip_skip(client: Client) -> None:
+    """What this server can do is in the settings; what it cannot is said."""
+    known, mine = client.service.models.known, "a fox <lora:mine:0.5>"
+    text = "a fox <lora:mine:0.5>\nSteps: 2, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 16x16, Clip skip: 2, Model: "
+
+    def inspect(texts: dict[str, str], adapters: tuple[str, ...] = ("mine",)) -> tuple[dict[str, Any], list[str]]:
+        found = inspect_picture(bytes(encode(Image.new("RGB", (8, 8)), ".png", texts)), known, adapters)
+        return found["settings"], found["missing"]
+
+    settings, missing = inspect({PARAMETERS: text + "sd1"})
+    assert (settings["prompt"], settings["clip_skip"], settings["model"], missing) == (mine, 1, "sd1", [])
+    settings, missing = inspect({PARAMETERS: text + "other"}, ("yours",))
+    assert settings["prompt"] == "a fox"
+    assert [each.partition(":")[0] for each in missing] == ["Clip skip", "Lora", "model"]
+    own = {"prompt": mine, "steps": 2, "model": "sd1", "lora": [{"file": "mine.safetensors", "strength": 0.5}]}
+    settings, missing = inspect({OWN: json.dumps(own)})
+    assert (settings["prompt"], missing) == (mine, [])
+    for more in ({"lora": [*own["lora"], {"file": "more.safetensors"}]}, {"prompt": "a fox"}):
+        assert inspect({OWN: json.dumps(own | more)})[1][0].startswith("Lora: ")
+
+
+def test_errors_tell_no_folder(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of a model whose files broke since, nor of an adapter, which then changes nothing; the log does."""
+    model = tmp_path / "mine"
+    shutil.copytree(model_folder("sd1"), model)
+    loras = Path(__file__).parents[1] / "golden" / "lora"
+    with serving(runtime, models=[str(model), MODELS[1]], lora_dir=loras, output_dir=tmp_path / "out") as client:
+        (tmp_path / "out").mkdir()
+        fields = {**SMALL, "prompt": "a fox <lora:core:1><lora:xl:1>"}
+        before = client.generate(**SMALL)[-2][1]
+        name, data = client.generate(**fields)[-1]
+        assert (name, data["field"]) == ("error", "prompt")
+        assert data["error"].startswith("prompt: xl.safetensors: is a LoRA for SDXL")
+        assert client.post("/api/generate", fields, Accept="application/json").status == 400
+        assert picture_of(client.generate(**SMALL)[-2][1]["image"]).tobytes() == picture_of(before["image"]).tobytes()
+        shutil.rmtree(tmp_path / "out")
+        name, data = client.generate(**SMALL)[-1]
+        assert (name, data["error"][:20]) == ("error", "--output-dir (=a-fox")
+        (weights,) = (model / "unet").glob("*.safetensors")
+        weights.write_bytes(b"x")
+        client.generate(**SMALL, model="odd")
+        name, data = client.generate(**SMALL)[-1]
+        assert data["error"].startswith(f"mine/unet/{weights.name}: ")
+    said = capsys.readouterr().err
+    assert str(weights) in said
+    assert str(loras / "xl.safetensors") in said
+
+
 def test_a_lost_device_is_opened_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(work: object, job: object) -> None:
         raise DeviceLostError("the device is gone")
@@ -245,14 +303,17 @@ def test_a_second_signal_ends_at_once(runtime: str) -> None:
 
 def test_sigterm_finishes_and_keeps_the_picture(runtime: str, tmp_path: Path) -> None:
     with process(runtime, "--output-dir", str(tmp_path / "out")) as (started, client):
-        with client.events(**{**SMALL, "steps": 100}) as running:
+        with client.events(**{**SMALL, "steps": 200}) as running:
             assert next(name for name, _ in running if name == "step")
-            with client.events(**SMALL) as waiting:
+            with client.events(**SMALL) as waiting, ThreadPoolExecutor(1) as beside:
                 assert next(waiting)[0] == "queued"
+                answer = beside.submit(client.post, "/api/generate", SMALL, Accept="application/json")
+                client.wait_for(lambda queue: queue["waiting"] == 2)
                 started.terminate()
                 name, data = list(waiting)[-1]
                 assert name == "error"
                 assert "stopping" in data["error"]
+                assert (answer.result().status, answer.result().json["error"]) == (503, data["error"])
             last = list(running)
         assert names(last)[-2:] == ["picture", "done"]
         assert started.wait(PATIENCE_S) == 0
@@ -269,12 +330,18 @@ def picture_bytes(url: str) -> bytes:
 def test_a_killed_server_leaves_nothing_half_written(runtime: str, tmp_path: Path) -> None:
     from PIL import Image
 
+    cut, begun = tmp_path / ".0123456789abcdef.part", tmp_path / ".fedcba9876543210.part"
+    for path in (cut, begun):  # as of a server that was killed while it wrote, and of one that writes just now
+        path.write_bytes(make_png()[:50])
+    os.utime(cut, (0, 0))
     for _ in range(2):
         with process(runtime, "--output-dir", str(tmp_path)) as (started, client):
             assert client.generate(**SMALL)[-1][0] == "done"
             with client.events(**LONG) as running:
                 assert next(name for name, _ in running if name == "step")
                 started.kill()
+    assert not cut.exists()
+    begun.unlink()
     kept = list(tmp_path.iterdir())
     assert len(kept) == 2
     for path in kept:

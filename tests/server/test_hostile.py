@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +13,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
-from server.serving import LIMITS, MODELS, SMALL, Answer, Client, data_url, make_png, picture_of, serving
+from server.serving import (
+    LIMITS,
+    LONG,
+    MODELS,
+    PATIENCE_S,
+    SMALL,
+    Answer,
+    Client,
+    data_url,
+    make_png,
+    picture_of,
+    serving,
+)
 
 TEXTS = ("prompt", "negative_prompt", "model", "scheduler", "rng", "seeds", "emphasis", "prompt_syntax")
 TEXTS += ("optimizations",)
@@ -78,6 +93,9 @@ BOMBS = {
     "a TIFF": b"II*\0\x08\0\0\0\0\0",
     "a script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     "an SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+    "a page before a PNG": b"<html><script>alert(1)</script>" + make_png(),
+    "colours that are not there": png(8, 8, bytes(72), color=9),
+    "half a WebP": riff(b"VP8L", b"/\x07\xc0\x01\0" + b"\xff" * 9),
     "a pickle": b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x02os\x94.",
     "nothing": b"",
 }
@@ -145,6 +163,11 @@ BODIES: dict[str, bytes] = {
     "UTF-16": '{"prompt": "x"}'.encode("utf-16"),
     "a null character": b'{"prompt": "x"}\0',
     "two objects": b'{"prompt": "x"}{"prompt": "y"}',
+    "half a character": b'{"prompt": "x", "negative_prompt": "\\ud800"}',
+    "half a character in a name": b'{"prompt": "x", "\\udc00\\ud800": 1}',
+    "half a character where nobody looks": b'{"prompt": "x", "user": ["\\ud800"]}',
+    "a name that is not shown": b'{"prompt": "x", "prompt\\u202e": 1, "\\u0000": 1}',
+    "packed": gzip.compress(b'{"prompt": "x"}'),
     "too much": b'{"prompt": "' + b"x" * LIMITS.max_body + b'"}',
 }
 
@@ -289,6 +312,30 @@ def test_broken_http(client: Client, name: str) -> None:
 def test_half_closed_sockets(client: Client, name: str) -> None:
     answer = client.send(HALF[name], shut=True)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer[:200]
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly it goes on; a job that lasts longer is not cut off by it."""
+    monkeypatch.setattr("shaderfusion.server.running._HEAD_TIMEOUT_S", 0.3)
+    with client.events(**LONG) as events, socket.create_connection(("127.0.0.1", client.port)) as slow:
+        slow.settimeout(0.05)
+        begun = time.monotonic()
+        while slow_sends(slow, b"a"):
+            assert time.monotonic() < begun + PATIENCE_S
+        assert time.monotonic() > begun + 0.2
+        later = time.monotonic() + 0.7
+        assert next(name for name, _ in events if name == "step" and time.monotonic() > later)
+
+
+def slow_sends(slow: socket.socket, data: bytes) -> bool:
+    """Whether the server still takes more."""
+    try:
+        slow.sendall(data)
+        return slow.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
 
 
 @pytest.mark.parametrize("path", PATHS)

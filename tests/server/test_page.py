@@ -29,6 +29,7 @@ STATIC = SOURCE / "shaderfusion" / "server" / "page"
 MAX_PAGE_BYTES = 100_000
 MAX_FIRST_PAINT_MS = 300
 STEPS = 4
+SMALL = {"steps": str(STEPS), "width": "64", "height": "64"}
 PATIENCE_MS = 60_000
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -74,7 +75,20 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 def picture(tmp_path_factory: pytest.TempPathFactory, runtime: str) -> Path:
     """What `shaderfusion generate` writes."""
     path = tmp_path_factory.mktemp("pictures") / "star.png"
-    options = ["--steps", "2", "--seed", "18446744073709551615", "--scheduler", "euler_karras", "--clip-skip", "1"]
+    options = [
+        "--width",
+        "64",
+        "--height",
+        "64",
+        "--steps",
+        "2",
+        "--seed",
+        "18446744073709551615",
+        "--scheduler",
+        "euler_karras",
+        "--clip-skip",
+        "1",
+    ]
     command = [sys.executable, "-m", "shaderfusion", "generate", "a yellow star", *options]
     command += ["--negative-prompt", "blue", "--guidance-scale", "4.5", "--runtime", runtime, "--output", str(path)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL)
@@ -96,7 +110,7 @@ def progress(page: Page) -> Locator:
 
 def generate(page: Page, **fields: str) -> None:
     """With few steps, up to the end."""
-    fill(page, steps=str(STEPS), **fields)
+    fill(page, **SMALL, **fields)
     page.get_by_role("button", name="Generate").click()
     wait_done(page)
 
@@ -150,20 +164,28 @@ WATCH = """() => {
 }"""
 """Has the page count how far its parts move, and collect previews and what is said of the progress."""
 
+SHIFTS = """() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(() => {
+    resolve(shifts);
+    shifts = 0;
+}, 100)))"""
+"""How far they moved since this was asked last."""
+
 
 def test_picture_again_and_vary(page: Page, tmp_path: Path) -> None:
     """Previews change, the finished picture opens with its settings, and its file makes it again."""
     page.evaluate(WATCH)
-    fill(page, prompt="a red heart", steps=str(STEPS))
+    assert page.evaluate(SHIFTS) < 0.005  # while loading
+    fill(page, prompt="a red heart", **SMALL)
+    page.evaluate(SHIFTS)  # by the sides that were typed
     page.get_by_role("button", name="Generate").click()
     wait_done(page)
-    seen = page.evaluate("({ shifts, previews: [...previews], texts: [...texts] })")
+    seen = page.evaluate("({ previews: [...previews], texts: [...texts] })")
     assert len(seen["previews"]) >= 2
     assert {text.split(" · ")[0] for text in seen["texts"]} >= {
         f"Step {STEPS - 1} of {STEPS}",
         f"Step {STEPS} of {STEPS}",
     }
-    assert seen["shifts"] < 0.005
+    assert page.evaluate(SHIFTS) < 0.005
     expect(page.locator(".cell img")).to_have_attribute("src", re.compile("^blob:"))
     expect(page.locator("#milestone")).to_contain_text("One picture.")
 
@@ -195,7 +217,7 @@ def test_picture_again_and_vary(page: Page, tmp_path: Path) -> None:
 
 
 def test_cancel(page: Page) -> None:
-    fill(page, prompt="a rocket", steps="150")
+    fill(page, **{**SMALL, "steps": "150"}, prompt="a rocket")
     page.keyboard.press("Control+Enter")
     expect(progress(page)).to_contain_text(re.compile(r"Step [1-9]\d* of 150"), timeout=PATIENCE_MS)
     page.keyboard.press("Escape")
@@ -213,10 +235,11 @@ def test_keyboard_alone(page: Page) -> None:
         page.keyboard.press("Tab")
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", page.evaluate("document.activeElement.outerHTML")
+        if value := SMALL.get(page.evaluate("document.activeElement.id")):
+            page.keyboard.press("Control+a")
+            page.keyboard.type(value)
         if page.evaluate("document.activeElement.id") == "steps":
             break
-    page.keyboard.press("Control+a")
-    page.keyboard.type(str(STEPS))
     page.keyboard.press("Enter")
     wait_done(page)
     expect(page.locator("#steps")).to_be_focused()
@@ -333,7 +356,7 @@ def test_lost_connection(page: Page) -> None:
 
 def test_mask(page: Page, picture: Path, tmp_path: Path) -> None:
     """What is drawn is white in what is sent, erased it is black; a file does as well."""
-    fill(page, prompt="a blue star", steps=str(STEPS))
+    fill(page, prompt="a blue star", **SMALL)
     page.locator("#start summary").click()
     page.locator("#image").set_input_files(picture)
     canvas = page.locator("#mask")
@@ -355,15 +378,15 @@ def test_mask(page: Page, picture: Path, tmp_path: Path) -> None:
     assert body["image"] == "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     assert body["strength"] == 0.8
     mask = read_mask(body)
-    assert mask.size == (128, 128)
-    assert [mask.getpixel(place) for place in ((32, 32), (64, 32), (96, 32))] == [255, 255, 255]
-    assert [mask.getpixel(place) for place in ((32, 64), (64, 96), (4, 4))] == [0, 0, 0]
+    assert mask.size == (64, 64)
+    assert [mask.getpixel(place) for place in ((16, 16), (32, 16), (48, 16))] == [255, 255, 255]
+    assert [mask.getpixel(place) for place in ((16, 32), (32, 48), (2, 2))] == [0, 0, 0]
 
     page.route("**/api/generate", lambda route: route.fulfill(status=400, json={"error": "Enough.", "field": None}))
     page.get_by_label("Erase").check()
     stroke((0.5, 0.1), (0.5, 0.5))
     mask = read_mask(wait_request(page))
-    assert [mask.getpixel(place) for place in ((28, 32), (64, 32), (100, 32))] == [255, 0, 255]
+    assert [mask.getpixel(place) for place in ((14, 16), (32, 16), (50, 16))] == [255, 0, 255]
     page.locator("#clear-mask").click()
     assert wait_request(page)["mask"] is None
 
@@ -371,10 +394,10 @@ def test_mask(page: Page, picture: Path, tmp_path: Path) -> None:
     half.paste(255, (0, 0, 32, 64))
     half.save(tmp_path / "half.png")
     page.get_by_label("Or load a mask").set_input_files(tmp_path / "half.png")
-    while not canvas.evaluate("(canvas) => canvas.getContext('2d').getImageData(10, 64, 1, 1).data[3]"):
+    while not canvas.evaluate("(canvas) => canvas.getContext('2d').getImageData(5, 32, 1, 1).data[3]"):
         page.wait_for_timeout(50)
     mask = read_mask(wait_request(page))
-    assert [mask.getpixel(place) for place in ((10, 64), (118, 64))] == [255, 0]
+    assert [mask.getpixel(place) for place in ((5, 32), (59, 32))] == [255, 0]
     page.get_by_label("Shape").select_option("Wide 16:9")
     expect(page.locator("#stretch")).to_contain_text("It is stretched to 168 × 96.")
     page.get_by_role("button", name="Match its shape").click()
@@ -424,7 +447,7 @@ def test_ablation_and_device(page: Page) -> None:
     events += ['event: done\ndata: {"job": "1"}\n\n']
 
     def answer(route: Route) -> None:
-        assert route.request.post_data_json == {}
+        assert route.request.post_data_json == {"model": "emoji"}
         route.fulfill(body="".join(events), content_type="text/event-stream")
 
     page.route("**/api/ablation", answer)
@@ -443,7 +466,7 @@ def test_api_key(page: Page, url: str) -> None:
     """It is asked for once, and sent from then on."""
 
     def check(route: Route, request: Request) -> None:
-        if request.headers.get("authorization") == "Bearer sesame":
+        if request.headers.get("authorization") == "Bearer sésame öffne dich, ключ":
             route.continue_()
         else:
             route.fulfill(status=401, json={"error": "Authorization must be `Bearer KEY`", "field": None})
@@ -451,10 +474,10 @@ def test_api_key(page: Page, url: str) -> None:
     page.route("**/api/**", check)
     page.goto(url)
     expect(page.locator("#key-wrong")).to_be_hidden()
-    page.get_by_label("Key", exact=True).fill("mustard")
+    page.get_by_label("Key", exact=True).fill("горчица")
     page.keyboard.press("Enter")
     expect(page.locator("#key-wrong")).to_be_visible()
-    page.get_by_label("Key", exact=True).fill("sesame")
+    page.get_by_label("Key", exact=True).fill("sésame öffne dich, ключ")
     page.keyboard.press("Enter")
     expect(page.locator("#width")).to_have_value("128")
     expect(page.locator("#summary")).not_to_be_empty()

@@ -1,9 +1,13 @@
 """`shaderfusion serve` up to where it listens: what it refuses, and what it says."""
 
+import asyncio
+import queue
 import shutil
 import sys
+import webbrowser
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from golden.models import model_folder
@@ -14,7 +18,7 @@ from shaderfusion.errors import InputError
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from shaderfusion.server.models import Models, find_models
 from shaderfusion.server.running import HttpServer, listen, own_names
-from shaderfusion.server.safety import is_loopback
+from shaderfusion.server.safety import Guard, is_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +90,48 @@ def test_models_of_a_folder(runtime: str, tmp_path: Path, capsys: pytest.Capture
         find_models([str(tmp_path / "small"), str(model_folder("sd1").parent / ".." / "small")], None)
 
 
+def test_the_page_is_opened(runtime: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At an address that a browser can go to."""
+    opened: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(webbrowser, "open", opened.put)
+    for host, address in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):
+        assert serve("--open", "--host", host, runtime=runtime) == 0
+        port = capsys.readouterr().out.strip().rpartition(":")[2]
+        assert opened.get(timeout=10) == f"http://{address}:{port}"
+
+
 def test_addresses() -> None:
+    assert is_loopback("::ffff:127.0.0.1")
     assert is_loopback("127.0.0.1")
     assert is_loopback("::1")
     assert not is_loopback("0.0.0.0")
     assert not is_loopback("192.0.2.1")
     assert {"localhost", "a", "b"} <= own_names("a", ["b"])
+
+
+def test_addresses_are_compared_as_such() -> None:
+    """A socket of IPv6 has IPv4's addresses too, and some can be written in several ways."""
+    seen: list[int] = []
+
+    async def app(*_: object) -> None:
+        seen.append(200)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            seen.append(message["status"])
+
+    async def ask(host: str, reached: str) -> int:
+        guard = Guard(app, hosts=["localhost"], origins=(), api_key=None, max_body=9, refused=lambda status: None)
+        scope = {"type": "http", "path": "/", "method": "GET", "server": (reached, 80)}
+        await guard({**scope, "headers": [(b"host", host.encode())]}, None, send)  # type: ignore[arg-type]
+        return seen[-1]
+
+    for host, reached, status in (
+        ("127.0.0.1:80", "::ffff:127.0.0.1", 200),
+        ("[::ffff:7f00:1]", "127.0.0.1", 200),
+        ("[0:0::1]:80", "::1", 200),
+        ("127.0.0.2", "::ffff:127.0.0.1", 421),
+        ("127.1", "127.0.0.1", 421),
+        ("example.org", "::1", 421),
+    ):
+        assert asyncio.run(ask(host, reached)) == status, host

@@ -105,24 +105,30 @@ def _run(args: argparse.Namespace) -> None:
         service = Service(models, Fields(make_field_parser(), setup), setup)
         hosts = own_names(args.host, args.allow_host)
         app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-        HttpServer(app, service, opened, on_ready=lambda: _ready(url, args.open)).run_until_stopped()
+        HttpServer(app, service, opened, on_ready=lambda: _ready(address, port, args.open)).run_until_stopped()
 
 
-def _ready(url: str, opens: bool) -> None:
-    show(url)
+def _ready(address: str, port: int, opens: bool) -> None:
+    show(_url(address, port))
     if opens:
         import threading
         import webbrowser
 
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # a text browser would be waited for
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # no address for a browser
+        page = threading.Thread(target=webbrowser.open, args=(_url(here, port),), daemon=True)
+        page.start()  # beside us, since a text browser would be waited for
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def _require_folder(folder: Path) -> None:
-    from shaderfusion.output import require_writable
+    from shaderfusion.output import remove_parts, require_writable
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise InputError(f"--output-dir (={folder}) cannot be a folder ({error}); choose another") from None
     require_writable("--output-dir", folder / "picture.png", ".png", "picture.png")
+    remove_parts(folder)

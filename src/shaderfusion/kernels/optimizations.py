@@ -25,6 +25,13 @@ class Optimizations:
         "flash": "flash_attention",
         "winograd": "winograd_conv",
     }
+    ABOUT: ClassVar[dict[str, str]] = {
+        "gn": "Group norm in one dispatch",
+        "geglu": "GELU/GEGLU inside the projection",
+        "pfs": "Partially fused softmax",
+        "flash": "FlashAttention",
+        "winograd": "Winograd convolution",
+    }
 
     @classmethod
     def parse(cls, text: str) -> "Optimizations":

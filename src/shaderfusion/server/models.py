@@ -18,6 +18,7 @@ from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.output import say
 from shaderfusion.pipeline import StableDiffusionPipeline, choose_dtype
+from shaderfusion.server.refusal import RefusedError
 from shaderfusion.tensor import DType
 from shaderfusion.tuning_file import find_tuning
 from shaderfusion.weights.hub import is_hub_id
@@ -96,6 +97,7 @@ class Models:
         self.current: str | None = None
         self.planned_bytes = 0
         self._optimizations: Optimizations | None = None
+        self._sizes: set[RunSize] = set()
         self._pipe: StableDiffusionPipeline | None = None
         self._adapters: set[str] = set()
 
@@ -124,43 +126,63 @@ class Models:
                 del self._open[old]
             return family
 
-    def device_model(self, name: str, optimizations: Optimizations, size: RunSize) -> StableDiffusionPipeline:
-        """The model on the device, in the place of the one before; says what memory it takes."""
+    def device_model(
+        self, name: str, optimizations: Optimizations, sizes: Sequence[RunSize]
+    ) -> StableDiffusionPipeline:
+        """The model on the device, in the place of the one before; says what memory it takes.
+
+        `sizes` are those of a picture's runs, one after the other.
+        """
         if self._pipe and (self.current, self._optimizations) == (name, optimizations):
+            if set(sizes) != self._sizes:
+                self._plan(name, optimizations, sizes)
             return self._pipe
         self.close()
-        family, memory = self.family(name), self._common.get("memory", "normal")
-        dtype = self.dtype
-        tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, dtype)
-        kernels = Kernels(dtype, self.device.capabilities, optimizations, tuning)
-        planned_bytes = measure_memory(family, kernels, size, memory).peak_bytes
+        planned_bytes = self._plan(name, optimizations, sizes)
+        largest = max(sizes, key=lambda size: size.pixels)
         megabytes = f"{planned_bytes / 1e6:,.0f} MB of {self.device.info.name}"
-        say(f"loading {name}, which takes {megabytes} for {size.width_px}x{size.height_px} px")
-        pipe = StableDiffusionPipeline.from_pretrained(
-            family,
+        say(f"loading {name}, which takes {megabytes} for {largest.width_px}x{largest.height_px} px")
+        self._pipe = StableDiffusionPipeline.from_pretrained(
+            self.family(name),
             device=self.device,
-            dtype=dtype,
+            dtype=self.dtype,
             optimizations=optimizations,
-            size=size,
+            size=sizes[0],
             tuning=self._common.get("tuning", "auto"),
-            memory=memory,
+            memory=self._common.get("memory", "normal"),
         )
-        self._pipe, self.current, self._optimizations, self.planned_bytes = pipe, name, optimizations, planned_bytes
-        return pipe
+        self.current, self._optimizations = name, optimizations
+        return self._pipe
+
+    def _plan(self, name: str, optimizations: Optimizations, sizes: Sequence[RunSize]) -> int:
+        """Bytes of the device that the largest of these runs takes, which are then the planned ones."""
+        tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, self.dtype)
+        kernels = Kernels(self.dtype, self.device.capabilities, optimizations, tuning)
+        family, memory = self.family(name), self._common.get("memory", "normal")
+        self.planned_bytes = max(measure_memory(family, kernels, size, memory).peak_bytes for size in sizes)
+        self._sizes = set(sizes)
+        return self.planned_bytes
 
     def load_adapters(self, files: Mapping[str, Path]) -> None:
-        """Reads those that the model on the device does not have yet; none of them is active by itself."""
+        """Reads those that the model on the device does not have yet; none of them is active by itself.
+
+        RefusedError of one that is not for that model.
+        """
         assert self._pipe
         missing = {name: path for name, path in files.items() if name not in self._adapters}
         if missing and len(self._adapters) + len(missing) > _MOST_ADAPTERS:
             self._pipe.unload_lora_weights()
             self._adapters.clear()
             missing = dict(files)
-        for name, path in missing.items():
-            self._pipe.load_lora_weights(path, adapter_name=name)
-            self._adapters.add(name)
-        if missing:
-            self._pipe.set_adapters([])
+        try:
+            for name, path in missing.items():
+                self._pipe.load_lora_weights(path, adapter_name=name)
+                self._adapters.add(name)
+        except (InputError, ModelError) as error:
+            raise RefusedError(400, f"prompt: {error}", "prompt") from None
+        finally:
+            if missing:
+                self._pipe.set_adapters([])
 
     def close(self) -> None:
         """Frees what the model on the device takes."""

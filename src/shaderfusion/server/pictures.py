@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from shaderfusion.families.family import Family
+from shaderfusion.families.family import Family, RunSize
 from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
@@ -73,9 +73,14 @@ class PictureWork:
         return [lambda _: self.request, *([self.second.request] if self.second else ())]
 
     @property
+    def sizes(self) -> list[RunSize]:
+        """Of both."""
+        return [self.request.size, *([self.second.size] if self.second else ())]
+
+    @property
     def size_px(self) -> tuple[int, int]:
         """Width and height of the pictures."""
-        size = self.second.size if self.second else self.request.size
+        size = self.sizes[-1]
         return size.width_px, size.height_px
 
 
@@ -93,7 +98,8 @@ def prepare(
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
     most = setup.limits.max_side
-    for size in (request.size, second.size if second else request.size):
+    work = PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
+    for size in work.sizes:
         for name, side in (("width", size.width_px), ("height", size.height_px)):
             if side > most:
                 raise RefusedError(400, f"{name} (={side}) must be at most {most}, as this server is set", name)
@@ -102,7 +108,7 @@ def prepare(
         setattr(args, name, f"{picture.width}x{picture.height} px")  # as the picture's file says it
     if request.source:
         args.strength = request.source.strength
-    return PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
+    return work
 
 
 def _require_short(request: Request, family: Family) -> None:
@@ -133,7 +139,7 @@ class Maker:
 
     def make(self, work: PictureWork, job: Job) -> None:
         """Tells each step, and the pictures at last."""
-        pipe = self._models.device_model(work.args.model, work.optimizations, work.request.size)
+        pipe = self._models.device_model(work.args.model, work.optimizations, work.sizes)
         self._models.load_adapters(work.adapters)
         job.go_on()
         width, height = work.size_px

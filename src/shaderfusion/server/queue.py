@@ -13,7 +13,7 @@ from typing import Any
 from shaderfusion.errors import ShaderfusionError
 from shaderfusion.server.refusal import RefusedError, field_of
 
-__all__ = ["CancelledError", "Job", "Queue"]
+__all__ = ["STOPPING", "CancelledError", "Job", "Queue"]
 
 STOPPING = "the server is stopping; ask again when it has started anew"
 _LONGEST_WAIT_S = 120

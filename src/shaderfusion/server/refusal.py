@@ -8,7 +8,9 @@ from typing import Any
 
 from shaderfusion.errors import ShaderfusionError
 
-__all__ = ["RefusedError", "field_of"]
+__all__ = ["RefusedError", "field_name", "field_of"]
+
+_LONGEST_NAME = 100
 
 _BEGINNING = re.compile(r"(?:--)?([\w-]+)")
 _OTHER_NAMES = {
@@ -34,6 +36,11 @@ class RefusedError(ShaderfusionError):
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"error": str(self), "field": self.field}
+
+
+def field_name(name: str) -> str | None:
+    """A client's field as an answer may name it; None where it is too long, or no text."""
+    return name if len(name) < _LONGEST_NAME and name.isprintable() else None
 
 
 def field_of(error: ShaderfusionError, fields: Iterable[str]) -> str | None:

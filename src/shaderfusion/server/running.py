@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shaderfusion.errors import InputError
 from shaderfusion.output import say
@@ -19,6 +20,8 @@ from shaderfusion.server.service import Service
 __all__ = ["HttpServer", "listen", "own_names"]
 
 _MOST_CONNECTIONS = 256
+_HEAD_TIMEOUT_S = 30.0
+"""For a request's line and headers to come."""
 _LAST_WORDS_S = 5
 """For clients to read their last events when the server stops."""
 
@@ -43,6 +46,28 @@ def own_names(host: str, others: Iterable[str] = ()) -> set[str]:
     return {"localhost", host, socket.gethostname(), *others}
 
 
+class PatientProtocol(H11Protocol):
+    """uvicorn's, which would wait for the head of a request as long as it takes; a few hundred such clients would
+    leave no connection to others."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Of a client that may send its request now."""
+        super().connection_made(transport)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self.loop.call_later(_HEAD_TIMEOUT_S, self._look, self.cycle)
+
+    def _look(self, last: object) -> None:
+        """Closes a connection on which no request has come since the last look, and none is being answered."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is last and (last is None or self.cycle.response_complete):
+            self.transport.abort()
+        else:
+            self._look_later()
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn, which on SIGTERM and Ctrl-C has the worker finish its job first. A second signal ends at once."""
 
@@ -52,7 +77,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=PatientProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -8,6 +8,7 @@ import binascii
 import hmac
 import io
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shaderfusion.errors import ModelError
 from shaderfusion.files import parse_json, shown
 from shaderfusion.server.compat.errors import WEB_UI, refusal_response
-from shaderfusion.server.refusal import RefusedError
+from shaderfusion.server.refusal import RefusedError, field_name
 
 __all__ = ["OPEN_PATHS", "Guard", "is_loopback", "read_body", "read_json", "read_picture"]
 
@@ -104,7 +105,8 @@ class Guard:
         host = _only(headers, "host")
         name = _host_name(host)
         server = scope.get("server")
-        if name not in self._hosts and not (server and _is_address(name) and name == server[0]):
+        address = _address(name)
+        if name not in self._hosts and not (server and address and address == _address(server[0])):
             raise RefusedError(421, f"Host (={shown(host)}) must be a name of this server; start it with --allow-host")
         origin = _only(headers, "origin") if "origin" in headers else None
         own = (f"http://{host}".lower(), f"https://{host}".lower())
@@ -145,17 +147,19 @@ def _host_name(host: str) -> str:
     return (match[1] or match[2]).lower() if match else ""
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None of what is no address. IPv4's are those too under which a socket of IPv6 has them."""
     try:
-        ipaddress.ip_address(name)
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches an address."""
-    return _is_address(address) and ipaddress.ip_address(address).is_loopback
+    found = _address(address)
+    return found is not None and found.is_loopback
 
 
 def _basic_as_bearer(given: bytes) -> bytes:
@@ -186,11 +190,19 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The object that the body holds; RefusedError where it is none."""
     body = await read_body(request)
     try:
-        return parse_json("the body", body.decode("utf-8"), "send a JSON object")
+        found = parse_json("the body", body.decode("utf-8"), "send a JSON object")
     except UnicodeDecodeError:
         raise RefusedError(400, "the body must be UTF-8; send a JSON object") from None
     except ModelError as error:
         raise RefusedError(400, str(error)) from None
+    if b"\\u" in body:  # which can write half of a character
+        for name, value in found.items():
+            try:
+                json.dumps({name: value}, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                sentence = f"{shown(name)} must be whole Unicode, without lone surrogates"
+                raise RefusedError(400, sentence, field_name(name)) from None
+    return found
 
 
 def read_picture(name: str, value: object, max_pixels: int) -> Image.Image:

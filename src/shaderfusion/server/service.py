@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,22 +14,25 @@ import anyio.to_thread
 from PIL.Image import Image
 from starlette.requests import Request
 
+import shaderfusion
 from shaderfusion.errors import DeviceLostError, ShaderfusionError
+from shaderfusion.files import cache_folder
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import fill_model_defaults
-from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
-from shaderfusion.metadata.recipe import read_recipes
+from shaderfusion.output import say
 from shaderfusion.schedulers import SCHEDULERS
 from shaderfusion.server.ablation import run_ablation
 from shaderfusion.server.events import Channel, Event
+from shaderfusion.server.inspect import inspect_picture
 from shaderfusion.server.metrics import Metrics
 from shaderfusion.server.models import Models
 from shaderfusion.server.pictures import Maker, PictureWork, prepare
-from shaderfusion.server.queue import Job, Queue
+from shaderfusion.server.queue import STOPPING, CancelledError, Job, Queue
 from shaderfusion.server.refusal import RefusedError, field_of
 from shaderfusion.server.safety import read_picture
 from shaderfusion.server.settings import KINDS, PICTURES, Fields, require_known
 from shaderfusion.server.setup import Setup
+from shaderfusion.weights.hub import is_hub_id
 
 __all__ = ["GENERATE_FIELDS", "Service", "Ticket"]
 
@@ -60,6 +64,7 @@ class Service:
         self.maker = Maker(models, setup, self.metrics.made_picture)
         self.queue = Queue(setup.limits.max_queue, self.metrics.ended)
         self._checks = anyio.CapacityLimiter(_AT_ONCE)
+        self._names = _names_of_paths(models, setup)
 
     # ------------------------------------------------------------------------------------------ jobs
 
@@ -90,7 +95,16 @@ class Service:
         except RefusedError:
             raise
         except ShaderfusionError as error:
-            raise RefusedError(400, str(error), field_of(error, GENERATE_FIELDS)) from None
+            raise RefusedError(400, self._told(error), field_of(error, GENERATE_FIELDS)) from None
+
+    def _told(self, error: ShaderfusionError) -> str:
+        """What clients hear of an error: not in which folder a file is, which the log says."""
+        sentence = told = str(error)
+        for path, name in self._names.items():
+            told = told.replace(path, name)
+        if told != sentence:
+            say(f"a job failed: {sentence}")
+        return told
 
     def _read(self, body: Mapping[str, Any]) -> PictureWork:
         require_known(body, GENERATE_FIELDS)
@@ -112,9 +126,12 @@ class Service:
         def on_device(job: Job) -> Mapping[str, Any] | None:
             try:
                 return work(job)
-            except DeviceLostError:
-                self.models.reopen()
+            except CancelledError:
                 raise
+            except ShaderfusionError as error:
+                if isinstance(error, DeviceLostError):
+                    self.models.reopen()
+                raise RefusedError(500, self._told(error), field_of(error, fields)) from None
 
         job = Job(on_device, channel.put, fields)
         self.queue.submit(job)
@@ -137,9 +154,9 @@ class Service:
                     case "picture":
                         pictures.append(event)
                     case "error":
-                        raise RefusedError(
-                            500 if event.data["field"] is None else 400, event.data["error"], event.data["field"]
-                        )
+                        error, field = event.data["error"], event.data["field"]
+                        status = 503 if error == STOPPING else 500 if field is None else 400
+                        raise RefusedError(status, error, field)
                     case "cancelled":
                         raise RefusedError(409, "the job was cancelled")
         finally:
@@ -157,9 +174,7 @@ class Service:
         return {
             "schedulers": list(SCHEDULERS),
             "spacings": {name: list(rule.spacings) for name, rule in SCHEDULERS.items()},
-            "optimizations": [
-                {"name": short, "about": name.replace("_", " ")} for short, name in Optimizations.SHORT_NAMES.items()
-            ],
+            "optimizations": [{"name": short, "about": about} for short, about in Optimizations.ABOUT.items()],
             "defaults": {name: defaults[name] for name in KINDS if name != "prompt"},
             "limits": {
                 "width": [1, limits.max_side],
@@ -215,20 +230,21 @@ class Service:
 
     def inspect(self, data: bytes) -> dict[str, Any]:
         """What a picture's file says of how it was made."""
-        name = Path("the picture")
-        texts = parse_texts(name, data)
-        recipes = read_recipes(str(name), texts)
-        if not recipes:
-            return {"settings": None, "parameters": texts.get(PARAMETERS), "missing": []}
-        recipe = recipes[0]
-        settings = {key: value for key, value in recipe.options.items() if key in KINDS}
-        model = recipe.facts.get("model") or recipe.facts.get("Model")
-        if model in self.models.known:
-            settings["model"] = model
-        missing = [f"{key}: {value} is not taken over" for key, value in recipe.demands.items()]
-        if model is not None and model not in self.models.known:
-            missing.append(f"model: {model} is not among the models of this server")
-        return {"settings": settings, "parameters": texts.get(PARAMETERS), "missing": missing}
+        folder = self.setup.common.get("lora_dir")
+        adapters = [path.stem for path in folder.glob("*.safetensors")] if folder else []
+        return inspect_picture(data, self.models.known, adapters)
+
+
+def _names_of_paths(models: Models, setup: Setup) -> dict[str, str]:
+    """What clients hear in the place of this machine's paths: longer ones first, as they may begin alike."""
+    names = {str(known.path): name for name, known in models.known.items()}
+    folders = [setup.output_dir, setup.common.get("lora_dir"), cache_folder(), Path(shaderfusion.__file__).parent]
+    if any(map(is_hub_id, names)):
+        from huggingface_hub import constants  # which takes a while
+
+        folders.append(constants.HF_HUB_CACHE)
+    names |= {f"{folder}{os.sep}": "" for folder in folders if folder is not None}
+    return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
 
 async def _disconnect(request: Request) -> None:

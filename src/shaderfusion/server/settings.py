@@ -10,7 +10,7 @@ from typing import Any
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
 from shaderfusion.making import fill_defaults, require_second_pass
-from shaderfusion.server.refusal import RefusedError, field_of
+from shaderfusion.server.refusal import RefusedError, field_name, field_of
 from shaderfusion.server.setup import Limits, Setup
 
 __all__ = ["KINDS", "PICTURES", "Fields", "require_known"]
@@ -138,6 +138,4 @@ def require_known(body: Mapping[str, Any], known: Collection[str]) -> None:
     """RefusedError of a field that there is not."""
     for name in body:
         if name not in known:
-            raise RefusedError(
-                400, f"{shown(name)} must be one of {', '.join(known)}", name if len(name) < 100 else None
-            )
+            raise RefusedError(400, f"{shown(name)} must be one of {', '.join(known)}", field_name(name))

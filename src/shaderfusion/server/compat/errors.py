@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from shaderfusion.files import shown
-from shaderfusion.server.refusal import RefusedError
+from shaderfusion.server.refusal import RefusedError, field_name
 
 __all__ = ["OPENAI", "WEB_UI", "FieldError", "refusal_response", "renamed"]
 
@@ -17,8 +17,6 @@ WEB_UI, OPENAI = "/sdapi/", "/v1/"
 """Where the paths of the APIs of others begin."""
 
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded"}
-_LONGEST = 100
-"""Characters of a field's name that is said again."""
 _NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -26,7 +24,8 @@ class FieldError(RefusedError):
     """A value of a field, which is named as the client names it."""
 
     def __init__(self, name: str, value: object, about: str) -> None:
-        super().__init__(400, f"{name} (={shown(value)}) is refused: {about}", name if len(name) < _LONGEST else None)
+        said = field_name(name)
+        super().__init__(400, f"{said or shown(name)} (={shown(value)}) is refused: {about}", said)
 
 
 def refusal_response(path: str, refusal: RefusedError) -> JSONResponse:

@@ -28,7 +28,7 @@ from shaderfusion.server.compat.openai_fields import (
     read_pictures,
 )
 from shaderfusion.server.compat.pictures import KeptPictures
-from shaderfusion.server.refusal import RefusedError
+from shaderfusion.server.refusal import RefusedError, field_name
 from shaderfusion.server.safety import read_body, read_json
 from shaderfusion.server.service import Service
 
@@ -147,10 +147,10 @@ async def _sort(form: FormData) -> tuple[dict[str, str], dict[str, bytes]]:
     for given, value in form.multi_items():
         name = "image" if given in _IMAGE_FIELDS else given
         if name in texts or name in files:
-            raise RefusedError(400, f"{shown(name)} must be given once: one picture is edited", name[:100])
+            raise RefusedError(400, f"{shown(name)} must be given once: one picture is edited", field_name(name))
         if isinstance(value, UploadFile) != (name in _FILES):
             kind = "file" if name in _FILES else "text"
-            raise RefusedError(400, f"{shown(name)} must be a {kind}", name[:100])
+            raise RefusedError(400, f"{shown(name)} must be a {kind}", field_name(name))
         if isinstance(value, UploadFile):
             files[name] = await value.read()
         else:

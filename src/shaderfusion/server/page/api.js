@@ -17,12 +17,15 @@ const KEY = "shaderfusion-key";
 let askKey = async () => null;
 export const onKeyNeeded = (ask) => { askKey = ask; };
 
+/** A text's bytes as a header holds them, a letter each. */
+const utf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 /** One question at a time, however many requests were refused. */
 let asking = null;
 
 async function request(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
-  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${utf8(key)}` }) };
   let response;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store" });

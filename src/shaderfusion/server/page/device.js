@@ -40,7 +40,7 @@ export async function refresh() {
     Runtime: device.runtime,
     Precision: device.dtype,
     Model: device.model,
-    "Memory planned": planned ? megabytes(planned) : "no model loaded yet",
+    "Memory planned": planned ? megabytes(planned) : "no model is loaded",
     "Memory used": used ? megabytes(used) : null,
     "An iteration": device.ms_per_step === null ? "not measured yet" : milliseconds(device.ms_per_step),
     Queue: `${device.queue.waiting} waiting, ${device.queue.running ? "one running" : "none running"}`,
@@ -59,9 +59,10 @@ async function run() {
   setRunning(true);
   say("Measuring, which takes a while…");
   const rows = [];
+  const model = byId("model").value;
   let end = null;
   try {
-    for await (const { name, data } of api.stream("api/ablation", {}, ablation.controller.signal)) {
+    for await (const { name, data } of api.stream("api/ablation", { model }, ablation.controller.signal)) {
       ablation.job = data.job ?? ablation.job;
       if (name === "queued" && data.position > 0) say(`Waiting: ${data.position} before it.`);
       if (name === "row") {
@@ -72,7 +73,8 @@ async function run() {
       if (["done", "cancelled", "error"].includes(name)) end = { name, data };
     }
     if (!end) throw new api.Lost();
-    say({ done: "One iteration of the denoiser; less is better.", cancelled: STOPPED }[end.name] ?? end.data.error);
+    const done = `One iteration of the denoiser of ${model}; less is better.`;
+    say({ done, cancelled: STOPPED }[end.name] ?? end.data.error);
   } catch (error) {
     if (error instanceof api.Lost) onLost();
     say(error.name === "AbortError" ? STOPPED : error.message || BROKEN);
