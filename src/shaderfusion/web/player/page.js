@@ -254,9 +254,18 @@ async function measure() {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running) running.abort();
-  else if (isReady) makePicture();
+  if (running) return;
+  if (isReady) makePicture();
   else load();
+});
+$("start").addEventListener("click", (event) => {
+  if (!running) return;
+  event.preventDefault(); // whatever the form holds
+  running.abort();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
 $("dice").addEventListener("click", () => ($("seed").value = crypto.getRandomValues(new Uint32Array(1))[0]));
 $("measure").addEventListener("click", measure);

@@ -66,7 +66,8 @@ export class Pipeline {
     this.tokenizer = new Tokenizer({ ...JSON.parse(await (await get(tokenizer)).text()), ...this.ids });
     for (const shard of shards) await get(shard);
     onProgress({ stage: "compile" });
-    await compiled;
+    const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+    await Promise.race([compiled, aborted]);
     await this.prepare(recorded, onProgress, signal);
   }
 
