@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 DTYPES = {"f16": np.float16, "f32": np.float32}
-TABLE_DTYPES = {"F16": "<f2", "F32": "<f4"}
-PARAMS_ALIGNMENT_BYTES = 256
+TABLE_DTYPES = {"f16": "<f2", "f32": "<f4"}
+PARAMS_BYTES = 256
 SUBGROUPS = "enable subgroups;\n"
 """wgpu-native does without, and does not know it."""
 
@@ -25,7 +25,6 @@ class Replay:
         self.networks: dict[str, Any] = {}
         self.pipelines: list[tuple[Any, Any]] = []
         self.buffers: list[Any] = []
-        self.params: list[list[int]] = []
         self._shaders: list[Any] = []
         self.rows: list[dict[str, Any]] = []
         self._add(self.variant["program"])
@@ -39,13 +38,12 @@ class Replay:
         codes = [code.replace(SUBGROUPS, "") for code in program["shaders"]]
         self._shaders += [self.device.create_shader_module(code=code) for code in codes]
         self.pipelines += map(self._make_pipeline, program["pipelines"])
-        usage = "STORAGE|COPY_SRC|COPY_DST"
+        usage = "STORAGE|UNIFORM|COPY_SRC|COPY_DST"
         self.buffers += [self.device.create_buffer(size=size, usage=usage) for size in program["buffers"]]
-        self.params += program["params"]
-        block = np.zeros((len(self.params), PARAMS_ALIGNMENT_BYTES // 4), np.uint32)
-        for row, words in zip(block, self.params, strict=True):
-            row[: len(words)] = words
-        self._uniforms = self.device.create_buffer_with_data(data=block, usage="UNIFORM")
+        params = program["params"]
+        for index, words in enumerate(params["values"]):
+            data = np.array(words, np.uint32)
+            self.device.queue.write_buffer(self.buffers[params["buffer"]], index * PARAMS_BYTES, data)
         self.networks |= program["networks"]
         self.rows = program.get("rows", self.rows)
         self._prepare(program["prepare"])
@@ -74,15 +72,13 @@ class Replay:
         """Dispatches in order, in one pass."""
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
-        for pipeline, params, workgroups, bindings, _ in dispatches:
+        for pipeline, workgroups, bindings, _ in dispatches:
             handle, layout = self.pipelines[pipeline]
             entries = [
-                {"binding": index, "resource": {"buffer": self.buffers[buffer], "offset": offset, "size": size}}
-                for index, (buffer, offset, size) in enumerate(bindings, start=1)
+                {"binding": index, "resource": {"buffer": self.buffers[bound[0]], "offset": bound[1], "size": bound[2]}}
+                for index, bound in enumerate(bindings)
+                if bound is not None
             ]
-            if params >= 0:
-                own = {"buffer": self._uniforms, "offset": params * PARAMS_ALIGNMENT_BYTES}
-                entries.append({"binding": 0, "resource": own | {"size": 4 * len(self.params[params])}})
             compute_pass.set_pipeline(handle)
             compute_pass.set_bind_group(0, self.device.create_bind_group(layout=layout, entries=entries))
             compute_pass.dispatch_workgroups(*workgroups)
@@ -122,8 +118,7 @@ class Replay:
     def _row(self, name: str, row: int) -> np.ndarray:
         table = self.manifest["tables"][name]
         dtype = np.dtype(TABLE_DTYPES[table["dtype"]])
-        channels = table["shape"][1]
         part = next(each for each in table["parts"] if each["first_row"] <= row < each["first_row"] + each["rows"])
-        offset = part["offset"] + (row - part["first_row"]) * channels * dtype.itemsize
+        offset = part["offset"] + (row - part["first_row"]) * table["row_bytes"]
         path = self.folder / self.manifest["shards"][part["shard"]]["path"]
-        return np.fromfile(path, dtype, channels, offset=offset)
+        return np.fromfile(path, dtype, table["row_bytes"] // dtype.itemsize, offset=offset)

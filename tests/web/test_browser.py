@@ -64,13 +64,15 @@ def test_a_picture_is_pythons_whatever_came_before(loaded: Any) -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_pictures_of_a_batch(browser: Any) -> None:
-    """Of one generator, on sides that differ."""
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m_karras", "euler_a"])
+def test_pictures_of_a_batch(browser: Any, scheduler: str) -> None:
+    """Of one generator, on sides that differ, by schedulers that are not the model's: one reads its history, one adds
+    noise in its steps."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        StableDiffusionPipeline.from_pretrained(model_folder("sd1")) as pipeline,
+        StableDiffusionPipeline.from_pretrained(model_folder("sd1"), scheduler=scheduler) as pipeline,
     ):
-        export_web(model_folder("sd1"), Path(folder) / "two", width=40, height=24, batch=2)
+        export_web(model_folder("sd1"), Path(folder) / "two", width=40, height=24, batch=2, scheduler=scheduler)
         with serve(Path(folder) / "two") as server, new_page(browser, server) as page:
             code = """
                 const { Pipeline } = await import("/pipeline.js"), pipeline = await Pipeline.load("/");
@@ -114,7 +116,9 @@ def test_a_cancelled_picture_and_the_one_after(loaded: Any) -> None:
     ("options", "message"),
     [
         ({"seed": "red"}, "InputError: seed (=red) must be a whole number"),
-        ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to"),
+        ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to 100"),
+        ({"steps": 1.5}, "InputError: steps (=1.5) must be a whole number from 1 to 100"),
+        ({"steps": 101}, "InputError: steps (=101) must be a whole number from 1 to 100"),
         ({"guidanceScale": "much"}, "InputError: guidanceScale (=much) must be a number"),
         ({"negativePrompt": 3}, "InputError: prompt (=3) must be text"),
     ],
@@ -175,9 +179,9 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Done")
     assert (np.asarray(saved_picture(page)) == np.asarray(first)).all()
-    page.fill("#steps", "500")
+    page.fill("#steps", "100")
     page.click("#start")
-    expect(page.locator("#time")).to_contain_text("of 501")
+    expect(page.locator("#time")).to_contain_text("of 101")
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Cancelled")
 

@@ -20,12 +20,13 @@ from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.footprint import filters_bytes
 from shaderfusion.weights.slices import Slice, filters_room, prepare_calls, slices
 
-__all__ = ["Programs", "SourcedGraph", "tensor_name"]
+__all__ = ["PARAMS_BYTES", "Programs", "SourcedGraph", "tensor_name"]
 
 WGSL: Directives = {"f16": ("enable f16;",), "subgroups": ("enable subgroups;",)}
 """Extensions as the specification declares them."""
 
-_NO_PARAMS = -1
+PARAMS_BYTES = 256
+"""From one call's parameters to the next: WebGPU's largest minUniformBufferOffsetAlignment."""
 
 
 class SourcedGraph(NamedTuple):
@@ -86,7 +87,6 @@ class Programs:
     def __init__(self, base: Programs | None = None) -> None:
         self._shaders = _Indexed(base and base._shaders)
         self._pipelines = _Indexed(base and base._pipelines)
-        self._params = _Indexed(base and base._params)
         self._buffers: list[int] = []
         self._first_buffer = base._first_buffer + len(base._buffers) if base else 0
         self._known: dict[tuple[str, object], int] = dict(base._known) if base else {}
@@ -98,6 +98,9 @@ class Programs:
         """Bytes of the device."""
         self.calls: list[KernelCall] = []
         """All that are replayed."""
+        self._params: list[tuple[int, ...]] = []
+        self._params_buffer = self._add_buffer(PARAMS_BYTES, "tensors")
+        self._params_bindings: dict[tuple[int, ...], list[int]] = dict(base._params_bindings) if base else {}
 
     def as_json(self) -> dict[str, Any]:
         """What the player reads."""
@@ -105,7 +108,7 @@ class Programs:
             "shaders": self._shaders.own,
             "pipelines": self._pipelines.own,
             "buffers": self._buffers,
-            "params": self._params.own,
+            "params": {"buffer": self._params_buffer, "values": self._params},
             "networks": self._networks,
             "prepare": self._prepare,
         }
@@ -204,11 +207,11 @@ class Programs:
 
     def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> list[Any]:
         self.calls.append(call)
-        bindings: list[list[int]] = []
+        bindings: list[list[int] | None] = [self._bind_params(call)]
         for tensor in (binding.tensor for binding in call.bindings):
             buffer, offset = places[tensor.storage]
             bindings.append([buffer, offset + tensor.offset_bytes, tensor.size_bytes])
-        return [self._add_pipeline(call), self._add_params(call), [*call.workgroups], bindings, call.label]
+        return [self._add_pipeline(call), [*call.workgroups], bindings, call.label]
 
     def _add_pipeline(self, call: KernelCall) -> int:
         def describe() -> dict[str, Any]:
@@ -220,13 +223,20 @@ class Programs:
 
         return self._pipelines.add(pipeline_key(call), describe)
 
-    def _add_params(self, call: KernelCall) -> int:
-        """Their words, floats as their bits."""
+    def _bind_params(self, call: KernelCall) -> list[int] | None:
+        """Where their words are, floats as their bits."""
         if not call.params:
-            return _NO_PARAMS
+            return None
         form = "<" + "".join("I" if isinstance(value, int) else "f" for value in call.params.values())
         words = struct.unpack(f"<{len(call.params)}I", struct.pack(form, *call.params.values()))
-        return self._params.add(words, lambda: words)
+        if words not in self._params_bindings:
+            offset = PARAMS_BYTES * len(self._params)
+            self._params_bindings[words] = [self._params_buffer, offset, 4 * len(words)]
+            if self._params:  # the first one's are there
+                self._buffers[0] += PARAMS_BYTES
+                self.memory["tensors"] += PARAMS_BYTES
+            self._params.append(words)
+        return self._params_bindings[words]
 
 
 def _tensor(tensor: TensorSpec, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 /** The GPU that the browser gives, and which of an export's variants it can run. */
+import { breath } from "./breath.js";
 import { DeviceError } from "./errors.js";
 
 export class Device {
@@ -57,7 +58,11 @@ export class Device {
 
   async allocate(sizes, usage) {
     this.handle.pushErrorScope("out-of-memory");
-    const buffers = sizes.map((size) => this.handle.createBuffer({ size: Math.ceil(size / 16) * 16, usage }));
+    const buffers = [];
+    for (const size of sizes) {
+      buffers.push(this.handle.createBuffer({ size: Math.ceil(size / 16) * 16, usage }));
+      await breath();
+    }
     if (!(await this.handle.popErrorScope())) return buffers;
     for (const buffer of buffers) buffer.destroy();
     const megabytes = Math.ceil(sizes.reduce((sum, size) => sum + size, 0) / 1e6);

@@ -5,7 +5,6 @@ import { infotext, toPng } from "./png.js";
 import { colourLatents, fitColours } from "./preview.js";
 
 const PREVIEW_MS = 250; // at most so often
-const SAMPLERS = { ddim: "DDIM", euler: "Euler", euler_a: "Euler a", pndm: "PLMS" };
 
 const $ = (id) => document.getElementById(id);
 const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
@@ -106,10 +105,10 @@ async function open() {
     notice(sentence(error));
     return say("This page cannot run here");
   }
-  const { manifest } = pipeline, { defaults, size } = manifest;
+  const { manifest } = pipeline, { defaults, scheduler, size } = manifest;
   document.title = $("name").textContent = manifest.model.name;
   Object.assign($("canvas"), { width: size.width, height: size.height * size.batch }); // one below the other
-  $("steps").value = defaults.steps;
+  Object.assign($("steps"), { value: defaults.steps, min: scheduler.min_steps, max: scheduler.max_steps });
   $("guidance").value = defaults.guidance_scale;
   $("ablation").hidden = !pipeline.device.variant.ablation;
   showFacts();
@@ -220,10 +219,10 @@ function showPicture(pictures, { prompt }) {
 }
 
 async function offer({ prompt, negativePrompt, steps, seed, guidanceScale }) {
-  const { manifest } = pipeline, { width, height } = manifest.size, sampler = manifest.scheduler.name;
+  const { manifest } = pipeline, { width, height } = manifest.size, { sampler, schedule_type } = manifest.scheduler;
   const text = infotext({
-    prompt, negativePrompt, Steps: steps, Sampler: SAMPLERS[sampler] ?? sampler, "CFG scale": guidanceScale, Seed: seed,
-    Size: `${width}x${height}`, Model: manifest.model.name, RNG: "CPU",
+    prompt, negativePrompt, Steps: steps, Sampler: sampler, ...(schedule_type && { "Schedule type": schedule_type }),
+    "CFG scale": guidanceScale, Seed: seed, Size: `${width}x${height}`, Model: manifest.model.name, RNG: "CPU",
   });
   if (pictureUrl) URL.revokeObjectURL(pictureUrl);
   pictureUrl = URL.createObjectURL(await toPng($("canvas"), text));
