@@ -49,12 +49,7 @@ class Replay:
         self._prepare(program["prepare"])
 
     def _make_pipeline(self, pipeline: dict[str, Any]) -> tuple[Any, Any]:
-        entries = [
-            {"binding": index, "visibility": "COMPUTE", "buffer": {"type": kind}}
-            for index, kind in enumerate(pipeline["bindings"])
-            if kind is not None
-        ]
-        layout = self.device.create_bind_group_layout(entries=entries)
+        layout = self.device.create_bind_group_layout(entries=pipeline["entries"])
         handle = self.device.create_compute_pipeline(
             layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
             compute={"module": self._shaders[pipeline["shader"]], "entry_point": pipeline["entry_point"]},
@@ -72,16 +67,16 @@ class Replay:
         """Dispatches in order, in one pass."""
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
-        for pipeline, workgroups, bindings, _ in dispatches:
-            handle, layout = self.pipelines[pipeline]
+        for call in dispatches:
+            handle, layout = self.pipelines[call["pipeline"]]
             entries = [
                 {"binding": index, "resource": {"buffer": self.buffers[bound[0]], "offset": bound[1], "size": bound[2]}}
-                for index, bound in enumerate(bindings)
+                for index, bound in enumerate(call["bindings"])
                 if bound is not None
             ]
             compute_pass.set_pipeline(handle)
             compute_pass.set_bind_group(0, self.device.create_bind_group(layout=layout, entries=entries))
-            compute_pass.dispatch_workgroups(*workgroups)
+            compute_pass.dispatch_workgroups(*call["workgroups"])
         compute_pass.end()
         self.device.queue.submit([encoder.finish()])
 

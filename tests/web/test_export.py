@@ -252,7 +252,7 @@ def test_rows_share_what_the_networks_have(exported: Path) -> None:
             assert {name: tensor["buffer"] for name, tensor in network["inputs"].items()} == {
                 name: tensor["buffer"] for name, tensor in unet["inputs"].items()
             }
-        used = [dispatch[0] for network in rows["networks"].values() for dispatch in network["dispatches"]]
+        used = [dispatch["pipeline"] for network in rows["networks"].values() for dispatch in network["dispatches"]]
         assert min(used) < len(own["pipelines"]) <= max(used)
         assert not set(own["shaders"]) & set(rows["shaders"])
         assert variant["ablation"]["memory"]["weights"] < variant["memory"]["weights"]

@@ -1,5 +1,5 @@
-"""The player by itself, in a browser: the goldens of tokenizer and noise, the adapters that it can run on, and its files,
-with a sentence for whatever can go wrong."""
+"""The player by itself, in a browser: the goldens of tokenizer and noise, the adapters that it can run on, and its
+files, with a sentence for whatever can go wrong."""
 
 import json
 import math
@@ -201,7 +201,8 @@ def test_a_shader_that_does_not_compile(page: Any) -> None:
         const { Device } = await import("/device.js"), { Programs } = await import("/program.js");
         const memory = { weights: 0, tensors: 0, loading: 0 };
         const device = await Device.open([{ name: "any", features: [], limits: {}, memory }]);
-        const pipelines = [{ shader: 0, entry_point: "main", label: "broken.main", bindings: [null, "storage"] }];
+        const entries = [{ binding: 1, visibility: 4, buffer: { type: "storage" } }];
+        const pipelines = [{ shader: 0, entry_point: "main", label: "broken.main", entries }];
         const file = { shaders: ["fn main() {"], pipelines, buffers: [], params: { values: [] }, networks: {} };
         await new Programs(device).add(file);"""
     assert error_of(page, code).startswith("DeviceError: broken.main: the GPU's compiler refused it (")

@@ -48,7 +48,10 @@ _TARGETS = {
     # SwiftShader, which Chrome falls back to, and its like. It comes first, as it may have f16 too.
     "cpu": _Target(
         Kernels("f32", replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4))),
-        {"features": ["subgroups"], "subgroup_size": 4, "is_fallback": True},
+        {
+            "features": ["subgroups"],
+            "info": {"isFallbackAdapter": True, "subgroupMinSize": 4, "subgroupMaxSize": 4},
+        },
     ),
     "f16": _Target(Kernels("f16", replace(WEBGPU_DEFAULTS, has_f16=True)), {"features": ["shader-f16"]}),
     "f32": _Target(Kernels("f32", WEBGPU_DEFAULTS), {"features": []}),

@@ -25,6 +25,9 @@ __all__ = ["PARAMS_BYTES", "Programs", "SourcedGraph", "tensor_name"]
 WGSL: Directives = {"f16": ("enable f16;",), "subgroups": ("enable subgroups;",)}
 """Extensions as the specification declares them."""
 
+_COMPUTE = 4
+"""GPUShaderStage.COMPUTE"""
+
 PARAMS_BYTES = 256
 """From one call's parameters to the next: WebGPU's largest minUniformBufferOffsetAlignment."""
 
@@ -205,21 +208,30 @@ class Programs:
             self._loaded.append(_Loaded(weight, source, self._known[key]))
         return self._known[key]
 
-    def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> list[Any]:
+    def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
         self.calls.append(call)
         bindings: list[list[int] | None] = [self._bind_params(call)]
         for tensor in (binding.tensor for binding in call.bindings):
             buffer, offset = places[tensor.storage]
             bindings.append([buffer, offset + tensor.offset_bytes, tensor.size_bytes])
-        return [self._add_pipeline(call), [*call.workgroups], bindings, call.label]
+        return {
+            "pipeline": self._add_pipeline(call),
+            "workgroups": [*call.workgroups],
+            "bindings": bindings,
+            "label": call.label,
+        }
 
     def _add_pipeline(self, call: KernelCall) -> int:
         def describe() -> dict[str, Any]:
-            types = ["uniform" if call.params else None]
-            types += ["read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings]
+            types = {0: "uniform"} if call.params else {}
+            for index, binding in enumerate(call.bindings, start=1):
+                types[index] = "read-only-storage" if binding.access == "read" else "storage"
+            entries = [
+                {"binding": index, "visibility": _COMPUTE, "buffer": {"type": kind}} for index, kind in types.items()
+            ]
             code = compose(call, WGSL).code
             shader = self._shaders.add(code, lambda: code)
-            return {"shader": shader, "entry_point": call.entry_point, "label": call.name, "bindings": types}
+            return {"shader": shader, "entry_point": call.entry_point, "label": call.name, "entries": entries}
 
         return self._pipelines.add(pipeline_key(call), describe)
 

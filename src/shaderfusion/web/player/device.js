@@ -71,12 +71,11 @@ export class Device {
 }
 
 /** What an adapter, or this machine, lacks for a variant; "" if it can run it. */
-export function whyNot({ features, limits, info }, { name, memory, subgroup_size: size, ...variant }) {
+export function whyNot({ features, limits, info }, { name, memory, ...variant }) {
   const feature = variant.features?.find((feature) => !features.has(feature));
-  if (variant.is_fallback && !info.isFallbackAdapter) return `${name} is for software adapters`;
   if (feature) return `${name} needs the feature ${feature}`;
-  if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size))
-    return `${name} needs subgroups of ${size}`;
+  const fact = Object.keys(variant.info ?? {}).find((fact) => info[fact] !== variant.info[fact]);
+  if (fact) return `${name} needs ${fact} ${variant.info[fact]}`;
   const limit = Object.keys(variant.limits).find((limit) => limits[limit] < variant.limits[limit]);
   if (limit) return `${name} needs ${limit} ${variant.limits[limit]}, and it is ${limits[limit]}`;
   const needed = (memory.weights + memory.tensors + memory.loading) / 2 ** 30, gib = navigator.deviceMemory;

@@ -6,18 +6,16 @@ import { NormalGenerator } from "./random.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Files } from "./weights.js";
 
-const FORMAT = "shaderfusion-web", VERSION = 1, f32 = Math.fround;
+const VERSION = 1, f32 = Math.fround;
 
 export class Pipeline {
   /** Opens an export by the address of its folder, and gets it ready. */
   static async load(url, options) {
     const pipeline = await Pipeline.open(url, options);
-    try {
-      await pipeline.fetch(options);
-    } catch (error) {
+    await pipeline.fetch(options).catch((error) => {
       pipeline.close();
       throw error;
-    }
+    });
     return pipeline;
   }
 
@@ -27,7 +25,8 @@ export class Pipeline {
     const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).catch(() => null);
     const manifest = await response?.json().catch(() => null), { format, version } = manifest ?? {};
     signal?.throwIfAborted();
-    if (format !== FORMAT) throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
+    if (format !== "shaderfusion-web")
+      throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
     if (version !== VERSION)
       throw new ModelError(`manifest.json has version ${version}, and this player reads ${VERSION}; export it again`);
     return new Pipeline(manifest, await Device.open(manifest.variants, dtype), new Files(base));
@@ -65,10 +64,9 @@ export class Pipeline {
     this.tokenizer = new Tokenizer(await getJson(tokenizer));
     this.schedules = await getJson(schedules);
     const parts = Object.values(this.manifest.tables).flatMap((table) => table.parts);
-    this.tableShards = {};
     for (const [index, shard] of shards.entries()) {
-      const blob = await get(shard); // what prompts read is held: the browser may drop what it keeps
-      if (parts.some((part) => part.shard === index)) this.tableShards[index] = blob;
+      const blob = await get(shard);
+      for (const part of parts) if (part.shard === index) part.blob = blob; // the browser may drop what it keeps
     }
     onProgress({ stage: "compile" });
     const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
@@ -90,48 +88,43 @@ export class Pipeline {
 
   /**
    * The picture of a prompt, as Python makes it of that seed: ImageData, or a list where the export makes several.
-   * `onProgress` is awaited: {stage: "text", numDropped}, after each step {stage: "denoise", step, numSteps, msPerStep,
-   * latents, preview}, of which latents() reads the latents so far and preview() decodes them, and {stage: "decode"}.
+   * `onProgress` is awaited: {stage: "text", numDropped}; after each step {stage: "denoise", step, numSteps, msPerStep,
+   * latents, preview}, with functions that read the latents so far and decode them; {stage: "decode"}.
    */
   async generate(prompt, options = {}) {
     if (this.isBusy) throw new InputError("a picture is being made; await it, or abort it, before the next");
     this.isBusy = true;
-    try {
-      return await this.#generate(prompt, options);
-    } finally {
-      this.isBusy = false;
-    }
+    return this.#generate(prompt, options).finally(() => (this.isBusy = false));
   }
 
   async #generate(prompt, { negativePrompt = "", seed, steps, guidanceScale, onProgress = () => {}, signal }) {
     const { defaults, scheduler, coefficients } = this.manifest, { unet } = this.programs.networks;
-    const numSteps = steps ?? defaults.steps, scale = guidanceScale ?? defaults.guidance_scale;
-    const schedule = this.schedules[numSteps], { min_steps, max_steps } = scheduler;
-    if (!schedule)
-      throw new InputError(`steps (=${numSteps}) must be a whole number from ${min_steps} to ${max_steps}`);
+    const asked = steps ?? defaults.steps, scale = guidanceScale ?? defaults.guidance_scale;
+    const schedule = this.schedules[asked], { min_steps, max_steps } = scheduler;
+    if (!schedule) throw new InputError(`steps (=${asked}) must be a whole number from ${min_steps} to ${max_steps}`);
+    const { init_noise_sigma, first_input_scale, timesteps } = schedule, numSteps = timesteps.length;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
     for (const [name, text] of Object.entries({ prompt, negativePrompt }))
       if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`${name} (=${text}) must be text`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
     await onProgress({ stage: "text", numDropped: await this.#condition([negativePrompt, prompt], signal) });
-    const x = this.#noise(generator).map((value) => f32(schedule.init_noise_sigma) * value), zeros = x.map(() => 0);
-    const latents = x.map((value) => f32(schedule.first_input_scale) * value);
+    const x = this.#noise(generator).map((value) => f32(init_noise_sigma) * value), zeros = x.map(() => 0);
+    const latents = x.map((value) => f32(first_input_scale) * value);
     unet.write("x_t", x);
     unet.write("latents", [...latents, ...latents]); // of both halves
     unet.write("x_saved", zeros);
     unet.write("history", [...zeros, ...zeros, ...zeros]);
-    const begun = performance.now(), numCalls = schedule.timesteps.length;
-    for (const [i, timestep] of schedule.timesteps.entries()) {
-      const valueOf = (name) => schedule.coefficients[name]?.[i] ?? 0;
-      const row = coefficients.map((name) => (name === "guidance_scale" ? Math.max(scale, 1) : valueOf(name)));
-      unet.write("coefficients", row);
+    const columns = { ...schedule.coefficients, guidance_scale: timesteps.map(() => Math.max(scale, 1)) };
+    const begun = performance.now();
+    for (const [i, timestep] of timesteps.entries()) {
+      unet.write("coefficients", coefficients.map((name) => columns[name]?.[i] ?? 0));
       unet.write("timestep", [timestep]);
-      if (valueOf("c_noise")) unet.write("noise", this.#noise(generator));
+      if (columns.c_noise?.[i]) unet.write("noise", this.#noise(generator));
       await unet.run({ again: i > 0, signal });
-      const progress = { step: i + 1, numSteps: numCalls, msPerStep: (performance.now() - begun) / (i + 1) };
+      const step = i + 1, msPerStep = (performance.now() - begun) / step;
       const latents = () => unet.read("x_t"), preview = () => this.#decode(signal);
-      await onProgress({ stage: "denoise", ...progress, latents, preview });
+      await onProgress({ stage: "denoise", step, numSteps, msPerStep, latents, preview });
     }
     await onProgress({ stage: "decode" });
     return this.#decode(signal);
@@ -159,8 +152,7 @@ export class Pipeline {
     for (const id of ids) {
       const part = parts.findLast(({ first_row }) => first_row <= id);
       const start = part.offset + (id - part.first_row) * row_bytes;
-      const row = this.tableShards[part.shard].slice(start, start + row_bytes);
-      rows.push(...arrayOf(dtype, await row.arrayBuffer()));
+      rows.push(...arrayOf(dtype, await part.blob.slice(start, start + row_bytes).arrayBuffer()));
     }
     return rows;
   }
@@ -187,12 +179,11 @@ export class Pipeline {
 
 /** Of pixels in -1..1: ImageData rounds to the nearest byte, halves to the even one, as Python does. */
 function toImage(pixels, width, height) {
-  const image = new ImageData(width, height), { data } = image;
-  data.fill(255);
-  for (let i = 0, at = 0; i < pixels.length; at++) {
-    if (at % 4 === 3) continue; // opacity
-    if (!Number.isFinite(pixels[i])) throw new NotFiniteError("the picture is not finite; load the model in f32");
-    data[at] = f32(f32(pixels[i++] * 127.5) + 127.5);
+  const image = new ImageData(width, height);
+  for (let at = 0, i = 0; at < image.data.length; at++) {
+    const value = at % 4 === 3 ? 255 : f32(f32(pixels[i++] * 127.5) + 127.5);
+    if (!Number.isFinite(value)) throw new NotFiniteError("the picture is not finite; load the model in f32");
+    image.data[at] = value;
   }
   return image;
 }

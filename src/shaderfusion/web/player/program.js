@@ -36,10 +36,8 @@ export class Programs {
     for (const name in networks) this.networks[name] = new Program(this, networks[name]);
   }
 
-  #compile({ shader, entry_point, label, bindings }) {
-    const { handle } = this.device, visibility = GPUShaderStage.COMPUTE;
-    const entries = bindings.map((type, binding) => ({ binding, visibility, buffer: { type } }));
-    const group = handle.createBindGroupLayout({ entries: entries.filter(({ buffer }) => buffer.type) });
+  #compile({ shader, entry_point, label, entries }) {
+    const { handle } = this.device, group = handle.createBindGroupLayout({ entries });
     const layout = handle.createPipelineLayout({ bindGroupLayouts: [group] });
     const compute = { module: this.modules[shader], entryPoint: entry_point };
     return handle.createComputePipelineAsync({ label, layout, compute }).catch(({ message }) => {
@@ -52,7 +50,7 @@ export class Programs {
     for (const { uploads, dispatches } of batches.filter((batch) => batch.shard === shard)) {
       for (const [offset, size, at] of uploads)
         this.device.queue.writeBuffer(this.buffers[words], at, bytes, offset, size);
-      await this.submit(dispatches.map(toCall));
+      await this.submit(dispatches);
     }
   }
 
@@ -79,14 +77,12 @@ export class Programs {
   }
 }
 
-const toCall = ([pipeline, workgroups, bindings, label]) => ({ pipeline, workgroups, bindings, label });
-
 /** One network, ready to run. */
 class Program {
   timesMs = []; // of the calls that have run
 
   constructor(programs, { inputs, outputs, tables, once, dispatches }) {
-    Object.assign(this, { programs, tables, once, tensors: { ...inputs, ...outputs }, calls: dispatches.map(toCall) });
+    Object.assign(this, { programs, tables, once, tensors: { ...inputs, ...outputs }, calls: dispatches });
   }
 
   /**
