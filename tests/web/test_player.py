@@ -310,6 +310,16 @@ def test_a_kept_part_of_another_file(page: Any, server: FileServer, shard: dict[
     assert ranges[1:] == [None]
 
 
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_shorter_file(page: Any, server: FileServer, shard: dict[str, Any], knows_ranges: bool) -> None:
+    """As of another export, whose manifest the page has not read."""
+    server.knows_ranges = knows_ranges
+    server.replaced[SHARD] = b"another"
+    assert error_of(page, GET, shard).startswith(f"ModelError: {SHARD} (of 7 bytes, ")
+    del server.replaced[SHARD]
+    assert run(page, GET, shard) == shard["bytes"]
+
+
 @pytest.mark.parametrize("change", ["other", "longer"])
 def test_a_hash_that_does_not_fit(page: Any, server: FileServer, shard: dict[str, Any], change: str) -> None:
     content = (server.folder / SHARD).read_bytes()

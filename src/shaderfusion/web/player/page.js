@@ -91,7 +91,8 @@ async function attempt(action) {
 
 function sentence({ name, message }) {
   const isOurs = /^(Input|Model|NotFinite|Device)Error$/.test(name);
-  return `${message.charAt(0).toUpperCase()}${message.slice(1)}${isOurs ? "." : ` (${name}).`}`;
+  const begun = message.replace(/^[a-z]+ /, (word) => word.charAt(0).toUpperCase() + word.slice(1)); // not a path
+  return `${begun}${isOurs ? "." : ` (${name}).`}`;
 }
 
 const neededBytes = () => pipeline.needed.reduce((sum, { bytes }) => sum + bytes, 0);

@@ -10,7 +10,7 @@ import { Files } from "./weights.js";
 const FORMAT = "shaderfusion-web", VERSION = 1, f32 = Math.fround;
 
 export class Pipeline {
-  /** Opens an export by the address of its folder, which ends in a slash, and gets it ready. */
+  /** Opens an export by the address of its folder, and gets it ready. */
   static async load(url, options) {
     const pipeline = await Pipeline.open(url, options);
     try {
@@ -24,7 +24,7 @@ export class Pipeline {
 
   /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else what the GPU can run. */
   static async open(url, { dtype, signal } = {}) {
-    const base = new URL(".", new URL(url, document.baseURI)).href;
+    const base = new URL(`${url}`.replace(/\/*$/, "/"), document.baseURI).href;
     const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).catch(() => null);
     const manifest = await response?.json().catch(() => null), { format, version } = manifest ?? {};
     signal?.throwIfAborted();
@@ -37,6 +37,7 @@ export class Pipeline {
   constructor(manifest, device, files) {
     const { file, ...ids } = manifest.tokenizers.text_encoder;
     Object.assign(this, { manifest, device, files, programs: new Programs(device), isBusy: false, ids });
+    this.tableShards = new Map();
     this.needed = [device.variant.program, file, ...manifest.shards];
   }
 
@@ -64,7 +65,11 @@ export class Pipeline {
     const compiled = this.programs.add(recorded); // while the weights come
     compiled.catch(() => {}); // until it is awaited
     this.tokenizer = new Tokenizer({ ...JSON.parse(await (await get(tokenizer)).text()), ...this.ids });
-    for (const shard of shards) await get(shard);
+    const parts = Object.values(this.manifest.tables).flatMap((table) => table.parts);
+    for (const [index, shard] of shards.entries()) {
+      const blob = await get(shard); // what prompts read is held: the browser may drop what it keeps
+      if (parts.some((part) => part.shard === index)) this.tableShards.set(index, blob);
+    }
     onProgress({ stage: "compile" });
     const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
     await Promise.race([compiled, aborted]);
@@ -104,8 +109,8 @@ export class Pipeline {
     const { initNoiseSigma, timesteps, inputScales, updates } = schedule, numSteps = updates.length;
     const scale = guidanceScale ?? defaults.guidance_scale;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
-    for (const text of [prompt, negativePrompt])
-      if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`prompt (=${text}) must be text`);
+    for (const [name, text] of Object.entries({ prompt, negativePrompt }))
+      if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`${name} (=${text}) must be text`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
     await onProgress({ stage: "text", numDropped: await this.#condition([negativePrompt, prompt], signal) });
@@ -154,8 +159,8 @@ export class Pipeline {
     for (const id of ids) {
       const part = parts.findLast(({ first_row }) => first_row <= id);
       const start = part.offset + (id - part.first_row) * rowBytes;
-      const blob = await this.files.get(this.manifest.shards[part.shard]);
-      rows.push(...arrayOf(dtype.toLowerCase(), await blob.slice(start, start + rowBytes).arrayBuffer()));
+      const row = this.tableShards.get(part.shard).slice(start, start + rowBytes);
+      rows.push(...arrayOf(dtype.toLowerCase(), await row.arrayBuffer()));
     }
     return rows;
   }
@@ -182,9 +187,12 @@ export class Pipeline {
 
 /** Of pixels in -1..1: ImageData rounds to the nearest byte, halves to the even one, as Python does. */
 function toImage(pixels, width, height) {
-  if (!pixels.every(Number.isFinite)) throw new NotFiniteError("the picture is not finite; load the model in f32");
-  const image = new ImageData(width, height);
-  image.data.fill(255);
-  pixels.forEach((value, i) => (image.data[4 * Math.floor(i / 3) + (i % 3)] = f32(f32(value * 127.5) + 127.5)));
+  const image = new ImageData(width, height), { data } = image;
+  data.fill(255);
+  for (let i = 0, at = 0; i < pixels.length; at++) { // plain loops: there are many
+    if (at % 4 === 3) continue; // opacity
+    if (!Number.isFinite(pixels[i])) throw new NotFiniteError("the picture is not finite; load the model in f32");
+    data[at] = f32(f32(pixels[i++] * 127.5) + 127.5);
+  }
   return image;
 }

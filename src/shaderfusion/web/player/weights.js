@@ -54,6 +54,7 @@ export class Files {
       try {
         const headers = length ? { Range: `bytes=${length}-` } : {};
         const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
+        if (response.status === 416) break; // its file ends here
         if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export it again`);
         if (response.status !== 206) [parts, length] = [[], 0]; // it knows no ranges, and sends all
         for await (const chunk of chunksOf(response)) {
@@ -67,7 +68,7 @@ export class Files {
       }
     }
     const blob = new Blob(parts);
-    if (length < size) {
+    if (length < size && (cause || signal?.aborted)) { // else the server's file is a shorter one
       if (length) await this.#keep(file, "&part", blob);
       signal?.throwIfAborted();
       const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
