@@ -33,7 +33,7 @@ from shaderfusion.web.shards import Shards, Wanted
 from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
 
-SCHEMA = json.loads(Path(export.__file__).with_name("schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "browser.schema.json").read_text("utf-8"))
 PROMPTS = ("", "a red heart")
 SMALL_SHARD_BYTES = 20_000
 SEED, STEPS, GUIDANCE_SCALE = 7, 2, 7.5
