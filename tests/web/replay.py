@@ -1,6 +1,7 @@
 """An export replayed from its files alone, as the player in the browser does it: no graph, no kernel, no checkpoint."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,13 @@ class Replay:
             shard = (self.folder / self.manifest["shards"][batch["shard"]]["path"]).read_bytes()
             for offset, size, at in batch["uploads"]:
                 self.device.queue.write_buffer(self.buffers[prepare["words"]], at, shard[offset : offset + size])
-            self.submit(batch["dispatches"])
+            self.submit(batch["calls"])
 
-    def submit(self, dispatches: Sequence[Any]) -> None:
+    def submit(self, calls: Sequence[Any]) -> None:
         """Dispatches in order, in one pass."""
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
-        for call in dispatches:
+        for call in calls:
             handle, layout = self.pipelines[call["pipeline"]]
             entries = [
                 {"binding": index, "resource": {"buffer": self.buffers[bound[0]], "offset": bound[1], "size": bound[2]}}
@@ -83,32 +84,29 @@ class Replay:
     def run(self, network: str, *, again: bool = False) -> None:
         """All its dispatches, or those after its first ones, which are done `once`."""
         own = self.networks[network]
-        self.submit(own["dispatches"][own["once"] if again else 0 :])
+        self.submit(own["calls"][own["once"] if again else 0 :])
 
     def write(self, network: str, name: str, values: np.ndarray) -> None:
         """An input, (..., channels)."""
-        own = self.networks[network]
-        tensor = (own["inputs"] | own["outputs"])[name]
-        padded = np.zeros(tensor["shape"], DTYPES[tensor["dtype"]])
-        padded[..., : tensor["channels"]] = np.asarray(values).reshape(*tensor["shape"][:-1], tensor["channels"])
+        tensor = self.networks[network]["tensors"][name]
+        padded = np.zeros((tensor["rows"], tensor["width"]), DTYPES[tensor["dtype"]])
+        padded[:, : tensor["channels"]] = np.asarray(values).reshape(tensor["rows"], tensor["channels"])
         self.device.queue.write_buffer(self.buffers[tensor["buffer"]], 0, padded)
 
     def read(self, network: str, name: str) -> np.ndarray:
-        """An input or output, (..., channels)."""
-        own = self.networks[network]
-        tensor = (own["inputs"] | own["outputs"])[name]
+        """An input or output, (rows, channels)."""
+        tensor = self.networks[network]["tensors"][name]
         dtype = np.dtype(DTYPES[tensor["dtype"]])
-        data = self.device.queue.read_buffer(
-            self.buffers[tensor["buffer"]], 0, int(np.prod(tensor["shape"])) * dtype.itemsize
-        )
-        return np.frombuffer(data, dtype).reshape(tensor["shape"])[..., : tensor["channels"]]
+        shape = tensor["rows"], tensor["width"]
+        data = self.device.queue.read_buffer(self.buffers[tensor["buffer"]], 0, math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape)[:, : tensor["channels"]]
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """The embedding (L, C) of a prompt's token ids (L,)."""
         for name, table in self.networks["text_encoder"]["tables"].items():
             self.write("text_encoder", name, np.stack([self._row(table, int(index)) for index in ids]))
         self.run("text_encoder")
-        return self.read("text_encoder", "embedding")[0]
+        return self.read("text_encoder", "embedding")
 
     def _row(self, name: str, row: int) -> np.ndarray:
         table = self.manifest["tables"][name]

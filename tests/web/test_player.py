@@ -149,10 +149,10 @@ def test_numbers_of_a_tensor(page: Any) -> None:
         const memory = { weights: 0, tensors: 0, loading: 0 };
         const device = await Device.open([{ name: "any", features: [], limits: {}, memory }]);
         const programs = new Programs(device);
-        const tensor = (buffer, dtype) => ({ buffer, dtype, shape: [3, 4], channels: 3 });
-        const odd = { ...tensor(2, "f16"), shape: [3] };
-        const inputs = { half: tensor(0, "f16"), single: tensor(1, "f32"), odd };
-        const networks = { any: { inputs, outputs: {}, tables: {}, once: 0, dispatches: [] } };
+        const tensor = (buffer, dtype) => ({ buffer, dtype, rows: 3, width: 4, channels: 3 });
+        const odd = { ...tensor(2, "f16"), rows: 1, width: 3 };
+        const tensors = { half: tensor(0, "f16"), single: tensor(1, "f32"), odd };
+        const networks = { any: { tensors, tables: {}, once: 0, calls: [] } };
         const params = { buffer: 3, values: [[1]] }, buffers = [24, 48, 6, 256];
         await programs.add({ shaders: [], pipelines: [], buffers, params, networks });
         const { any } = programs.networks, read = [];
@@ -258,6 +258,16 @@ def test_a_kept_part_of_another_file(page: Any, server: FileServer, shard: dict[
     assert ranges[1:] == [None]
 
 
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_shorter_file(page: Any, server: FileServer, shard: dict[str, Any], knows_ranges: bool) -> None:
+    """As of another export, whose manifest the page has not read."""
+    server.knows_ranges = knows_ranges
+    server.replaced[SHARD] = b"another"
+    assert error_of(page, GET, shard).startswith(f"ModelError: {SHARD} (of 7 bytes, ")
+    del server.replaced[SHARD]
+    assert run(page, GET, shard) == shard["bytes"]
+
+
 @pytest.mark.parametrize("change", ["other", "longer"])
 def test_a_hash_that_does_not_fit(page: Any, server: FileServer, shard: dict[str, Any], change: str) -> None:
     content = (server.folder / SHARD).read_bytes()
@@ -274,7 +284,8 @@ def test_a_browser_that_keeps_nothing(page: Any, server: FileServer, shard: dict
         caches.open = async () => { throw new Error("not in private windows"); };
         const { Files } = await import("/weights.js"), files = new Files(location.origin + "/");
         await files.forgetOthers([argument]);
-        return [(await files.get(argument)).size, (await files.get(argument)).size, await files.has(argument)];"""
+        const sizes = [(await files.get(argument)).size, (await files.get(argument)).size];
+        return [...sizes, Boolean(await files.kept(argument))];"""
     assert run(page, code, shard) == [shard["bytes"], shard["bytes"], True]
     assert server.ranges_of(SHARD) == [None]  # once
 
@@ -290,9 +301,9 @@ def test_what_an_earlier_export_left_is_dropped(page: Any, shard: dict[str, Any]
         const files = new Files(location.origin + "/");
         await files.get(argument);
         await files.forgetOthers([argument]);
-        const before = await files.has(argument);
+        const before = Boolean(await files.kept(argument));
         await files.forgetOthers([{ ...argument, sha256: "another" }]);
-        return [before, await files.has(argument)];"""
+        return [before, Boolean(await files.kept(argument))];"""
     assert run(page, code, shard) == [True, False]
 
 

@@ -143,17 +143,15 @@ class Programs:
             for weight in graph.weights.values():
                 places[weight.tensor] = _Place(self._add_weight(source, weight))
             self._networks[name] = {
-                "inputs": {key: _tensor(tensor, places) for key, tensor in graph.inputs.items()},
-                "outputs": {key: _tensor(tensor, places) for key, tensor in graph.outputs.items()},
+                "tensors": {key: _tensor(tensor, places) for key, tensor in named.items()},
                 "tables": {key: tensor_name(source, *table.paths) for key, table in graph.tables.items()},
                 "once": graph.num_once,
-                "dispatches": [self._dispatch(call, places) for call in graph.calls],
+                "calls": [self._call(call, places) for call in graph.calls],
             }
 
     def externals_of(self, network: str) -> dict[str, int]:
         """The buffers of its inputs and outputs, by name."""
-        own = self._networks[network]
-        return {name: tensor["buffer"] for name, tensor in (own["inputs"] | own["outputs"]).items()}
+        return {name: tensor["buffer"] for name, tensor in self._networks[network]["tensors"].items()}
 
     def add_preparation(self, shards: Shards, max_bytes: int) -> None:
         """The way from the shards' bytes to all weights that were added, `max_bytes` of them at a time."""
@@ -173,14 +171,14 @@ class Programs:
         for shard, offset, (weight, _, _), part in sorted(self._uploads(shards, max_bytes), key=lambda u: u.shard):
             size = part.data.size
             if not batches or batches[-1]["shard"] != shard or filled + size > max_bytes:
-                batches.append({"shard": shard, "uploads": [], "dispatches": []})
+                batches.append({"shard": shard, "uploads": [], "calls": []})
                 filled = 0
             batches[-1]["uploads"].append([offset, size, filled])
             source = words.rows(filled // 4, -(-size // 4))
             own_filters = filters.get(weight.tensor.dtype, words)
             for call in prepare_calls(source, part.stored, weight, part, flags, own_filters, 0):
                 labelled = replace(call, label=f"{weight.tensor.name}/{call.name}")
-                batches[-1]["dispatches"].append(self._dispatch(labelled, places))
+                batches[-1]["calls"].append(self._call(labelled, places))
             filled += -(-size // VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
         temporary = [places[spec].buffer for spec in room]
         self._prepare = {"words": places[words].buffer, "temporary": temporary, "batches": batches}
@@ -208,7 +206,7 @@ class Programs:
             self._loaded.append(_Loaded(weight, source, self._known[key]))
         return self._known[key]
 
-    def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
+    def _call(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
         self.calls.append(call)
         bindings: list[list[int] | None] = [self._bind_params(call)]
         for tensor in (binding.tensor for binding in call.bindings):
@@ -254,7 +252,8 @@ class Programs:
 def _tensor(tensor: TensorSpec, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
     return {
         "buffer": places[tensor].buffer,
-        "shape": [*tensor.shape],
         "dtype": tensor.dtype,
+        "rows": tensor.size // tensor.shape[-1],
+        "width": tensor.shape[-1],
         "channels": tensor.channels,
     }

@@ -41,8 +41,7 @@ def describe_scheduler(
         "name": name,
         "sampler": web_ui_name(name),
         **({"schedule_type": spacing} if spacing else {}),
-        "min_steps": min(schedules),
-        "max_steps": max(schedules),
+        "steps": [min(schedules), max(schedules)],
         "default_steps": min(schedules, key=lambda steps: abs(steps - _STEPS)),
     }
     return described, {steps: _as_json(schedule) for steps, schedule in schedules.items()}

@@ -12,7 +12,7 @@ export class Device {
       );
     const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
     if (!adapter) throw new DeviceError("the browser offers no GPU; update its driver, or allow hardware acceleration");
-    const asked = variants.filter((variant) => variant.dtype === (dtype ?? variant.dtype));
+    const asked = variants.filter((variant) => !dtype || variant.dtype === dtype);
     const reasons = asked.map((variant) => whyNot(adapter, variant)), variant = asked[reasons.indexOf("")];
     if (!asked.length) throw new DeviceError(`dtype (=${dtype}) is not in this export; leave it out, or export again`);
     if (!variant) throw new DeviceError(`this device cannot run the model: ${reasons.join("; ")}; try another device`);

@@ -90,7 +90,8 @@ async function attempt(action) {
 
 function sentence({ name, message }) {
   const isOurs = /^(Input|Model|NotFinite|Device)Error$/.test(name);
-  return `${message.charAt(0).toUpperCase()}${message.slice(1)}${isOurs ? "." : ` (${name}).`}`;
+  const begun = message.replace(/^[a-z]+ /, (word) => word.charAt(0).toUpperCase() + word.slice(1)); // not a path
+  return `${begun}${isOurs ? "." : ` (${name}).`}`;
 }
 
 const neededBytes = () => pipeline.needed.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -105,17 +106,17 @@ async function open() {
     notice(sentence(error));
     return say("This page cannot run here");
   }
-  const { manifest } = pipeline, { defaults, scheduler, size } = manifest;
+  const { manifest } = pipeline, { defaults, size } = manifest, [min, max] = manifest.scheduler.steps;
   document.title = $("name").textContent = manifest.model.name;
   Object.assign($("canvas"), { width: size.width, height: size.height * size.batch }); // one below the other
-  Object.assign($("steps"), { value: defaults.steps, min: scheduler.min_steps, max: scheduler.max_steps });
+  Object.assign($("steps"), { value: defaults.steps, min, max });
   $("guidance").value = defaults.guidance_scale;
   $("ablation").hidden = !pipeline.device.variant.ablation;
   showFacts();
   $("start").disabled = false;
   setRunning(null, startLabel());
   say("Ready to download");
-  const kept = await Promise.all(pipeline.needed.map((file) => pipeline.files.has(file)));
+  const kept = await Promise.all(pipeline.needed.map((file) => pipeline.files.kept(file)));
   if (kept.every(Boolean)) await load();
 }
 

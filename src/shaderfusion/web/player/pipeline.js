@@ -22,8 +22,8 @@ export class Pipeline {
   /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else what the GPU can run. */
   static async open(url, { dtype, signal } = {}) {
     const base = new URL(`${url}`.replace(/\/*$/, "/"), document.baseURI).href;
-    const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).catch(() => null);
-    const manifest = await response?.json().catch(() => null), { format, version } = manifest ?? {};
+    const answer = fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).then((response) => response.json());
+    const manifest = await answer.catch(() => null), { format, version } = manifest ?? {};
     signal?.throwIfAborted();
     if (format !== "shaderfusion-web")
       throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
@@ -75,7 +75,7 @@ export class Pipeline {
   }
 
   /** Makes the weights of a file of programs. */
-  async prepare({ prepare }, onProgress = () => {}, signal) {
+  async prepare({ prepare }, onProgress, signal) {
     const { shards } = this.manifest;
     for (const [index, shard] of shards.entries()) {
       signal?.throwIfAborted();
@@ -100,12 +100,12 @@ export class Pipeline {
   async #generate(prompt, { negativePrompt = "", seed, steps, guidanceScale, onProgress = () => {}, signal }) {
     const { defaults, scheduler, coefficients } = this.manifest, { unet } = this.programs.networks;
     const asked = steps ?? defaults.steps, scale = guidanceScale ?? defaults.guidance_scale;
-    const schedule = this.schedules[asked], { min_steps, max_steps } = scheduler;
-    if (!schedule) throw new InputError(`steps (=${asked}) must be a whole number from ${min_steps} to ${max_steps}`);
+    const schedule = this.schedules[asked], rule = `a whole number from ${scheduler.steps.join(" to ")}`;
+    if (!schedule) throw new InputError(`steps (=${asked}) must be ${rule}`);
     const { init_noise_sigma, first_input_scale, timesteps } = schedule, numSteps = timesteps.length;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
     for (const [name, text] of Object.entries({ prompt, negativePrompt }))
-      if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`${name} (=${text}) must be text`);
+      if (!text?.isWellFormed?.()) throw new InputError(`${name} (=${text}) must be text`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
     await onProgress({ stage: "text", numDropped: await this.#condition([negativePrompt, prompt], signal) });

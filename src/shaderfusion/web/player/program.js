@@ -47,10 +47,10 @@ export class Programs {
 
   /** Makes the weights of a shard, whose bytes are as the model's file has them. */
   async prepare({ words, batches }, shard, bytes) {
-    for (const { uploads, dispatches } of batches.filter((batch) => batch.shard === shard)) {
+    for (const { uploads, calls } of batches.filter((batch) => batch.shard === shard)) {
       for (const [offset, size, at] of uploads)
         this.device.queue.writeBuffer(this.buffers[words], at, bytes, offset, size);
-      await this.submit(dispatches);
+      await this.submit(calls);
     }
   }
 
@@ -81,8 +81,8 @@ export class Programs {
 class Program {
   timesMs = []; // of the calls that have run
 
-  constructor(programs, { inputs, outputs, tables, once, dispatches }) {
-    Object.assign(this, { programs, tables, once, tensors: { ...inputs, ...outputs }, calls: dispatches });
+  constructor(programs, network) {
+    Object.assign(this, { programs, ...network }); // tensors, tables, once, calls
   }
 
   /**
@@ -119,23 +119,22 @@ class Program {
 
   /** Fills an input with numbers before the next run. */
   write(name, values) {
-    const { shape, dtype, channels } = this.tensors[name], width = shape.at(-1);
-    const padded = arrayOf(dtype, Math.ceil(((values.length / channels) * width) / 2) * 2); // whole words
+    const { dtype, rows, width, channels } = this.tensors[name];
+    const padded = arrayOf(dtype, Math.ceil((rows * width) / 2) * 2); // whole words
     values.forEach((value, i) => (padded[Math.floor(i / channels) * width + (i % channels)] = value));
     this.programs.device.queue.writeBuffer(this.buffer(name), 0, padded);
   }
 
   /** Waits for the runs so far, and reads an input or output. */
   async read(name) {
-    const { device } = this.programs, { shape, dtype, channels } = this.tensors[name], { size } = this.buffer(name);
+    const { dtype, rows, width, channels } = this.tensors[name], { device } = this.programs, { size } = this.buffer(name);
     const [copy] = await device.allocate([size], GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
     const encoder = device.handle.createCommandEncoder();
     encoder.copyBufferToBuffer(this.buffer(name), 0, copy, 0, size);
     await device.submit(encoder);
     await copy.mapAsync(GPUMapMode.READ).catch(() => device.fail());
-    const padded = arrayOf(dtype, copy.getMappedRange()), count = shape.reduce((product, length) => product * length);
-    const width = shape.at(-1), values = new Float32Array((count / width) * channels);
-    for (let i = 0, at = 0; i < count; i++) if (i % width < channels) values[at++] = padded[i];
+    const padded = arrayOf(dtype, copy.getMappedRange()), values = new Float32Array(rows * channels);
+    for (let i = 0, at = 0; i < rows * width; i++) if (i % width < channels) values[at++] = padded[i];
     copy.destroy();
     return values;
   }

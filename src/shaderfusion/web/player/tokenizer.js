@@ -35,8 +35,8 @@ export class Tokenizer {
   /** The ids of a text, without ends. */
   encode(text) {
     const parts = (piece) => (piece.match(WORD) ?? []).flatMap((word) => word.match(PART));
-    const words = (piece) => parts(piece).flatMap((part) => this.#merge(part));
-    return this.exact(text, (piece) => this.normalized(normalize(piece), words));
+    const idsOf = (piece) => parts(piece).flatMap((part) => this.#merge(part));
+    return this.exact(text, (piece) => this.normalized(normalize(piece), idsOf));
   }
 
   /** The ids of a word's bytes, after the pair that comes first in `merges` became one, until there is none. */

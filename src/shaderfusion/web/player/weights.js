@@ -12,25 +12,23 @@ export class Files {
 
   /** A file, checked: a Blob. `onBytes` is told how many of its bytes are there. */
   async get(file, { onBytes = () => {}, signal } = {}) {
-    let blob = await this.#kept(file);
+    let blob = await this.kept(file);
     if (!blob) await this.#keep(file, "", (blob = await this.#fetch(file, onBytes, signal)));
     onBytes(file.bytes);
     return blob;
   }
 
-  async has(file) {
-    return Boolean(await this.#kept(file));
-  }
-
   /** Forgets what is kept but none of `files`, such as an earlier export's. */
   async forgetOthers(files) {
-    const cache = await this.cache, wanted = files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]);
-    for (const { url } of (await cache?.keys()) ?? []) if (!wanted.includes(url)) await cache.delete(url);
+    const cache = await this.cache, wanted = files.map((file) => this.#key(file));
+    for (const { url } of (await cache?.keys()) ?? [])
+      if (!wanted.some((key) => url.startsWith(key))) await cache.delete(url);
   }
 
   #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
 
-  async #kept(file, part) {
+  /** A file that is there already, or its part: a Blob, or undefined. */
+  async kept(file, part) {
     const key = this.#key(file, part);
     return this.memory.get(key) ?? (await (await this.cache)?.match(key))?.blob();
   }
@@ -45,7 +43,7 @@ export class Files {
   }
 
   async #fetch(file, onBytes, signal) {
-    const { path, bytes: size } = file, resumed = await this.#kept(file, "&part");
+    const { path, bytes: size } = file, resumed = await this.kept(file, "&part");
     let parts = resumed ? [resumed] : [], length = resumed?.size ?? 0, cause;
     for (let tries = 0; tries < 3 && length < size && !signal?.aborted; tries++) {
       try {
@@ -68,8 +66,8 @@ export class Files {
     if (length < size && (cause || signal?.aborted)) { // else the server's file is a shorter one
       if (length) await this.#keep(file, "&part", blob);
       signal?.throwIfAborted();
-      const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
-      throw new ModelError(`${path}: ${rest}`, { cause });
+      const rule = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
+      throw new ModelError(`${path}: ${rule}`, { cause });
     }
     this.memory.delete(this.#key(file, "&part"));
     await (await this.cache)?.delete(this.#key(file, "&part"));
