@@ -466,8 +466,10 @@ def test_sizes_and_models_that_are_refused(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "web")
-    assert main(["export", "web", str(model_folder("sd1")), "--output", folder, "--dtype", "f32"]) == 0
+    options = ["--output", folder, "--dtype", "f32", "--scheduler", "DPM++ 2M Karras"]
+    assert main(["export", "web", str(model_folder("sd1")), *options]) == 0
     assert capsys.readouterr().out.startswith(f"{folder}: ")
+    assert load(tmp_path / "web")["scheduler"]["name"] == "dpmpp_2m_karras"
     assert main(["export", "web", str(model_folder("sdxl")), "--output", folder]) == 2
     assert "choose such a model" in capsys.readouterr().err
     assert (tmp_path / "web" / "manifest.json").exists()  # the earlier one stays

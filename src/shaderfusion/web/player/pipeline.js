@@ -100,8 +100,8 @@ export class Pipeline {
   async #generate(prompt, { negativePrompt = "", seed, steps, guidanceScale, onProgress = () => {}, signal }) {
     const { defaults, scheduler, coefficients } = this.manifest, { unet } = this.programs.networks;
     const asked = steps ?? defaults.steps, scale = guidanceScale ?? defaults.guidance_scale;
-    const schedule = this.schedules[asked], rule = `a whole number from ${scheduler.steps.join(" to ")}`;
-    if (!schedule) throw new InputError(`steps (=${asked}) must be ${rule}`);
+    const schedule = this.schedules[asked], [least, most] = scheduler.steps;
+    if (!schedule) throw new InputError(`steps (=${asked}) must be a whole number from ${least} to ${most}`);
     const { init_noise_sigma, first_input_scale, timesteps } = schedule, numSteps = timesteps.length;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
     for (const [name, text] of Object.entries({ prompt, negativePrompt }))

@@ -127,7 +127,8 @@ class Program {
 
   /** Waits for the runs so far, and reads an input or output. */
   async read(name) {
-    const { dtype, rows, width, channels } = this.tensors[name], { device } = this.programs, { size } = this.buffer(name);
+    const { dtype, rows, width, channels } = this.tensors[name], { size } = this.buffer(name);
+    const { device } = this.programs;
     const [copy] = await device.allocate([size], GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
     const encoder = device.handle.createCommandEncoder();
     encoder.copyBufferToBuffer(this.buffer(name), 0, copy, 0, size);

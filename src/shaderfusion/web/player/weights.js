@@ -66,8 +66,8 @@ export class Files {
     if (length < size && (cause || signal?.aborted)) { // else the server's file is a shorter one
       if (length) await this.#keep(file, "&part", blob);
       signal?.throwIfAborted();
-      const rule = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
-      throw new ModelError(`${path}: ${rule}`, { cause });
+      const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
+      throw new ModelError(`${path}: ${rest}`, { cause });
     }
     this.memory.delete(this.#key(file, "&part"));
     await (await this.cache)?.delete(this.#key(file, "&part"));
