@@ -20,7 +20,7 @@ from shaderfusion.weights.checkpoint import StoredTensor
 from shaderfusion.weights.footprint import filters_bytes
 from shaderfusion.weights.slices import Slice, filters_room, prepare_calls, slices
 
-__all__ = ["PARAMS_BYTES", "Programs", "SourcedGraph", "tensor_name"]
+__all__ = ["Programs", "SourcedGraph", "tensor_name"]
 
 WGSL: Directives = {"f16": ("enable f16;",), "subgroups": ("enable subgroups;",)}
 """Extensions as the specification declares them."""
@@ -28,7 +28,7 @@ WGSL: Directives = {"f16": ("enable f16;",), "subgroups": ("enable subgroups;",)
 _COMPUTE = 4
 """GPUShaderStage.COMPUTE"""
 
-PARAMS_BYTES = 256
+_PARAMS_BYTES = 256
 """From one call's parameters to the next: WebGPU's largest minUniformBufferOffsetAlignment."""
 
 
@@ -102,7 +102,7 @@ class Programs:
         self.calls: list[KernelCall] = []
         """All that are replayed."""
         self._params: list[tuple[int, ...]] = []
-        self._params_buffer = self._add_buffer(PARAMS_BYTES, "tensors")
+        self._params_buffer = self._add_buffer(_PARAMS_BYTES, "tensors")
         self._params_bindings: dict[tuple[int, ...], list[int]] = dict(base._params_bindings) if base else {}
 
     def as_json(self) -> dict[str, Any]:
@@ -240,11 +240,11 @@ class Programs:
         form = "<" + "".join("I" if isinstance(value, int) else "f" for value in call.params.values())
         words = struct.unpack(f"<{len(call.params)}I", struct.pack(form, *call.params.values()))
         if words not in self._params_bindings:
-            offset = PARAMS_BYTES * len(self._params)
+            offset = _PARAMS_BYTES * len(self._params)
             self._params_bindings[words] = [self._params_buffer, offset, 4 * len(words)]
             if self._params:  # the first one's are there
-                self._buffers[0] += PARAMS_BYTES
-                self.memory["tensors"] += PARAMS_BYTES
+                self._buffers[0] += _PARAMS_BYTES
+                self.memory["tensors"] += _PARAMS_BYTES
             self._params.append(words)
         return self._params_bindings[words]
 
