@@ -192,6 +192,28 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     expect(page.locator("#status")).to_have_text("Cancelled")
 
 
+def test_a_download_that_is_cancelled_and_begun_again_at_once(page: Any, server: FileServer) -> None:
+    """While shaders compile: the buffers that are there are not those of the next try."""
+    from playwright.sync_api import expect
+
+    page.goto(server.url)
+    expect(page.locator("#start")).to_contain_text("Download")
+    page.evaluate("""() => new Promise((resolve) => {
+        const status = document.getElementById("status"), start = document.getElementById("start");
+        new MutationObserver(() => {
+          if (status.textContent === "Compiling shaders" && !window.wasCancelled) {
+            window.wasCancelled = true;
+            start.click();
+          } else if (status.textContent === "Cancelled") setTimeout(() => (start.click(), resolve()));
+        }).observe(status, { childList: true });
+        start.click();
+      })""")
+    expect(page.locator("#status")).to_have_text("Ready")
+    page.fill("#steps", "1")
+    page.click("#start")
+    expect(page.locator("#status")).to_have_text("Done")
+
+
 def saved_picture(page: Any) -> Image.Image:
     with page.expect_download() as download:
         page.click("#download")
