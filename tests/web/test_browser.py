@@ -77,7 +77,7 @@ def test_pictures_of_a_batch(browser: Any) -> None:
                 const images = await pipeline.generate("a fox", { seed: 5, steps: 3 });
                 return images.map(({ data }) => [...data]);"""
             made = np.array(run(page, code)).reshape(2, 24, 40, 4)[..., :3]
-        size = {"width": 40, "height": 24, "num_images_per_prompt": 2}
+        size: dict[str, Any] = {"width": 40, "height": 24, "num_images_per_prompt": 2}
         expected = pipeline("a fox", num_inference_steps=3, seed=5, **size).images
         assert np.abs(made - np.stack([np.asarray(image) for image in expected]).astype(int)).max() <= 2
 
