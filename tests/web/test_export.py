@@ -337,8 +337,12 @@ def test_scheduler(exported: Path) -> None:
 
 def test_a_scheduler_that_the_player_lacks() -> None:
     config = replace(open_model(model_folder("sd1")).scheduler_config, class_name="UniPCMultistepScheduler")
-    described = describe_scheduler(config)
+    with pytest.warns(UserWarning, match=r"own scheduler \(UniPCMultistepScheduler\) .* the page takes ddim"):
+        described = describe_scheduler(config)
     assert described["name"] == described["names"][0] == "ddim"
+    karras = replace(config, class_name="EulerDiscreteScheduler", use_karras_sigmas=True)
+    with pytest.warns(UserWarning, match="the page takes ddim"):
+        assert "euler" not in describe_scheduler(karras)["names"]
     betas = (1e-300,) * config.num_train_timesteps
     with pytest.raises(ModelError, match="noise schedule leads to numbers beyond f32"):
         describe_scheduler(replace(config, trained_betas=betas, interpolation_type="log_linear"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.schedulers import require_scheduler
 from shaderfusion.schedulers.names import scheduler_of_model
+from shaderfusion.schedulers.sigmas import spacing_of_sigmas
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.web.programs import Programs
 from shaderfusion.web.shards import Stored
@@ -67,20 +69,31 @@ def describe_model(model: Family, name: str, size: RunSize) -> dict[str, Any]:
 
 
 def describe_scheduler(config: SchedulerConfig) -> dict[str, Any]:
-    """The noise schedule, and which of PLAYER_SCHEDULERS take it; ModelError where none does."""
+    """The noise schedule, and which of PLAYER_SCHEDULERS take it; ModelError where none does.
+
+    Warns where the model's own scheduler is none of them.
+    """
     names: list[str] = []
     refusal: ModelError | None = None
     for name in PLAYER_SCHEDULERS:
         try:
             require_scheduler(config, name)
-            names.append(name)
+            if name != "euler" or not spacing_of_sigmas(config):  # such as Karras', which are Python's alone
+                names.append(name)
         except ModelError as error:
             refusal = error
     if not names and refusal:
         raise refusal
     own = scheduler_of_model(config)
+    name = own.rule if own and own.rule in names else names[0]
+    if own and own.rule != name:
+        warnings.warn(
+            f"the model's own scheduler ({config.class_name}) with its options is none of the player's: the page takes "
+            f"{name}, whose pictures are others",
+            stacklevel=2,
+        )
     values = {key: value for key, value in asdict(config).items() if value != -math.inf}
-    return {"name": own.rule if own and own.rule in names else names[0], "names": names, "config": values}
+    return {"name": name, "names": names, "config": values}
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, int], dict[str, Any]]:
