@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -74,8 +74,8 @@ def params_of(call: KernelCall) -> set[str]:
     return set(re.findall(r"\bparams\.(\w+)", reachable(compose(call).code, call.entry_point)))
 
 
-def constants_of(call: KernelCall) -> set[str]:
-    """Those of the call's constants without which, or with another value of which, the entry point's code differs."""
+def constants_of(call: KernelCall, names: Collection[str]) -> set[str]:
+    """Those of these constants without which, or with another value of which, the entry point's code differs."""
     source = compose(call)
     code = reachable(source.code, call.entry_point)
     flags = set().union(*(flags_in(origin.split(":")[0]) for origin in source.origins if origin != "prelude"))
@@ -91,7 +91,7 @@ def constants_of(call: KernelCall) -> set[str]:
         calls = (replace(call, constants={**call.constants, name: other}) for other in others(name, value))
         return any(reachable(compose(changed).code, call.entry_point) != code for changed in calls)
 
-    return {name for name, value in call.constants.items() if matters(name, value)}
+    return {name for name in names if matters(name, call.constants[name])}
 
 
 def misuses(calls: Iterable[KernelCall]) -> set[str]:
@@ -103,7 +103,9 @@ def misuses(calls: Iterable[KernelCall]) -> set[str]:
         params = params_of(call)
         found |= {f"{call.name} is not given params.{name}" for name in params - call.params.keys()}
         given.setdefault(call.source, set()).update(call.params, call.constants)
-        used.setdefault(call.source, set()).update(params, constants_of(call))
+        known = used.setdefault(call.source, set())
+        known |= params
+        known |= constants_of(call, call.constants.keys() - known)
     return found | {f"{source} does not use {name}" for source in given for name in given[source] - used[source]}
 
 
