@@ -34,6 +34,7 @@ ORDER = [
     "graph.memory_plan",
     "models",
     "weights.names",
+    "weights.other_formats",
     "weights.tiny_vae",
     "weights.ldm_names",
     "weights.checkpoint",

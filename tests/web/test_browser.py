@@ -79,7 +79,7 @@ def test_pictures_of_a_batch(browser: Any, scheduler: str) -> None:
                 const images = await pipeline.generate("a fox", { seed: 5, steps: 3 });
                 return images.map(({ data }) => [...data]);"""
             made = np.array(run(page, code)).reshape(2, 24, 40, 4)[..., :3]
-        size = {"width": 40, "height": 24, "num_images_per_prompt": 2}
+        size: dict[str, Any] = {"width": 40, "height": 24, "num_images_per_prompt": 2}
         expected = pipeline("a fox", num_inference_steps=3, seed=5, **size).images
         assert np.abs(made - np.stack([np.asarray(image) for image in expected]).astype(int)).max() <= 2
 
@@ -194,6 +194,28 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     expect(page.locator("#time")).to_contain_text("of 101")
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Cancelled")
+
+
+def test_a_download_that_is_cancelled_and_begun_again_at_once(page: Any, server: FileServer) -> None:
+    """While shaders compile: the buffers that are there are not those of the next try."""
+    from playwright.sync_api import expect
+
+    page.goto(server.url)
+    expect(page.locator("#start")).to_contain_text("Download")
+    page.evaluate("""() => new Promise((resolve) => {
+        const status = document.getElementById("status"), start = document.getElementById("start");
+        new MutationObserver(() => {
+          if (status.textContent === "Compiling shaders" && !window.wasCancelled) {
+            window.wasCancelled = true;
+            start.click();
+          } else if (status.textContent === "Cancelled") setTimeout(() => (start.click(), resolve()));
+        }).observe(status, { childList: true });
+        start.click();
+      })""")
+    expect(page.locator("#status")).to_have_text("Ready")
+    page.fill("#steps", "1")
+    page.click("#start")
+    expect(page.locator("#status")).to_have_text("Done")
 
 
 def saved_picture(page: Any) -> Image.Image:

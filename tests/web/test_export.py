@@ -384,6 +384,9 @@ def test_schedulers_that_are_none(tmp_path: Path) -> None:
     config = replace(open_model(model_folder("sd1")).scheduler_config, class_name="BestScheduler")
     with pytest.raises(ModelError, match=r"the model's scheduler .* is not implemented; name one of"):
         make_schedules(config)
+    betas = (1e-300,) * config.num_train_timesteps
+    with pytest.raises(ModelError, match="noise schedule leads to numbers beyond f32"):
+        make_schedules(replace(config, trained_betas=betas, interpolation_type="log_linear"), "euler")
     assert not (tmp_path / "web").exists()
 
 

@@ -146,8 +146,8 @@ def test_pickles_are_refused_unopened(tmp_path: Path, name: str) -> None:
         read_embedding(tmp_path / name, SD1)  # there is no such file: it is not looked for
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80\x02}q\x00.", b"\x89PNG\r\n\x1a\n" * 9, b"<!doctype html>" * 9])
-def test_other_files(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"\x02", b"\0" * 9, b"\xff" * 9])
+def test_damaged_files(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=r"not a whole safetensors file \(.*\); give the .safetensors file"):

@@ -11,6 +11,7 @@ import pytest
 from golden.models import FOLDER, model_folder
 from safetensors.numpy import load_file, save_file
 from safetensors_file import write_safetensors
+from weights.hostile_files import Tensor, file_of
 
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError, WeightsError
@@ -59,13 +60,14 @@ FAMILY = "; take .*family"
         (lora("lora_unet_double_blocks_0_img_mod_lin", 16, 16), "is a LoRA for Flux"),
         (GOOD | {f"x{i}.lora_up.weight": ones(2, 2) for i in range(5)},
          r"5 names in it are not \('x0 \(up\)', 'x1 \(up\)', 'x2 \(up\)', ...\)" + FAMILY),
-        (GOOD | {f"{Q}.oft_blocks": ones(2, 2)}, rf"1 names in it are not \('{Q}.oft_blocks'\)"),
-        (GOOD | {"emb_params": ones(2, 2)}, r"1 names in it are not \('emb_params'\)"),
+        (GOOD | {f"{Q}.oft_blocks": ones(2, 2)}, "has OFT or BOFT, which is not read; take one"),
+        (GOOD | {"emb_params": ones(2, 2)}, "is a textual inversion; give it as an embedding"),
+        ({f"{Q}.lokr_w1": ones(2, 2)}, "lacks lokr_w2_a, lokr_w2_b; take"),
         (lora(Q, 16, 12), rf"{Q}: it changes a weight of size \(16, 12\), and the model's is of size \(16, 16\)"),
         (lora(CONV, 16, 16), r"size \(16, 16\), and the model's is of size \(16, 144\)"),
         (lora("lora_unet_conv_in", 16, 36) | {"lora_unet_conv_in.diff_b": ones(5)}, r"bias of size \(5, 1\), and"),
         ({f"{Q}.diff_b": ones(16)}, "changes a bias, and the model's layer has none"),
-        ({f"{Q}.lora_up.weight": ones(16, 2)}, "has up without down"),
+        ({f"{Q}.lora_up.weight": ones(16, 2)}, "has up, and lacks down"),
         ({f"{Q}.alpha": ones()}, r"its tensors do not go together \(alpha\)"),
         ({f"{Q}.dora_scale": ones(16, 1)}, r"its tensors do not go together \(dora_scale\)"),
         (GOOD | {f"{Q}.diff": ones(16, 16)}, r"do not go together \(diff, down, up\)"),
@@ -117,7 +119,7 @@ def test_factors_of_any_dtype(targets: Targets, tmp_path: Path, dtype: str) -> N
     [
         ("[", "Expecting value"),
         ("[]" * 3, "Extra data"),
-        ('{"unet.alpha_pattern": {"no_such": 2}}', "alpha_pattern 'no_such' is the end of no layer's path"),
+        ('{"unet.alpha_pattern": {"(a*)*b": 2}}', r"alpha_pattern '\(a\*\)\*b' must be the end of a layer's path"),
         ('{"unet.alpha_pattern": 3}', "not iterable"),
         ('{"unet.alpha_pattern": ["attn1.to_q"]}', "dictionary update sequence"),
         ('{"unet.lora_alpha": "many"}', r"alpha \(='many'\) must be a number"),
@@ -137,7 +139,7 @@ def test_metadata_that_is_not_pefts(targets: Targets, tmp_path: Path, metadata: 
 def test_a_damaged_file(targets: Targets, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
     data = (FOLDER / "lora" / "kohya.safetensors").read_bytes()
-    for damaged in (data[:-1], data[:100], b"", b"\xff" * 8 + data[8:]):
+    for damaged in (data[:-1], data[:100], b"\xff" * 8 + data[8:]):
         file.write_bytes(damaged)
         with pytest.raises(WeightsError, match=rf"^{file}: not a whole safetensors file"):
             read_adapter(file, targets)
@@ -150,6 +152,19 @@ def test_a_large_core_is_refused_before_it_is_multiplied(targets: Targets, tmp_p
         save_file(tensors | {f"{CONV}.lora_mid.weight": ones(R, S, 3, 3)}, file)
         with pytest.raises(WeightsError, match=r"rank \(=20000\) must be from 1 to 4096"):
             read_adapter(file, targets)
+
+
+def test_a_file_larger_than_the_model_is_refused_before_it_is_read(targets: Targets, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.safetensors"
+    factors = [
+        Tensor(f"{component}.{path.removesuffix('weight')}{kind}.weight", "F32", shape)
+        for (component, path), (M, *rest) in targets.shapes.items()
+        if rest and "embed" not in path
+        for kind, shape in {"lora_B": [M, 4096], "lora_A": [4096, *rest]}.items()
+    ]
+    file_of(factors).write(file)  # of zeros, which take no space on the disk
+    with pytest.raises(WeightsError, match=rf"^{file}: has \d+ MB, must have at most \d+ MB, as many as all weights"):
+        read_adapter(file, targets)
 
 
 def test_a_magnitude_for_a_norm(targets: Targets, tmp_path: Path) -> None:
@@ -193,7 +208,8 @@ def test_peft_names_its_alpha_in_the_metadata(targets: Targets, tmp_path: Path) 
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"unet.{path}.lora_A.weight": ones(4, 16), f"unet.{path}.lora_B.weight": ones(16, 4)}
     options = {"unet.lora_alpha": 8}
-    for more, scale in (({}, 2.0), ({"unet.use_rslora": True}, 4.0), ({"unet.alpha_pattern": {"attn1.to_q": 2}}, 0.5)):
+    patterns = {"no_such": 1, "1.to_q": 1, "attn1.to_q": 2, "to_q": 3}  # the first that fits counts
+    for more, scale in (({}, 2.0), ({"unet.use_rslora": True}, 4.0), ({"unet.alpha_pattern": patterns}, 0.5)):
         save_file(tensors, file, {"lora_adapter_metadata": json.dumps(options | more)})
         (change,) = read_adapter(file, targets).values()
         np.testing.assert_array_equal(

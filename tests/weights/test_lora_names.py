@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from array_source import ArraySource
+from golden.models import FOLDER
+from weights.hostile_files import read_tensors
 
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.weights.lora.names import Layer, Targets, find_family, split_key
+from shaderfusion.weights.lora.names import Layer, Targets, find_family, find_other_kind, split_key
 
 TRANSFORMER = "attentions.0.transformer_blocks.0"
 
@@ -176,3 +178,37 @@ def test_sdxl_by_its_second_text_encoder() -> None:
 def test_its_own_family(targets: Targets) -> None:
     names = {"lora_te2_" + Q.replace(".", "_"): (4, 4), "lora_unet_input_blocks_4_1_attn2_to_k": (4, 4)}
     assert find_family(names, targets) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("lora_unet_conv_in.oft_blocks", "has OFT or BOFT, which is not read"),
+        ("unet.conv_in.oft_R.default.weight", "has OFT or BOFT, which is not read"),
+        ("unet.conv_in.boft_R", "has OFT or BOFT, which is not read"),
+        ("lora_unet_conv_in.on_input", "has IA3, which is not read"),
+        ("unet.mid_block.ff.net.2.ia3_l", "has IA3, which is not read"),
+        ("lora_unet_conv_in.b2.weight", "has GLoRA, which is not read"),
+        ("unet.conv_in.vera_lambda_b", "has VeRA, which is not read"),
+        ("base_model.model.conv_in.lora_A.weight", "is of PEFT's own folder"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "is a model or a part of one"),
+        ("first_stage_model.decoder.conv_in.weight", "is a model or a part of one"),
+        ("decoder.conv_in.weight", "is a model or a part of one"),
+        ("conv_in.weight", "is a model or a part of one"),
+        ("clip_g", "is a textual inversion; give it as an embedding"),
+        ("emb_params", "is a textual inversion; give it as an embedding"),
+        ("controlnet_cond_embedding.conv_in.weight", "is a ControlNet or an IP-Adapter"),
+        ("image_proj.norm.weight", "is a ControlNet or an IP-Adapter"),
+    ],
+)
+def test_other_kinds(key: str, what: str) -> None:
+    found = find_other_kind(["lora_unet_mid_block_resnets_0_conv1.alpha", key])
+    assert found is not None
+    assert found.startswith(what)
+    assert "; " in found
+
+
+def test_kinds_that_are_read_are_no_others() -> None:
+    keys = [key for file in (FOLDER / "lora").glob("*.safetensors") for key, *_ in read_tensors(file)]
+    assert len(keys) > 100
+    assert find_other_kind([*keys, "model.diffusion_model.input_blocks.0.0.lora_up.weight"]) is None

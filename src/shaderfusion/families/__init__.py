@@ -76,14 +76,15 @@ def find_model(model: str | Path) -> Path:
     path = embedded.get(str(model), Path(model))
     if is_folder(path) and str(model):
         return path
-    if path.suffix in PICKLE_SUFFIXES and exists(path):
+    if path.suffix.lower() in PICKLE_SUFFIXES and exists(path):
         raise ModelError(f"{path}: {CONVERT_PICKLE}")
-    if path.suffix == SINGLE_FILE_SUFFIX and exists(path):
+    if path.suffix.lower() == SINGLE_FILE_SUFFIX and exists(path):
         return path
     names = ", ".join(embedded)
     raise ModelError(
         f"model (={str(model)!r}) must be an embedded model ({names}), a folder in diffusers' format, a "
         f"{SINGLE_FILE_SUFFIX} file, or owner/name on the Hugging Face Hub"
+        + ("" if exists(path) else "; there is nothing at that path")
     )
 
 

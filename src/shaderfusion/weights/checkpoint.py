@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
-from shaderfusion.files import exists, is_folder, load_json, shown
+from shaderfusion.files import exists, is_file, is_folder, load_json, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
+from shaderfusion.weights.other_formats import NUM_BYTES, other_format
 
 __all__ = ["VARIANTS", "Checkpoint", "MappedFile", "StoredTensor", "TensorSource", "find_weights", "read_index"]
 
@@ -159,14 +160,18 @@ class MappedFile:
                 pass
             self._header = json.loads(self._map[8 : self._header_bytes])
         except (SafetensorError, OSError, ValueError) as error:
-            raise WeightsError(
-                f"{path}: not a whole safetensors file ({shown(str(error))}); download it again"
-            ) from error
+            damaged = f"not a whole safetensors file ({shown(str(error))}); download it again"
+            raise WeightsError(f"{path}: {_other_format(path) or damaged}") from error
         if len(self._header) > _MOST_TENSORS or max(map(len, self._header), default=0) > _LONGEST_NAME:
             raise WeightsError(
                 f"{path}: must hold at most {_MOST_TENSORS:,} tensors, with names of at most {_LONGEST_NAME} "
                 "characters; choose another file"
             )
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened."""
+        return len(self._map)
 
     def entries(self) -> dict[str, _Entry]:
         """All tensors, by name."""
@@ -185,6 +190,17 @@ class MappedFile:
         if self._map.size() < len(self._map):
             raise WeightsError(f"{self.path}: has become shorter since it was opened; download it again")
         return np.frombuffer(self._map, np.uint8, end - begin, self._header_bytes + begin)
+
+
+def _other_format(path: Path) -> str | None:
+    """As `other_format`; None where the file cannot be read."""
+    if not is_file(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            return other_format(file.read(NUM_BYTES))
+    except OSError:
+        return None
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

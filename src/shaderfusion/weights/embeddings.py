@@ -24,6 +24,7 @@ from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, Stored
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.text.words import AddedWords, same_word
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
+from shaderfusion.weights.other_formats import other_format
 
 __all__ = ["AddedTokens", "Embedding", "read_embedding"]
 
@@ -67,7 +68,8 @@ def read_embedding(path: Path, encoders: Mapping[str, ClipTextConfig]) -> Embedd
     try:
         tensors = dict(deserialize(data))
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({shown(str(error))}); {_REMEDY}") from None
+        damaged = f"not a whole safetensors file ({shown(str(error))}); {_REMEDY}"
+        raise WeightsError(f"{path}: {other_format(data) or damaged}") from None
     names = _tensor_names(path, sorted(tensors), encoders)
     vectors = {
         component: _vectors(path, name, tensors[name], component, encoders[component])

@@ -71,7 +71,7 @@ class _VaeFile:
     """The VAE of a file: in LDM's layout, alone or in a whole model, in diffusers', or a TAESD in either."""
 
     def __init__(self, path: Path, model: ModelFiles, option: str) -> None:
-        if path.suffix in PICKLE_SUFFIXES and exists(path):
+        if path.suffix.lower() in PICKLE_SUFFIXES and exists(path):
             raise ModelError(f"{path}: {CONVERT_PICKLE}")
         if not exists(path):
             raise ModelError(f"{option} (={str(path)!r}) must be a .safetensors file or a folder in diffusers' format")

@@ -12,6 +12,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFrac
 let pipeline = null;
 let running = null; // the AbortController of what is under way
 let isReady = false;
+let isSpent = false; // a download was cancelled, or failed
 let colours = null; // of previews, once a picture was decoded
 let pictureUrl = null;
 
@@ -122,6 +123,8 @@ async function open() {
 
 async function load() {
   await attempt(async (signal) => {
+    if (isSpent) pipeline = await Pipeline.open("./", { signal });
+    isSpent = false;
     navigator.storage?.persist?.();
     await warnIfFull();
     const begun = performance.now();
@@ -132,7 +135,7 @@ async function load() {
   });
   if (isReady) return;
   pipeline.close(); // it may have half of its buffers: the next try begins anew
-  pipeline = await Pipeline.open("./").catch(() => pipeline);
+  isSpent = true;
 }
 
 /** A model that does not fit beside the page's other files is downloaded again at the next visit. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from shaderfusion.weights.lora.kinds import (
     Product,
     Whole,
 )
-from shaderfusion.weights.lora.names import Layer, Targets, find_family, split_key
+from shaderfusion.weights.lora.names import Layer, Targets, find_family, find_other_kind, split_key
 
 __all__ = ["Changes", "find_file", "read_adapter"]
 
@@ -34,6 +35,8 @@ Changes = Mapping[tuple[str, str], Change]
 
 _DEFAULT_NAME = "pytorch_lora_weights.safetensors"
 _LARGEST_ALPHA = 1_000_000
+_ALWAYS_ALLOWED_BYTES = 16_000_000
+"""Of a file: more than a tiny model has."""
 _SCALAR_DTYPES = {"BF16": "", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of alpha; NumPy has no bf16."""
 _NUM_SHOWN = 3
@@ -53,7 +56,7 @@ def find_file(path: str | Path, weight_name: str | None = None) -> Path:
         file = file / names[0]
     elif weight_name:
         raise InputError(f"{file}: weight_name (={shown(weight_name)}) must be of a file in a folder; none is here")
-    if file.suffix in PICKLE_SUFFIXES:
+    if file.suffix.lower() in PICKLE_SUFFIXES:
         raise InputError(
             f"{file}: pickle files can run code when opened, so shaderfusion never does; take the LoRA as .safetensors"
         )
@@ -68,6 +71,8 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
     WeightsError names the file, what of it is wrong and what to do. Values are read last: then they are in memory.
     """
     mapped = MappedFile(file)
+    if other := find_other_kind(mapped.entries()):
+        raise WeightsError(f"{file}: {other}")
     tensors = _open_tensors(mapped)
     layers, unknown = _by_layer(tensors)
     if family := find_family({name: _size_of(parameters) for name, parameters in layers.items()}, targets):
@@ -80,6 +85,12 @@ def read_adapter(file: Path, targets: Targets) -> Changes:
         raise WeightsError(
             f"{file}: every tensor must be of a supported kind ({_KINDS}) and for a layer of the model, and {what}; "
             "take a LoRA for the model's family"
+        )
+    most = max(_ALWAYS_ALLOWED_BYTES, sum(4 * math.prod(shape) for shape in targets.shapes.values()))
+    if mapped.size_bytes > most:
+        raise WeightsError(
+            f"{file}: has {mapped.size_bytes / 1e6:,.0f} MB, must have at most {most / 1e6:,.0f} MB, as many as all "
+            "weights that it may change have in f32; take a LoRA for the model's family"
         )
     scales = _Scales(mapped, found)
     changes: dict[tuple[str, str], Change] = {}
@@ -108,7 +119,8 @@ class _Parameters(dict[str, AdapterTensor]):
         """Those of these names, no longer among the others; ValueError where one is missing."""
         missing = [name for name in names if name not in self]
         if missing:
-            raise ValueError(f"has {names[0] if names[0] in self else names[-1]} without {', '.join(missing)}")
+            present = "".join(f"has {name}, and " for name in names if name in self)
+            raise ValueError(f"{present}lacks {', '.join(missing)}")
         return [self.pop(name) for name in names]
 
     def low_rank(self, up: str, down: str, mid: str, *, transposed_core: bool) -> LowRank:
@@ -132,10 +144,9 @@ class _Scales:
         try:
             self._options = dict(json.loads(mapped.metadata().get("lora_adapter_metadata", "{}")))
             for component in {layer.component for layer in layers.values()}:
-                paths = [layer.path for layer in layers.values() if layer.component == component]
                 for pattern in dict(self._option(component, "alpha_pattern", {})):
-                    if not any(_matches(pattern, path) for path in paths):
-                        raise ValueError(f"alpha_pattern {shown(pattern)} is the end of no layer's path")
+                    if not re.fullmatch(r"[\w.]+", pattern):  # which may take longer to match than anyone waits
+                        raise ValueError(f"alpha_pattern {shown(pattern)} must be the end of a layer's path")
         except (ValueError, TypeError, RecursionError) as error:
             raise WeightsError(
                 f"{mapped.path}: its lora_adapter_metadata must be PEFT's ({error}); save the file again"
@@ -149,17 +160,12 @@ class _Scales:
         """Of a layer, whose alpha the file may have; ValueError for what is no number."""
         is_rank_stabilized = alpha is None and self._option(layer.component, "use_rslora", False)
         if alpha is None:
-            alpha = self._option(layer.component, "lora_alpha", rank)
-            for pattern, value in dict(self._option(layer.component, "alpha_pattern", {})).items():
-                if _matches(pattern, layer.path):
-                    alpha = value
+            patterns = dict(self._option(layer.component, "alpha_pattern", {}))
+            own = [value for pattern, value in patterns.items() if f".{layer.path}".endswith(f".{pattern}")]
+            alpha = own[0] if own else self._option(layer.component, "lora_alpha", rank)  # the first, as in PEFT
         if not isinstance(alpha, (int, float)) or not -_LARGEST_ALPHA <= alpha <= _LARGEST_ALPHA:  # NaN is not
             raise ValueError(f"alpha (={shown(alpha)}) must be a number from -{_LARGEST_ALPHA:,} to {_LARGEST_ALPHA:,}")
         return alpha / (math.sqrt(rank) if is_rank_stabilized else rank)
-
-
-def _matches(pattern: str, path: str) -> bool:
-    return path == pattern or path.endswith(f".{pattern}")
 
 
 def _open_tensors(mapped: MappedFile) -> dict[str, AdapterTensor]:

@@ -16,7 +16,7 @@ from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.ldm_names import UNetBlocks, unet_name
 from shaderfusion.weights.names import name_candidates
 
-__all__ = ["COMPONENTS", "Layer", "Targets", "find_family", "split_key"]
+__all__ = ["COMPONENTS", "Layer", "Targets", "find_family", "find_other_kind", "split_key"]
 
 _PREFIXES = {
     "unet": ("lora_unet_", "lycoris_", "unet_", "diffusion_model_", "model_diffusion_model_", ""),
@@ -57,6 +57,22 @@ _OTHER_FAMILIES = {
     r"^(transformer|lora_transformer)_": "a diffusion transformer, such as Flux or Stable Diffusion 3",
     r"^(lora_te2|text_encoder_2)_": "SDXL",
 }
+
+_TAKE_ANOTHER = "take one of LoRA, LoCon, LoHa, LoKr or DoRA"
+_OTHER_KINDS = {
+    r"\.b?oft_(blocks|diag|r|m|s)\b": f"has OFT or BOFT, which is not read; {_TAKE_ANOTHER}",
+    r"\.(on_input|ia3_l(\.\w+)?)$": f"has IA3, which is not read; {_TAKE_ANOTHER}",
+    r"\.[ab][12]\.weight$": f"has GLoRA, which is not read; {_TAKE_ANOTHER}",
+    r"\bvera_lambda_": f"has VeRA, which is not read; {_TAKE_ANOTHER}",
+    r"^base_model\.model\.": "is of PEFT's own folder, which has its alpha elsewhere; save it by diffusers' "
+    "save_lora_weights",
+    r"^((model\.diffusion_model\.input_blocks\.0\.0)|((first_stage_model\.)?decoder\.)?conv_in)\.weight$": "is a model "
+    "or a part of one, and no LoRA; give it as the model",
+    r"^(emb_params|clip_[lg]|string_to_param\.\*)$": "is a textual inversion; give it as an embedding",
+    r"^(lora_)?(controlnet|control_model|input_hint_block|image_proj|ip_adapter)[._]": "is a ControlNet or an "
+    f"IP-Adapter, which are not read; {_TAKE_ANOTHER}",
+}
+"""Of files that are no adapters of a kind that is merged, by a key of theirs."""
 
 
 class Layer(NamedTuple):
@@ -115,6 +131,15 @@ def find_family(sizes: Mapping[str, tuple[int, int] | None], targets: Targets) -
         if is_context and size and targets.context_width not in (None, size[1]):
             other = f"a model whose prompts have {size[1]} channels"
             return _CONTEXT_WIDTHS.get(size[1], other)
+    return None
+
+
+def find_other_kind(keys: Iterable[str]) -> str | None:
+    """What a file is, and what to do, where its keys tell that it is no adapter that is read; else None."""
+    keys = list(keys)
+    for pattern, what in _OTHER_KINDS.items():
+        if any(map(re.compile(pattern, re.IGNORECASE).search, keys)):
+            return what
     return None
 
 
