@@ -11,6 +11,7 @@ from shaderfusion.errors import InputError
 
 if TYPE_CHECKING:
     from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.gpu.device import Device
     from shaderfusion.hires import SecondPass
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
@@ -64,8 +65,8 @@ def fill_model_defaults(args: argparse.Namespace, model: "Family") -> None:
 
 def open_model_and_device(
     args: argparse.Namespace, check: "Callable[[Family], T]"
-) -> "tuple[T, Callable[[RunSize], StableDiffusionPipeline]]":
-    """What `check` makes of the model, and a function that loads the weights for runs of a size.
+) -> "tuple[T, Device, Callable[[RunSize], StableDiffusionPipeline]]":
+    """What `check` makes of the model, the device, and a function that loads the weights for runs of a size.
 
     Everything that can be refused is refused before weights load, and the driver is opened meanwhile.
     """
@@ -99,7 +100,7 @@ def open_model_and_device(
             memory=args.memory,
         )
 
-    return checked, load
+    return checked, device, load
 
 
 def open_given_model(args: argparse.Namespace) -> "Family":

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +199,28 @@ def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch
     for name, single in singly.items():
         levels = [np.frombuffer(data, np.uint8).astype(int) for data in (single, together[name])]
         assert np.abs(levels[0] - levels[1]).max() <= 1  # but for rounding
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sizes"), [("CPU", [], []), ("DiscreteGPU", [], [2]), ("DiscreteGPU", ["--memory", "low"], [])]
+)
+def test_a_gpu_makes_several_at_once(
+    monkeypatch: pytest.MonkeyPatch, kind: str, options: list[str], sizes: list[int]
+) -> None:
+    Path("jobs.txt").write_text("a heart\na rocket\n")
+    found: list[int] = []
+    open_beside, one_request = batch.open_model_and_device, batch._one_request
+    monkeypatch.setattr(
+        batch, "_one_request", lambda group, model: found.append(len(group)) or one_request(group, model)
+    )
+
+    def open_as(*given: Any) -> Any:
+        checked, _, load = open_beside(*given)
+        return checked, SimpleNamespace(info=SimpleNamespace(kind=kind)), load
+
+    monkeypatch.setattr(batch, "open_model_and_device", open_as)
+    assert main(["batch", "jobs.txt", *SMALL, *options]) == 0
+    assert found == sizes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,6 +142,7 @@ def serving(
     lora_dir: Path | None = None,
     api_key: str | None = None,
     origins: tuple[str, ...] = (),
+    exports: Mapping[str, Path] | None = None,
 ) -> Iterator[Client]:
     """A server in a thread of this process."""
     common = {"device": None, "runtime": runtime, "dtype": "f32", "tuning": "off", "memory": "normal"}
@@ -149,7 +150,7 @@ def serving(
     service = Service(
         Models(find_models(models, None), setup.common, models), Fields(make_field_parser(), setup), setup
     )
-    app = make_app(service, hosts=own_names("127.0.0.1"), origins=origins, api_key=api_key)
+    app = make_app(service, hosts=own_names("127.0.0.1"), origins=origins, api_key=api_key, exports=exports)
     with closing(listen("127.0.0.1", 0)) as opened:
         ready = threading.Event()
         server = HttpServer(app, service, opened, on_ready=ready.set)

@@ -63,6 +63,9 @@ def serve(folder: Path) -> Iterator[FileServer]:
                 return
             match = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "") if server.knows_ranges else None
             start = int(match[1]) if match else 0
+            if match and start >= len(content):
+                self.send_error(416)
+                return
             self.send_response(206 if match else 200)
             if match:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -1,4 +1,4 @@
-"""The part of JSON Schema that src/shaderfusion/web/schema.json uses."""
+"""The part of JSON Schema that docs/browser.schema.json uses."""
 
 import re
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """An export replayed from its files alone, as the player in the browser does it: no graph, no kernel, no checkpoint."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 
 DTYPES = {"f16": np.float16, "f32": np.float32}
-TABLE_DTYPES = {"F16": "<f2", "F32": "<f4"}
-PARAMS_ALIGNMENT_BYTES = 256
+TABLE_DTYPES = {"f16": "<f2", "f32": "<f4"}
+PARAMS_BYTES = 256
 SUBGROUPS = "enable subgroups;\n"
 """wgpu-native does without, and does not know it."""
 
@@ -25,7 +26,6 @@ class Replay:
         self.networks: dict[str, Any] = {}
         self.pipelines: list[tuple[Any, Any]] = []
         self.buffers: list[Any] = []
-        self.params: list[list[int]] = []
         self._shaders: list[Any] = []
         self.rows: list[dict[str, Any]] = []
         self._add(self.variant["program"])
@@ -39,24 +39,18 @@ class Replay:
         codes = [code.replace(SUBGROUPS, "") for code in program["shaders"]]
         self._shaders += [self.device.create_shader_module(code=code) for code in codes]
         self.pipelines += map(self._make_pipeline, program["pipelines"])
-        usage = "STORAGE|COPY_SRC|COPY_DST"
+        usage = "STORAGE|UNIFORM|COPY_SRC|COPY_DST"
         self.buffers += [self.device.create_buffer(size=size, usage=usage) for size in program["buffers"]]
-        self.params += program["params"]
-        block = np.zeros((len(self.params), PARAMS_ALIGNMENT_BYTES // 4), np.uint32)
-        for row, words in zip(block, self.params, strict=True):
-            row[: len(words)] = words
-        self._uniforms = self.device.create_buffer_with_data(data=block, usage="UNIFORM")
+        params = program["params"]
+        for index, words in enumerate(params["values"]):
+            data = np.array(words, np.uint32)
+            self.device.queue.write_buffer(self.buffers[params["buffer"]], index * PARAMS_BYTES, data)
         self.networks |= program["networks"]
         self.rows = program.get("rows", self.rows)
         self._prepare(program["prepare"])
 
     def _make_pipeline(self, pipeline: dict[str, Any]) -> tuple[Any, Any]:
-        entries = [
-            {"binding": index, "visibility": "COMPUTE", "buffer": {"type": kind}}
-            for index, kind in enumerate(pipeline["bindings"])
-            if kind is not None
-        ]
-        layout = self.device.create_bind_group_layout(entries=entries)
+        layout = self.device.create_bind_group_layout(entries=pipeline["entries"])
         handle = self.device.create_compute_pipeline(
             layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
             compute={"module": self._shaders[pipeline["shader"]], "entry_point": pipeline["entry_point"]},
@@ -68,62 +62,56 @@ class Replay:
             shard = (self.folder / self.manifest["shards"][batch["shard"]]["path"]).read_bytes()
             for offset, size, at in batch["uploads"]:
                 self.device.queue.write_buffer(self.buffers[prepare["words"]], at, shard[offset : offset + size])
-            self.submit(batch["dispatches"])
+            self.submit(batch["calls"])
 
-    def submit(self, dispatches: Sequence[Any]) -> None:
+    def submit(self, calls: Sequence[Any]) -> None:
         """Dispatches in order, in one pass."""
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
-        for pipeline, params, workgroups, bindings, _ in dispatches:
-            handle, layout = self.pipelines[pipeline]
+        for call in calls:
+            handle, layout = self.pipelines[call["pipeline"]]
             entries = [
-                {"binding": index, "resource": {"buffer": self.buffers[buffer], "offset": offset, "size": size}}
-                for index, (buffer, offset, size) in enumerate(bindings, start=1)
+                {"binding": index, "resource": {"buffer": self.buffers[bound[0]], "offset": bound[1], "size": bound[2]}}
+                for index, bound in enumerate(call["bindings"])
+                if bound is not None
             ]
-            if params >= 0:
-                own = {"buffer": self._uniforms, "offset": params * PARAMS_ALIGNMENT_BYTES}
-                entries.append({"binding": 0, "resource": own | {"size": 4 * len(self.params[params])}})
             compute_pass.set_pipeline(handle)
             compute_pass.set_bind_group(0, self.device.create_bind_group(layout=layout, entries=entries))
-            compute_pass.dispatch_workgroups(*workgroups)
+            compute_pass.dispatch_workgroups(*call["workgroups"])
         compute_pass.end()
         self.device.queue.submit([encoder.finish()])
 
     def run(self, network: str, *, again: bool = False) -> None:
         """All its dispatches, or those after its first ones, which are done `once`."""
         own = self.networks[network]
-        self.submit(own["dispatches"][own["once"] if again else 0 :])
+        self.submit(own["calls"][own["once"] if again else 0 :])
 
     def write(self, network: str, name: str, values: np.ndarray) -> None:
         """An input, (..., channels)."""
-        own = self.networks[network]
-        tensor = (own["inputs"] | own["outputs"])[name]
-        padded = np.zeros(tensor["shape"], DTYPES[tensor["dtype"]])
-        padded[..., : tensor["channels"]] = np.asarray(values).reshape(*tensor["shape"][:-1], tensor["channels"])
+        tensor = self.networks[network]["tensors"][name]
+        padded = np.zeros((tensor["rows"], tensor["width"]), DTYPES[tensor["dtype"]])
+        padded[:, : tensor["channels"]] = np.asarray(values).reshape(tensor["rows"], tensor["channels"])
         self.device.queue.write_buffer(self.buffers[tensor["buffer"]], 0, padded)
 
     def read(self, network: str, name: str) -> np.ndarray:
-        """An input or output, (..., channels)."""
-        own = self.networks[network]
-        tensor = (own["inputs"] | own["outputs"])[name]
+        """An input or output, (rows, channels)."""
+        tensor = self.networks[network]["tensors"][name]
         dtype = np.dtype(DTYPES[tensor["dtype"]])
-        data = self.device.queue.read_buffer(
-            self.buffers[tensor["buffer"]], 0, int(np.prod(tensor["shape"])) * dtype.itemsize
-        )
-        return np.frombuffer(data, dtype).reshape(tensor["shape"])[..., : tensor["channels"]]
+        shape = tensor["rows"], tensor["width"]
+        data = self.device.queue.read_buffer(self.buffers[tensor["buffer"]], 0, math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape)[:, : tensor["channels"]]
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """The embedding (L, C) of a prompt's token ids (L,)."""
         for name, table in self.networks["text_encoder"]["tables"].items():
             self.write("text_encoder", name, np.stack([self._row(table, int(index)) for index in ids]))
         self.run("text_encoder")
-        return self.read("text_encoder", "embedding")[0]
+        return self.read("text_encoder", "embedding")
 
     def _row(self, name: str, row: int) -> np.ndarray:
         table = self.manifest["tables"][name]
         dtype = np.dtype(TABLE_DTYPES[table["dtype"]])
-        channels = table["shape"][1]
         part = next(each for each in table["parts"] if each["first_row"] <= row < each["first_row"] + each["rows"])
-        offset = part["offset"] + (row - part["first_row"]) * channels * dtype.itemsize
+        offset = part["offset"] + (row - part["first_row"]) * table["row_bytes"]
         path = self.folder / self.manifest["shards"][part["shard"]]["path"]
-        return np.fromfile(path, dtype, channels, offset=offset)
+        return np.fromfile(path, dtype, table["row_bytes"] // dtype.itemsize, offset=offset)

@@ -64,20 +64,22 @@ def test_a_picture_is_pythons_whatever_came_before(loaded: Any) -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_pictures_of_a_batch(browser: Any) -> None:
-    """Of one generator, on sides that differ."""
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m_karras", "euler_a"])
+def test_pictures_of_a_batch(browser: Any, scheduler: str) -> None:
+    """Of one generator, on sides that differ, by schedulers that are not the model's: one reads its history, one adds
+    noise in its steps."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        StableDiffusionPipeline.from_pretrained(model_folder("sd1")) as pipeline,
+        StableDiffusionPipeline.from_pretrained(model_folder("sd1"), scheduler=scheduler) as pipeline,
     ):
-        export_web(model_folder("sd1"), Path(folder) / "two", width=40, height=24, batch=2)
+        export_web(model_folder("sd1"), Path(folder) / "two", width=40, height=24, batch=2, scheduler=scheduler)
         with serve(Path(folder) / "two") as server, new_page(browser, server) as page:
             code = """
                 const { Pipeline } = await import("/pipeline.js"), pipeline = await Pipeline.load("/");
                 const images = await pipeline.generate("a fox", { seed: 5, steps: 3 });
                 return images.map(({ data }) => [...data]);"""
             made = np.array(run(page, code)).reshape(2, 24, 40, 4)[..., :3]
-        size = {"width": 40, "height": 24, "num_images_per_prompt": 2}
+        size: dict[str, Any] = {"width": 40, "height": 24, "num_images_per_prompt": 2}
         expected = pipeline("a fox", num_inference_steps=3, seed=5, **size).images
         assert np.abs(made - np.stack([np.asarray(image) for image in expected]).astype(int)).max() <= 2
 
@@ -114,9 +116,11 @@ def test_a_cancelled_picture_and_the_one_after(loaded: Any) -> None:
     ("options", "message"),
     [
         ({"seed": "red"}, "InputError: seed (=red) must be a whole number"),
-        ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to"),
+        ({"steps": 0}, "InputError: steps (=0) must be a whole number from 1 to 100"),
+        ({"steps": 1.5}, "InputError: steps (=1.5) must be a whole number from 1 to 100"),
+        ({"steps": 101}, "InputError: steps (=101) must be a whole number from 1 to 100"),
         ({"guidanceScale": "much"}, "InputError: guidanceScale (=much) must be a number"),
-        ({"negativePrompt": 3}, "InputError: prompt (=3) must be text"),
+        ({"negativePrompt": 3}, "InputError: negativePrompt (=3) must be text"),
     ],
 )
 def test_arguments_that_are_wrong(loaded: Any, options: dict[str, Any], message: str) -> None:
@@ -128,6 +132,16 @@ def test_one_picture_at_a_time(loaded: Any) -> None:
         const first = pipeline.generate("a fox", { steps: 1 });
         try { await pipeline.generate("snow"); } finally { await first; }"""
     assert error_of(loaded, code).startswith("InputError: a picture is being made")
+
+
+def test_a_browser_that_drops_its_files_while_the_page_is_open(page: Any, server: FileServer) -> None:
+    """As for another page's newer export. The address may come without its slash."""
+    code = """
+        const { Pipeline } = await import("/pipeline.js"), pipeline = await Pipeline.load(location.origin);
+        for (const name of await caches.keys()) await caches.delete(name);
+        return (await pipeline.generate("a fox", { steps: 1 })).width;"""
+    assert run(page, code) == 32
+    assert len(server.ranges_of("weights/00001.safetensors")) == 1
 
 
 def test_ablation(loaded: Any) -> None:
@@ -175,11 +189,33 @@ def test_the_page_and_a_second_visit_without_network(page: Any, server: FileServ
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Done")
     assert (np.asarray(saved_picture(page)) == np.asarray(first)).all()
-    page.fill("#steps", "500")
+    page.fill("#steps", "100")
     page.click("#start")
-    expect(page.locator("#time")).to_contain_text("of 501")
+    expect(page.locator("#time")).to_contain_text("of 101")
     page.click("#start")
     expect(page.locator("#status")).to_have_text("Cancelled")
+
+
+def test_a_download_that_is_cancelled_and_begun_again_at_once(page: Any, server: FileServer) -> None:
+    """While shaders compile: the buffers that are there are not those of the next try."""
+    from playwright.sync_api import expect
+
+    page.goto(server.url)
+    expect(page.locator("#start")).to_contain_text("Download")
+    page.evaluate("""() => new Promise((resolve) => {
+        const status = document.getElementById("status"), start = document.getElementById("start");
+        new MutationObserver(() => {
+          if (status.textContent === "Compiling shaders" && !window.wasCancelled) {
+            window.wasCancelled = true;
+            start.click();
+          } else if (status.textContent === "Cancelled") setTimeout(() => (start.click(), resolve()));
+        }).observe(status, { childList: true });
+        start.click();
+      })""")
+    expect(page.locator("#status")).to_have_text("Ready")
+    page.fill("#steps", "1")
+    page.click("#start")
+    expect(page.locator("#status")).to_have_text("Done")
 
 
 def saved_picture(page: Any) -> Image.Image:

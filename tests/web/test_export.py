@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,17 +23,18 @@ from shaderfusion.gpu.backend import RUNTIMES
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.pipeline import StableDiffusionPipeline
-from shaderfusion.random import randn
-from shaderfusion.schedulers import make_schedule
+from shaderfusion.random import NormalGenerator
+from shaderfusion.schedulers import SCHEDULERS, Update, make_schedule
 from shaderfusion.web import export, shards
 from shaderfusion.web import folder as folder_module
 from shaderfusion.web.export import export_web
-from shaderfusion.web.manifest import describe_scheduler
+from shaderfusion.web.manifest import as_bytes
+from shaderfusion.web.schedules import MOST_STEPS, describe_scheduler, make_schedules
 from shaderfusion.web.shards import Shards, Wanted
 from shaderfusion.weights import footprint
 from shaderfusion.weights.checkpoint import StoredTensor
 
-SCHEMA = json.loads(Path(export.__file__).with_name("schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "browser.schema.json").read_text("utf-8"))
 PROMPTS = ("", "a red heart")
 SMALL_SHARD_BYTES = 20_000
 SEED, STEPS, GUIDANCE_SCALE = 7, 2, 7.5
@@ -73,6 +74,8 @@ def test_follows_its_schema(exported: Path) -> None:
     assert len(programs(manifest)) == 6
     for path in programs(manifest):
         assert list(violations(load(exported, path), SCHEMA["$defs"]["program"], SCHEMA)) == []
+    for path in ("schedules", "tokenizer"):
+        assert list(violations(load(exported, f"{path}.json"), SCHEMA["$defs"][path], SCHEMA)) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_files(exported: Path) -> None:
     for file in manifest["files"]:
         data = (exported / file["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-    named = [manifest["tokenizers"]["text_encoder"]["file"], *manifest["shards"]]
+    named = [manifest["tokenizers"]["text_encoder"], manifest["scheduler"]["file"], *manifest["shards"]]
     assert all(file in manifest["files"] for file in named)
 
 
@@ -161,10 +164,10 @@ def test_large_tensors_are_cut(exported: Path, tmp_path: Path, monkeypatch: pyte
         own = [cut[part] for part in parts if part.startswith(f"{name}.rows.")]
         assert len(own) > 1
         assert np.array_equal(np.concatenate(own), whole[name])
-    (table,) = manifest["tables"].values()
+    ((name, table),) = manifest["tables"].items()
     ends = [(part["first_row"], part["first_row"] + part["rows"]) for part in table["parts"]]
     assert ends[0][0] == 0
-    assert ends[-1][1] == table["shape"][0]
+    assert ends[-1][1] * table["row_bytes"] == whole[name].nbytes
     assert all(end == first for (_, end), (first, _) in pairwise(ends))
 
 
@@ -246,17 +249,23 @@ def test_rows_share_what_the_networks_have(exported: Path) -> None:
         assert rows["rows"][-1]["network"] == "unet"
         unet = own["networks"]["unet"]
         for network in rows["networks"].values():
-            assert {name: tensor["buffer"] for name, tensor in network["inputs"].items()} == {
-                name: tensor["buffer"] for name, tensor in unet["inputs"].items()
+            assert {name: tensor["buffer"] for name, tensor in network["tensors"].items()} == {
+                name: tensor["buffer"] for name, tensor in unet["tensors"].items()
             }
-        used = [dispatch[0] for network in rows["networks"].values() for dispatch in network["dispatches"]]
+        used = [call["pipeline"] for network in rows["networks"].values() for call in network["calls"]]
         assert min(used) < len(own["pipelines"]) <= max(used)
         assert not set(own["shaders"]) & set(rows["shaders"])
         assert variant["ablation"]["memory"]["weights"] < variant["memory"]["weights"]
 
 
 @pytest.mark.parametrize(
-    ("model", "variant", "is_cut"), [("sd1", "f32", False), ("ragged", "f32", True), ("sd1", "cpu", False)]
+    ("model", "variant", "is_cut", "scheduler"),
+    [
+        ("sd1", "f32", False, None),
+        ("ragged", "f32", True, None),
+        ("sd1", "cpu", False, None),
+        ("sd1", "f32", False, "dpmpp_sde_karras"),
+    ],
 )
 def test_pictures_are_the_pipelines(
     device: Device,
@@ -266,15 +275,17 @@ def test_pictures_are_the_pipelines(
     model: str,
     variant: str,
     is_cut: bool,
+    scheduler: str | None,
 ) -> None:
     if variant == "cpu" and not checked_device.capabilities.has_subgroups:
         pytest.skip("this device has no subgroups")
-    has_rows = (model, variant) == ("sd1", "f32")
+    has_rows = (model, variant, scheduler) == ("sd1", "f32", None)
     if is_cut:
         small_files(monkeypatch)
-    export_web(model_folder(model), tmp_path / model, dtype="f32", ablation=has_rows)
+    export_web(model_folder(model), tmp_path / model, dtype="f32", ablation=has_rows, scheduler=scheduler)
     replay = Replay(checked_device.handle, tmp_path / model, variant)
-    with StableDiffusionPipeline.from_pretrained(model_folder(model), device=device, dtype="f32") as pipeline:
+    options: dict[str, Any] = {"device": device, "dtype": "f32", "scheduler": scheduler}
+    with StableDiffusionPipeline.from_pretrained(model_folder(model), **options) as pipeline:
         made = pipeline(PROMPTS[1], num_inference_steps=STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
         wanted = np.asarray(made.images[0]).astype(int)
     assert np.ptp(wanted) > 50  # a picture
@@ -290,21 +301,26 @@ def test_pictures_are_the_pipelines(
 def picture(replay: Replay, unet: str) -> np.ndarray:
     """(height, width, 3), 0 to 255."""
     model = open_model(model_folder(replay.manifest["model"]["name"]))
-    schedule = make_schedule(model.scheduler_config, STEPS, replay.manifest["scheduler"]["name"])
+    schedule = load(replay.folder, "schedules.json")[str(STEPS)]
     _, H, W, C = replay.manifest["latents"]["shape"]
-    x_t = schedule.init_noise_sigma * randn((1, C, H, W), SEED).transpose(0, 2, 3, 1)
+    generator = NormalGenerator(SEED)
+    x_t = np.float32(schedule["init_noise_sigma"]) * generator.randn((1, C, H, W)).transpose(0, 2, 3, 1)
     replay.write(unet, "embedding", np.stack([replay.encode(ids) for ids in model.tokenize(PROMPTS)]))
     replay.write(unet, "x_t", x_t)
-    replay.write(unet, "latents", np.tile(schedule.input_scales[0] * x_t, (2, 1, 1, 1)))
-    input_scales = (*schedule.input_scales, 1.0)
-    for index, (timestep, update) in enumerate(zip(schedule.timesteps, schedule.updates, strict=True)):
-        values = {**vars(update), "guidance_scale": GUIDANCE_SCALE, "next_input_scale": input_scales[index + 1]}
-        replay.write(unet, "coefficients", np.array([values[name] for name in replay.manifest["coefficients"]]))
+    replay.write(unet, "latents", np.tile(schedule["first_input_scale"] * x_t, (2, 1, 1, 1)))
+    for index, timestep in enumerate(schedule["timesteps"]):
+        values = {name: numbers[index] for name, numbers in schedule["coefficients"].items()}
+        values["guidance_scale"] = GUIDANCE_SCALE
+        replay.write(unet, "coefficients", np.array([values.get(name, 0) for name in replay.manifest["coefficients"]]))
         replay.write(unet, "timestep", np.array([timestep]))
+        if values.get("c_noise"):
+            replay.write(unet, "noise", generator.randn((1, C, H, W)).transpose(0, 2, 3, 1))
         replay.run(unet, again=index > 0)
     replay.write("vae", "latents", replay.read(unet, "x_t"))
     replay.run("vae")
-    return np.rint(np.clip(replay.read("vae", "image")[0] / 2 + 0.5, 0, 1) * 255).astype(int)
+    size = replay.manifest["size"]
+    image = replay.read("vae", "image").reshape(size["height"], size["width"], 3)
+    return np.rint(np.clip(image / 2 + 0.5, 0, 1) * 255).astype(int)
 
 
 # ---- what the page is told
@@ -319,29 +335,59 @@ def test_name(model: str, name: str) -> None:
 
 def test_tokenizer(exported: Path) -> None:
     tokenizer = load(exported)["tokenizers"]["text_encoder"]
-    vocabulary = load(exported, tokenizer["file"]["path"])
+    vocabulary = load(exported, tokenizer["path"])
     own = open_model(model_folder("sd1")).tokenizers["text_encoder"]
     assert vocabulary["vocab"] == [own.bpe.id_to_token(i) for i in range(own.bpe.get_vocab_size())]
-    assert vocabulary["vocab"][tokenizer["eos_id"]] == "<|endoftext|>"
+    assert vocabulary["vocab"][vocabulary["eos_id"]] == "<|endoftext|>"
     assert all(len(merge.split(" ")) == 2 for merge in vocabulary["merges"])
-    assert {token["content"] for token in vocabulary["added"]} >= {"<|startoftext|>", "<|endoftext|>"}
+    assert {*vocabulary["exact"]["ids"], *vocabulary["normalized"]["ids"]} >= {"<|startoftext|>", "<|endoftext|>"}
 
 
-def test_scheduler(exported: Path) -> None:
-    scheduler = load(exported)["scheduler"]
-    assert scheduler["name"] in scheduler["names"]
+@pytest.mark.parametrize("name", [*SCHEDULERS, "dpmpp_2m_karras", "ddim_trailing", "euler_a_ays"])
+def test_schedules_are_pythons(name: str) -> None:
+    """To the float32 that the GPU takes, of the coefficients in each step as of all else."""
     config = open_model(model_folder("sd1")).scheduler_config
-    assert scheduler["config"]["beta_start"] == config.beta_start
-    assert scheduler["config"]["beta_schedule"] == config.beta_schedule
+    about, made = describe_scheduler(config, make_schedules(config, name))
+    read = json.loads(as_bytes(made))
+    assert about["name"] == name
+    least, most = about["steps"]
+    assert [*map(int, read)] == [*range(least, most + 1)]
+    assert least <= about["default_steps"] <= most <= MOST_STEPS
+    for steps in {1, 2, 7, 50, least, most} & {*map(int, read)}:
+        own, schedule = read[str(steps)], make_schedule(config, steps, name)
+        same_f32(own["init_noise_sigma"], schedule.init_noise_sigma)
+        same_f32(own["first_input_scale"], schedule.input_scales[0])
+        same_f32(own["timesteps"], schedule.timesteps)
+        zeros = [0] * len(schedule.updates)
+        for field in fields(Update):
+            values = [getattr(update, field.name) for update in schedule.updates]
+            same_f32(own["coefficients"].pop(field.name, zeros), values)
+        same_f32(own["coefficients"].pop("next_input_scale"), [*schedule.input_scales[1:], 1])
+        assert not own["coefficients"]
 
 
-def test_a_scheduler_that_the_player_lacks() -> None:
-    config = replace(open_model(model_folder("sd1")).scheduler_config, class_name="UniPCMultistepScheduler")
-    described = describe_scheduler(config)
-    assert described["name"] == described["names"][0] == "ddim"
+def same_f32(ours: Any, wanted: Any) -> None:
+    assert np.array_equal(np.array(ours, np.float32), np.array(wanted, np.float32))
+
+
+def test_scheduler(exported: Path, tmp_path: Path) -> None:
+    """The model's own, or a named one; the steps that the page begins with are some that it takes."""
+    assert (load(exported)["scheduler"]["name"], load(exported)["scheduler"]["sampler"]) == ("pndm", "PLMS")
+    manifest = export_web(model_folder("sd1"), tmp_path / "web", dtype="f32", scheduler="euler_ays")
+    own = manifest["scheduler"]
+    assert (own["name"], own["sampler"], own["schedule_type"]) == ("euler_ays", "Euler", "Align Your Steps")
+    assert (own["steps"], manifest["defaults"]["steps"]) == ([10, 10], 10)
+
+
+def test_schedulers_that_are_none(tmp_path: Path) -> None:
+    assert "scheduler (='best') must be one of ddim, " in refused(tmp_path / "web", scheduler="best")
+    config = replace(open_model(model_folder("sd1")).scheduler_config, class_name="BestScheduler")
+    with pytest.raises(ModelError, match=r"the model's scheduler .* is not implemented; name one of"):
+        make_schedules(config)
     betas = (1e-300,) * config.num_train_timesteps
     with pytest.raises(ModelError, match="noise schedule leads to numbers beyond f32"):
-        describe_scheduler(replace(config, trained_betas=betas, interpolation_type="log_linear"))
+        make_schedules(replace(config, trained_betas=betas), "ddim")
+    assert not (tmp_path / "web").exists()
 
 
 # ---- folders and errors
@@ -423,8 +469,10 @@ def test_sizes_and_models_that_are_refused(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "web")
-    assert main(["export", "web", str(model_folder("sd1")), "--output", folder, "--dtype", "f32"]) == 0
+    options = ["--output", folder, "--dtype", "f32", "--scheduler", "DPM++ 2M Karras"]
+    assert main(["export", "web", str(model_folder("sd1")), *options]) == 0
     assert capsys.readouterr().out.startswith(f"{folder}: ")
+    assert load(tmp_path / "web")["scheduler"]["name"] == "dpmpp_2m_karras"
     assert main(["export", "web", str(model_folder("sdxl")), "--output", folder]) == 2
     assert "choose such a model" in capsys.readouterr().err
     assert (tmp_path / "web" / "manifest.json").exists()  # the earlier one stays

@@ -51,6 +51,7 @@ _NO_MATTER = {*NO_SETTINGS, *_ROUNDING} - {"lora_dir"}
 _REPORT, _CONTACT = "report.jsonl", "contact.png"
 _MOST_COLUMNS = 20
 _INTERRUPTED = 130
+_AT_ONCE_ON_GPU = 4
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def add_parser(commands: Any) -> None:
     batch.add_argument("--output-dir", type=Path, required=True, metavar="FOLDER", help=meaning)
     meaning = "every job with each of the values, such as seed=1..4 guidance=5,7"
     batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
-    meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: 1"
-    batch.add_argument("--at-once", type=whole_number(1, 4, 1000), default=1, metavar="N", help=meaning)
+    meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: "
+    meaning += f"{_AT_ONCE_ON_GPU} on a GPU, where that is faster, else and with --ray 1"
+    batch.add_argument("--at-once", type=whole_number(1, 4, 1000), metavar="N", help=meaning)
     meaning = "make pictures on all GPUs of a Ray cluster, by its HOST:PORT or auto; without one, of this machine"
     batch.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=meaning)
     meaning = "with --ray; default: one for each GPU, or where Ray has none, one for each machine, on one of its CPUs"
@@ -180,13 +182,15 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
         return ready
 
     if args.ray is None:
-        ready, load = open_model_and_device(args, check)
+        ready, device, load = open_model_and_device(args, check)
         make = partial(_make_here, load)
+        is_faster = device.info.kind != "CPU" and args.memory == "normal"  # low memory takes row by row
     else:
-        ready, make = check(open_given_model(args)), _make_by_ray
+        ready, make, is_faster = check(open_given_model(args)), _make_by_ray, False
+    at_once = args.at_once or (_AT_ONCE_ON_GPU if is_faster else 1)
     num_failed = len(tasks) - len(ready)
     if ready:
-        with closing(make(args, list(_groups(ready, args.at_once)), interrupts)) as outcomes:
+        with closing(make(args, list(_groups(ready, at_once)), interrupts)) as outcomes:
             num_failed += sum(not _keep(args, outcome) for outcome in outcomes)
     return num_failed
 
@@ -233,7 +237,7 @@ def _open_on_worker(
     from shaderfusion.batch.interrupts import Interrupts
 
     args.device = device
-    model, load = open_model_and_device(args, lambda model: model)
+    model, _, load = open_model_and_device(args, lambda model: model)
     make = _maker(args, load, size)
 
     def make_tasks(tasks: Sequence[_Task]) -> list[_Outcome]:

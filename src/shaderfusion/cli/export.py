@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.cli.options import add_batch, add_model, add_model_options, add_size
+from shaderfusion.cli.options import Names, add_batch, add_model, add_model_options, add_size, scheduler, schedulers
 from shaderfusion.output import show
 
 __all__ = ["add_parser"]
@@ -25,6 +25,9 @@ def add_parser(commands: Any) -> None:
     add_batch(web)
     meaning = "f16, f32 or auto (the default): f16 weights, and shaders for browsers with f16 and for those without"
     web.add_argument("--dtype", choices=("f16", "f32", "auto"), default="auto", help=meaning)
+    meaning = "of which the page has the tables, one of %(choices)s; most take a spacing; default: the model's own"
+    names = Names(schedulers, has_other_names=True)
+    web.add_argument("--scheduler", type=scheduler, choices=names, metavar="NAME", help=meaning)
     web.add_argument("--ablation", action="store_true", help="with the paper's five rows, for the page to measure")
 
 
@@ -39,6 +42,7 @@ def _run(args: argparse.Namespace) -> None:
         batch=args.batch,
         dtype=args.dtype,
         ablation=args.ablation,
+        scheduler=args.scheduler,
         vae=args.vae,
         prediction_type=args.prediction_type,
         revision=args.revision,

@@ -170,7 +170,7 @@ def _run(args: argparse.Namespace) -> None:
         args.lora = find_adapters(args, [request])
         return model, request, make_second_pass(model, args, request)
 
-    (model, request, second), load = open_model_and_device(args, check)
+    (model, request, second), _, load = open_model_and_device(args, check)
     requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
     stages = [Stage(request.num_steps, work=request.size.pixels)]
     if second:

@@ -44,6 +44,8 @@ def add_parser(commands: Any) -> None:
     serve.add_argument("--models-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "a folder of adapters that prompts may name, as <lora:NAME:SCALE>"
     serve.add_argument("--lora-dir", type=Path, metavar="DIR", help=meaning)
+    meaning = "a folder of `export web`, to serve at /export/, by its name; may be given several times"
+    serve.add_argument("--export", type=Path, action="append", default=[], metavar="DIR", help=meaning)
     meaning = "keep all pictures in that folder, which is made; default: they are sent and not kept"
     serve.add_argument("--output-dir", type=Path, metavar="DIR", help=meaning)
     meaning = "the address to listen at; default: 127.0.0.1, which only this machine reaches"
@@ -89,12 +91,14 @@ def _run(args: argparse.Namespace) -> None:
     from shaderfusion.server.service import Service
     from shaderfusion.server.settings import Fields
     from shaderfusion.server.setup import Limits, Setup
+    from shaderfusion.web.folder import find_exports
 
     given = {name: value for name in _LIMITS if (value := getattr(args, name)) is not None}
     common = {name: getattr(args, name) for name in _COMMON}
     setup = Setup(common, Limits(**given), args.output_dir)
     if args.output_dir is not None:
         _require_folder(args.output_dir)
+    exports = find_exports(args.export)
     wanted = args.model or ([] if args.models_dir else [DEFAULT_MODEL])
     with listen(args.host, args.port) as opened:
         address, port = opened.getsockname()[:2]
@@ -104,7 +108,7 @@ def _run(args: argparse.Namespace) -> None:
         models = Models(find_models(wanted, args.models_dir), common, required=wanted)
         service = Service(models, Fields(make_field_parser(), setup), setup)
         hosts = own_names(args.host, args.allow_host)
-        app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key)
+        app = make_app(service, hosts=hosts, origins=args.allow_origin, api_key=api_key, exports=exports)
         HttpServer(app, service, opened, on_ready=lambda: _ready(address, port, args.open)).run_until_stopped()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from shaderfusion.server.compat.errors import refusal_response
 from shaderfusion.server.compat.openai_routes import openai_routes
 from shaderfusion.server.compat.web_ui_routes import web_ui_routes
 from shaderfusion.server.events import stream
+from shaderfusion.server.exports import export_routes
 from shaderfusion.server.openapi import all_paths, document
 from shaderfusion.server.refusal import RefusedError
 from shaderfusion.server.safety import Guard, read_body, read_json
@@ -40,8 +41,10 @@ def make_app(
     hosts: Collection[str],
     origins: Sequence[str] = (),
     api_key: str | None = None,
+    exports: Mapping[str, Path] | None = None,
 ) -> Starlette:
-    """All routes behind the guard. `hosts` are the names by which clients may call the server."""
+    """All routes behind the guard. `hosts` are the names by which clients may call the server; `exports` are folders of
+    `export web`, by the names that they are served under."""
     described = document(all_paths(service.fields, service.setup.limits), asks_for_key=api_key is not None)
 
     async def openapi(_: Request) -> Response:
@@ -57,7 +60,13 @@ def make_app(
     )
     cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app = Starlette(
-        routes=[*_routes(service), *web_ui_routes(service), *openai_routes(service), Route("/openapi.json", openapi)],
+        routes=[
+            *_routes(service),
+            *web_ui_routes(service),
+            *openai_routes(service),
+            *export_routes(exports or {}),
+            Route("/openapi.json", openapi),
+        ],
         middleware=[cors, guard] if origins else [guard],
         exception_handlers={
             RefusedError: _refused,

@@ -27,8 +27,8 @@ __all__ = ["OPEN_PATHS", "Guard", "is_loopback", "read_body", "read_json", "read
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """That ask for no key: the page asks its user for the key."""
-_OPEN_BELOW = ("/static/", "/pictures/")
-"""The names of pictures are as hard to guess as a key."""
+_OPEN_BELOW = ("/static/", "/pictures/", "/export/")
+"""The names of pictures are as hard to guess as a key. Exports are public: a browser that opens a page sends no key."""
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,")

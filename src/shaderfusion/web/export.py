@@ -19,12 +19,12 @@ from shaderfusion.web.folder import ExportFolder
 from shaderfusion.web.manifest import (
     as_bytes,
     describe_model,
-    describe_scheduler,
     describe_table,
     describe_tokenizer,
     limits,
 )
 from shaderfusion.web.programs import Programs, SourcedGraph, tensor_name
+from shaderfusion.web.schedules import describe_scheduler, make_schedules
 from shaderfusion.web.shards import Shards, Wanted
 from shaderfusion.weights.footprint import batch_bytes
 
@@ -48,7 +48,10 @@ _TARGETS = {
     # SwiftShader, which Chrome falls back to, and its like. It comes first, as it may have f16 too.
     "cpu": _Target(
         Kernels("f32", replace(WEBGPU_DEFAULTS, is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4))),
-        {"features": ["subgroups"], "subgroup_size": 4, "is_fallback": True},
+        {
+            "features": ["subgroups"],
+            "info": {"isFallbackAdapter": True, "subgroupMinSize": 4, "subgroupMaxSize": 4},
+        },
     ),
     "f16": _Target(Kernels("f16", replace(WEBGPU_DEFAULTS, has_f16=True)), {"features": ["shader-f16"]}),
     "f32": _Target(Kernels("f32", WEBGPU_DEFAULTS), {"features": []}),
@@ -79,31 +82,35 @@ def export_web(
     batch: int = 1,
     dtype: ExportDType = "auto",
     ablation: bool = False,
+    scheduler: str | None = None,
     vae: str | Path | None = None,
     prediction_type: str | None = None,
     revision: str | None = None,
 ) -> dict[str, Any]:
     """Writes the folder `output`, and returns its manifest.
 
-    The model is named as in `families.open_model`. ModelError or InputError where it, its size or the folder cannot be
-    used, DeviceLimitError for a size beyond what every WebGPU device has: before anything is written.
+    The model is named as in `families.open_model`, the scheduler, by default the model's own, as in
+    `schedulers.find_scheduler`. ModelError or InputError where one of them, the size or the folder cannot be used,
+    DeviceLimitError for a size beyond what every WebGPU device has: before anything is written.
     """
     opened = open_model(model, vae=vae, prediction_type=prediction_type, revision=revision)
     _require_player_knows(opened)
     size = opened.run_size(batch=batch, width=width, height=height)
     folder = ExportFolder(output)
-    scheduler = describe_scheduler(opened.scheduler_config)
+    config = opened.scheduler_config
+    about_scheduler, schedules = describe_scheduler(config, make_schedules(config, scheduler))
     names = [name for name, target in _TARGETS.items() if dtype in ("auto", target.kernels.dtype)]
     variants = [_record(opened, size, name, ablation=ablation) for name in names]
     graphs = [graph for variant in variants for graph in variant.all_graphs]
     max_bytes = batch_bytes([weight for graph, _ in graphs for weight in graph.weights.values()])
     shards = Shards(_wanted(opened, graphs), narrow=dtype != "f32", batch_bytes=max_bytes)
     folder.require_room(shards.size_bytes)
-    manifest = {**describe_model(opened, _name_of(model), size), "scheduler": scheduler}
+    manifest = describe_model(opened, _name_of(model), size, about_scheduler.pop("default_steps"))
     with folder:
         for file in sorted(PLAYER_FOLDER.rglob("*")):
             if file.is_file():
                 folder.write(file.relative_to(PLAYER_FOLDER).as_posix(), file.read_bytes())
+        manifest["scheduler"] = {**about_scheduler, "file": folder.write("schedules.json", as_bytes(schedules))}
         manifest["tokenizers"] = dict(_write_tokenizers(folder, opened))
         manifest["variants"] = [_write_variant(folder, variant, shards, max_bytes) for variant in variants]
         manifest["shards"] = [
@@ -164,9 +171,8 @@ def _wanted(model: Family, graphs: Iterable[SourcedGraph]) -> dict[str, Wanted]:
 def _write_tokenizers(folder: ExportFolder, model: Family) -> Iterator[tuple[str, dict[str, Any]]]:
     """By text encoder."""
     for name, tokenizer in model.tokenizers.items():
-        ids, vocabulary = describe_tokenizer(tokenizer)
-        file = folder.write(f"{name.replace('text_encoder', 'tokenizer')}.json", as_bytes(vocabulary))
-        yield name, {"file": file, **ids}
+        file_name = f"{name.replace('text_encoder', 'tokenizer')}.json"
+        yield name, folder.write(file_name, as_bytes(describe_tokenizer(tokenizer)))
 
 
 def _write_variant(folder: ExportFolder, variant: _Variant, shards: Shards, max_bytes: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import exists, is_file, is_folder, load_json
 from shaderfusion.web.manifest import FORMAT, MANIFEST, as_bytes
 
-__all__ = ["ExportFolder"]
+__all__ = ["ExportFolder", "find_exports"]
 
 
 class ExportFolder:
@@ -42,12 +43,8 @@ class ExportFolder:
             raise InputError(f"--output (={self.path}) cannot be read ({error.strerror}); choose another") from None
         if is_empty:
             return []
-        try:
-            manifest = load_json(self.path / MANIFEST) if is_file(self.path / MANIFEST) else {}
-        except ModelError:
-            manifest = {}
-        files = manifest.get("files")
-        if manifest.get("format") != FORMAT or not isinstance(files, list):
+        files = _files_of(self.path)
+        if files is None:
             raise InputError(
                 f"--output (={self.path}) must be empty or an earlier export, and is neither; choose another folder, "
                 "or empty it"
@@ -113,6 +110,29 @@ class ExportFolder:
 
     def _refusal(self, error: OSError) -> InputError:
         return InputError(f"--output (={self.path}) could not be written: {error.strerror}; choose another folder")
+
+
+def find_exports(folders: Iterable[Path]) -> dict[str, Path]:
+    """Whole exports by their folders' names. InputError for a folder that is none, and for two of one name."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        path = folder.absolute()
+        if _files_of(path) is None:
+            raise InputError(f"--export (={folder}) must be a folder that `export web` has written; name such a folder")
+        if path.name in found:
+            raise InputError(f"--export (={folder}) has the name of {found[path.name]}; rename one of the folders")
+        found[path.name] = path
+    return found
+
+
+def _files_of(folder: Path) -> list[Any] | None:
+    """What an export's manifest lists; None where there is no whole export."""
+    try:
+        manifest = load_json(folder / MANIFEST) if is_file(folder / MANIFEST) else {}
+    except ModelError:
+        return None
+    files = manifest.get("files")
+    return files if manifest.get("format") == FORMAT and isinstance(files, list) else None
 
 
 def _is_inside(name: str) -> bool:

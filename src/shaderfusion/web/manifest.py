@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict
+import re
 from typing import Any
 
 from shaderfusion import __version__
-from shaderfusion.config import SchedulerConfig
-from shaderfusion.errors import ModelError
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
-from shaderfusion.schedulers import require_scheduler
-from shaderfusion.schedulers.names import scheduler_of_model
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.web.programs import Programs
 from shaderfusion.web.shards import Stored
@@ -22,11 +17,9 @@ from shaderfusion.web.shards import Stored
 __all__ = [
     "FORMAT",
     "MANIFEST",
-    "PLAYER_SCHEDULERS",
     "VERSION",
     "as_bytes",
     "describe_model",
-    "describe_scheduler",
     "describe_table",
     "describe_tokenizer",
     "limits",
@@ -35,10 +28,7 @@ __all__ = [
 FORMAT, VERSION = "shaderfusion-web", 1
 MANIFEST = "manifest.json"
 
-PLAYER_SCHEDULERS = ("ddim", "pndm", "euler", "euler_a")
-"""Those of which the player makes tables. Where the model's own is none of them, the first that fits it is used."""
-
-_STEPS, _GUIDANCE_SCALE = 20, 7.5
+_GUIDANCE_SCALE = 7.5
 
 
 def as_bytes(value: object) -> bytes:
@@ -46,7 +36,7 @@ def as_bytes(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
-def describe_model(model: Family, name: str, size: RunSize) -> dict[str, Any]:
+def describe_model(model: Family, name: str, size: RunSize, steps: int) -> dict[str, Any]:
     """The manifest's first part: what it is, sizes, and the order of a step's coefficients."""
     return {
         "format": FORMAT,
@@ -61,45 +51,47 @@ def describe_model(model: Family, name: str, size: RunSize) -> dict[str, Any]:
             "num_tokens": size.num_tokens,
         },
         "latents": {"shape": [*model.latents_shape(size)], "scale_factor": model.scale_factor},
-        "defaults": {"steps": _STEPS, "guidance_scale": _GUIDANCE_SCALE},
+        "defaults": {"steps": steps, "guidance_scale": _GUIDANCE_SCALE},
         "coefficients": [*COEFFICIENTS],
     }
 
 
-def describe_scheduler(config: SchedulerConfig) -> dict[str, Any]:
-    """The noise schedule, and which of PLAYER_SCHEDULERS take it; ModelError where none does."""
-    names: list[str] = []
-    refusal: ModelError | None = None
-    for name in PLAYER_SCHEDULERS:
-        try:
-            require_scheduler(config, name)
-            names.append(name)
-        except ModelError as error:
-            refusal = error
-    if not names and refusal:
-        raise refusal
-    own = scheduler_of_model(config)
-    values = {key: value for key, value in asdict(config).items() if value != -math.inf}
-    return {"name": own.rule if own and own.rule in names else names[0], "names": names, "config": values}
-
-
-def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, int], dict[str, Any]]:
-    """Its ids for the manifest, and its vocabulary for a file: tokens by id, merges by rank, and what is looked for
-    before a text is split."""
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Its vocabulary, tokens by id, merges by rank; what is looked for before a text is split; and its other ids."""
     bpe = json.loads(tokenizer.bpe.to_str())
     vocab: dict[str, int] = bpe["model"]["vocab"]
     tokens: list[str | None] = [None] * (max(vocab.values()) + 1)
     for token, index in vocab.items():
         tokens[index] = token
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["model"]["merges"]]
-    ids = {
+    normalizer = tokenizer.bpe.normalizer
+    exact = [token for token in bpe["added_tokens"] if not token["normalized"]]
+    normalized = [
+        {**token, "content": normalizer.normalize_str(token["content"])}
+        for token in bpe["added_tokens"]
+        if token["normalized"]
+    ]
+    return {
+        "vocab": tokens,
+        "merges": merges,
+        "exact": _describe_added(exact),
+        "normalized": _describe_added(normalized),
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         "pad_id": tokenizer.pad_id,
         "unk_id": vocab[bpe["model"]["unk_token"]],
         "max_length": tokenizer.max_length,
     }
-    return ids, {"vocab": tokens, "merges": merges, "added": bpe["added_tokens"]}
+
+
+def _describe_added(tokens: list[dict[str, Any]]) -> dict[str, Any]:
+    """A regular expression of JavaScript that finds them, the longest first, and their ids."""
+    patterns: list[str] = []
+    for token in sorted(tokens, key=lambda token: -len(token["content"])):
+        escaped = re.sub(r"[^\w\s]", lambda sign: f"\\u{{{ord(sign[0]):x}}}", token["content"])
+        patterns.append(rf"(?<![\p{{L}}\p{{N}}_]){escaped}(?![\p{{L}}\p{{N}}_])" if token["single_word"] else escaped)
+    nothing = "(?!)"
+    return {"pattern": "|".join(patterns) or nothing, "ids": {token["content"]: token["id"] for token in tokens}}
 
 
 def describe_table(stored: Stored) -> dict[str, Any]:
@@ -108,7 +100,7 @@ def describe_table(stored: Stored) -> dict[str, Any]:
         {"shard": part.shard, "offset": part.offset, "first_row": part.rows.start, "rows": len(part.rows)}
         for part in stored.parts
     ]
-    return {"dtype": stored.dtype, "shape": [*stored.shape], "parts": parts}
+    return {"dtype": stored.dtype.lower(), "row_bytes": stored.row_bytes, "parts": parts}
 
 
 def limits(programs: Programs, capabilities: Capabilities) -> dict[str, int]:

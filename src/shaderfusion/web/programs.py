@@ -25,7 +25,11 @@ __all__ = ["Programs", "SourcedGraph", "tensor_name"]
 WGSL: Directives = {"f16": ("enable f16;",), "subgroups": ("enable subgroups;",)}
 """Extensions as the specification declares them."""
 
-_NO_PARAMS = -1
+_COMPUTE = 4
+"""GPUShaderStage.COMPUTE"""
+
+_PARAMS_BYTES = 256
+"""From one call's parameters to the next: WebGPU's largest minUniformBufferOffsetAlignment."""
 
 
 class SourcedGraph(NamedTuple):
@@ -86,7 +90,6 @@ class Programs:
     def __init__(self, base: Programs | None = None) -> None:
         self._shaders = _Indexed(base and base._shaders)
         self._pipelines = _Indexed(base and base._pipelines)
-        self._params = _Indexed(base and base._params)
         self._buffers: list[int] = []
         self._first_buffer = base._first_buffer + len(base._buffers) if base else 0
         self._known: dict[tuple[str, object], int] = dict(base._known) if base else {}
@@ -98,6 +101,9 @@ class Programs:
         """Bytes of the device."""
         self.calls: list[KernelCall] = []
         """All that are replayed."""
+        self._params: list[tuple[int, ...]] = []
+        self._params_buffer = self._add_buffer(_PARAMS_BYTES, "tensors")
+        self._params_bindings: dict[tuple[int, ...], list[int]] = dict(base._params_bindings) if base else {}
 
     def as_json(self) -> dict[str, Any]:
         """What the player reads."""
@@ -105,7 +111,7 @@ class Programs:
             "shaders": self._shaders.own,
             "pipelines": self._pipelines.own,
             "buffers": self._buffers,
-            "params": self._params.own,
+            "params": {"buffer": self._params_buffer, "values": self._params},
             "networks": self._networks,
             "prepare": self._prepare,
         }
@@ -137,17 +143,15 @@ class Programs:
             for weight in graph.weights.values():
                 places[weight.tensor] = _Place(self._add_weight(source, weight))
             self._networks[name] = {
-                "inputs": {key: _tensor(tensor, places) for key, tensor in graph.inputs.items()},
-                "outputs": {key: _tensor(tensor, places) for key, tensor in graph.outputs.items()},
+                "tensors": {key: _tensor(tensor, places) for key, tensor in named.items()},
                 "tables": {key: tensor_name(source, *table.paths) for key, table in graph.tables.items()},
                 "once": graph.num_once,
-                "dispatches": [self._dispatch(call, places) for call in graph.calls],
+                "calls": [self._call(call, places) for call in graph.calls],
             }
 
     def externals_of(self, network: str) -> dict[str, int]:
         """The buffers of its inputs and outputs, by name."""
-        own = self._networks[network]
-        return {name: tensor["buffer"] for name, tensor in (own["inputs"] | own["outputs"]).items()}
+        return {name: tensor["buffer"] for name, tensor in self._networks[network]["tensors"].items()}
 
     def add_preparation(self, shards: Shards, max_bytes: int) -> None:
         """The way from the shards' bytes to all weights that were added, `max_bytes` of them at a time."""
@@ -167,14 +171,14 @@ class Programs:
         for shard, offset, (weight, _, _), part in sorted(self._uploads(shards, max_bytes), key=lambda u: u.shard):
             size = part.data.size
             if not batches or batches[-1]["shard"] != shard or filled + size > max_bytes:
-                batches.append({"shard": shard, "uploads": [], "dispatches": []})
+                batches.append({"shard": shard, "uploads": [], "calls": []})
                 filled = 0
             batches[-1]["uploads"].append([offset, size, filled])
             source = words.rows(filled // 4, -(-size // 4))
             own_filters = filters.get(weight.tensor.dtype, words)
             for call in prepare_calls(source, part.stored, weight, part, flags, own_filters, 0):
                 labelled = replace(call, label=f"{weight.tensor.name}/{call.name}")
-                batches[-1]["dispatches"].append(self._dispatch(labelled, places))
+                batches[-1]["calls"].append(self._call(labelled, places))
             filled += -(-size // VIEW_ALIGNMENT_BYTES) * VIEW_ALIGNMENT_BYTES
         temporary = [places[spec].buffer for spec in room]
         self._prepare = {"words": places[words].buffer, "temporary": temporary, "batches": batches}
@@ -202,37 +206,54 @@ class Programs:
             self._loaded.append(_Loaded(weight, source, self._known[key]))
         return self._known[key]
 
-    def _dispatch(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> list[Any]:
+    def _call(self, call: KernelCall, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
         self.calls.append(call)
-        bindings: list[list[int]] = []
+        bindings: list[list[int] | None] = [self._bind_params(call)]
         for tensor in (binding.tensor for binding in call.bindings):
             buffer, offset = places[tensor.storage]
             bindings.append([buffer, offset + tensor.offset_bytes, tensor.size_bytes])
-        return [self._add_pipeline(call), self._add_params(call), [*call.workgroups], bindings, call.label]
+        return {
+            "pipeline": self._add_pipeline(call),
+            "workgroups": [*call.workgroups],
+            "bindings": bindings,
+            "label": call.label,
+        }
 
     def _add_pipeline(self, call: KernelCall) -> int:
         def describe() -> dict[str, Any]:
-            types = ["uniform" if call.params else None]
-            types += ["read-only-storage" if binding.access == "read" else "storage" for binding in call.bindings]
+            types = {0: "uniform"} if call.params else {}
+            for index, binding in enumerate(call.bindings, start=1):
+                types[index] = "read-only-storage" if binding.access == "read" else "storage"
+            entries = [
+                {"binding": index, "visibility": _COMPUTE, "buffer": {"type": kind}} for index, kind in types.items()
+            ]
             code = compose(call, WGSL).code
             shader = self._shaders.add(code, lambda: code)
-            return {"shader": shader, "entry_point": call.entry_point, "label": call.name, "bindings": types}
+            return {"shader": shader, "entry_point": call.entry_point, "label": call.name, "entries": entries}
 
         return self._pipelines.add(pipeline_key(call), describe)
 
-    def _add_params(self, call: KernelCall) -> int:
-        """Their words, floats as their bits."""
+    def _bind_params(self, call: KernelCall) -> list[int] | None:
+        """Where their words are, floats as their bits."""
         if not call.params:
-            return _NO_PARAMS
+            return None
         form = "<" + "".join("I" if isinstance(value, int) else "f" for value in call.params.values())
         words = struct.unpack(f"<{len(call.params)}I", struct.pack(form, *call.params.values()))
-        return self._params.add(words, lambda: words)
+        if words not in self._params_bindings:
+            offset = _PARAMS_BYTES * len(self._params)
+            self._params_bindings[words] = [self._params_buffer, offset, 4 * len(words)]
+            if self._params:  # the first one's are there
+                self._buffers[0] += _PARAMS_BYTES
+                self.memory["tensors"] += _PARAMS_BYTES
+            self._params.append(words)
+        return self._params_bindings[words]
 
 
 def _tensor(tensor: TensorSpec, places: Mapping[TensorSpec, _Place]) -> dict[str, Any]:
     return {
         "buffer": places[tensor].buffer,
-        "shape": [*tensor.shape],
         "dtype": tensor.dtype,
+        "rows": tensor.size // tensor.shape[-1],
+        "width": tensor.shape[-1],
         "channels": tensor.channels,
     }

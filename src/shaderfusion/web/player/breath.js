@@ -1,7 +1,8 @@
+let last = 0;
+
 /** Lets the browser draw a frame, now and then, in a long loop. */
 export async function breath() {
-  if (performance.now() - breath.last < 8 || document.hidden) return; // timers of hidden pages are slow
+  if (performance.now() - last < 8 || document.hidden) return; // timers of hidden pages are slow
   await new Promise((resolve) => setTimeout(resolve));
-  breath.last = performance.now();
+  last = performance.now();
 }
-breath.last = 0;

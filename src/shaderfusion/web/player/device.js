@@ -1,4 +1,5 @@
 /** The GPU that the browser gives, and which of an export's variants it can run. */
+import { breath } from "./breath.js";
 import { DeviceError } from "./errors.js";
 
 export class Device {
@@ -11,7 +12,7 @@ export class Device {
       );
     const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
     if (!adapter) throw new DeviceError("the browser offers no GPU; update its driver, or allow hardware acceleration");
-    const asked = variants.filter((variant) => variant.dtype === (dtype ?? variant.dtype));
+    const asked = variants.filter((variant) => !dtype || variant.dtype === dtype);
     const reasons = asked.map((variant) => whyNot(adapter, variant)), variant = asked[reasons.indexOf("")];
     if (!asked.length) throw new DeviceError(`dtype (=${dtype}) is not in this export; leave it out, or export again`);
     if (!variant) throw new DeviceError(`this device cannot run the model: ${reasons.join("; ")}; try another device`);
@@ -57,7 +58,11 @@ export class Device {
 
   async allocate(sizes, usage) {
     this.handle.pushErrorScope("out-of-memory");
-    const buffers = sizes.map((size) => this.handle.createBuffer({ size: Math.ceil(size / 16) * 16, usage }));
+    const buffers = [];
+    for (const size of sizes) {
+      buffers.push(this.handle.createBuffer({ size: Math.ceil(size / 16) * 16, usage }));
+      await breath();
+    }
     if (!(await this.handle.popErrorScope())) return buffers;
     for (const buffer of buffers) buffer.destroy();
     const megabytes = Math.ceil(sizes.reduce((sum, size) => sum + size, 0) / 1e6);
@@ -66,12 +71,11 @@ export class Device {
 }
 
 /** What an adapter, or this machine, lacks for a variant; "" if it can run it. */
-export function whyNot({ features, limits, info }, { name, memory, subgroup_size: size, ...variant }) {
+export function whyNot({ features, limits, info }, { name, memory, ...variant }) {
   const feature = variant.features?.find((feature) => !features.has(feature));
-  if (variant.is_fallback && !info.isFallbackAdapter) return `${name} is for software adapters`;
   if (feature) return `${name} needs the feature ${feature}`;
-  if (size && (info.subgroupMinSize !== size || info.subgroupMaxSize !== size))
-    return `${name} needs subgroups of ${size}`;
+  const fact = Object.keys(variant.info ?? {}).find((fact) => info[fact] !== variant.info[fact]);
+  if (fact) return `${name} needs ${fact} ${variant.info[fact]}`;
   const limit = Object.keys(variant.limits).find((limit) => limits[limit] < variant.limits[limit]);
   if (limit) return `${name} needs ${limit} ${variant.limits[limit]}, and it is ${limits[limit]}`;
   const needed = (memory.weights + memory.tensors + memory.loading) / 2 ** 30, gib = navigator.deviceMemory;

@@ -5,7 +5,6 @@ import { infotext, toPng } from "./png.js";
 import { colourLatents, fitColours } from "./preview.js";
 
 const PREVIEW_MS = 250; // at most so often
-const SAMPLERS = { ddim: "DDIM", euler: "Euler", euler_a: "Euler a", pndm: "PLMS" };
 
 const $ = (id) => document.getElementById(id);
 const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
@@ -13,6 +12,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFrac
 let pipeline = null;
 let running = null; // the AbortController of what is under way
 let isReady = false;
+let isSpent = false; // a download was cancelled, or failed
 let colours = null; // of previews, once a picture was decoded
 let pictureUrl = null;
 
@@ -91,7 +91,8 @@ async function attempt(action) {
 
 function sentence({ name, message }) {
   const isOurs = /^(Input|Model|NotFinite|Device)Error$/.test(name);
-  return `${message.charAt(0).toUpperCase()}${message.slice(1)}${isOurs ? "." : ` (${name}).`}`;
+  const begun = message.replace(/^[a-z]+ /, (word) => word.charAt(0).toUpperCase() + word.slice(1)); // not a path
+  return `${begun}${isOurs ? "." : ` (${name}).`}`;
 }
 
 const neededBytes = () => pipeline.needed.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -106,22 +107,24 @@ async function open() {
     notice(sentence(error));
     return say("This page cannot run here");
   }
-  const { manifest } = pipeline, { defaults, size } = manifest;
+  const { manifest } = pipeline, { defaults, size } = manifest, [min, max] = manifest.scheduler.steps;
   document.title = $("name").textContent = manifest.model.name;
   Object.assign($("canvas"), { width: size.width, height: size.height * size.batch }); // one below the other
-  $("steps").value = defaults.steps;
+  Object.assign($("steps"), { value: defaults.steps, min, max });
   $("guidance").value = defaults.guidance_scale;
   $("ablation").hidden = !pipeline.device.variant.ablation;
   showFacts();
   $("start").disabled = false;
   setRunning(null, startLabel());
   say("Ready to download");
-  const kept = await Promise.all(pipeline.needed.map((file) => pipeline.files.has(file)));
+  const kept = await Promise.all(pipeline.needed.map((file) => pipeline.files.kept(file)));
   if (kept.every(Boolean)) await load();
 }
 
 async function load() {
   await attempt(async (signal) => {
+    if (isSpent) pipeline = await Pipeline.open("./", { signal });
+    isSpent = false;
     navigator.storage?.persist?.();
     await warnIfFull();
     const begun = performance.now();
@@ -132,7 +135,7 @@ async function load() {
   });
   if (isReady) return;
   pipeline.close(); // it may have half of its buffers: the next try begins anew
-  pipeline = await Pipeline.open("./").catch(() => pipeline);
+  isSpent = true;
 }
 
 /** A model that does not fit beside the page's other files is downloaded again at the next visit. */
@@ -220,10 +223,10 @@ function showPicture(pictures, { prompt }) {
 }
 
 async function offer({ prompt, negativePrompt, steps, seed, guidanceScale }) {
-  const { manifest } = pipeline, { width, height } = manifest.size, sampler = manifest.scheduler.name;
+  const { manifest } = pipeline, { width, height } = manifest.size, { sampler, schedule_type } = manifest.scheduler;
   const text = infotext({
-    prompt, negativePrompt, Steps: steps, Sampler: SAMPLERS[sampler] ?? sampler, "CFG scale": guidanceScale, Seed: seed,
-    Size: `${width}x${height}`, Model: manifest.model.name, RNG: "CPU",
+    prompt, negativePrompt, Steps: steps, Sampler: sampler, ...(schedule_type && { "Schedule type": schedule_type }),
+    "CFG scale": guidanceScale, Seed: seed, Size: `${width}x${height}`, Model: manifest.model.name, RNG: "CPU",
   });
   if (pictureUrl) URL.revokeObjectURL(pictureUrl);
   pictureUrl = URL.createObjectURL(await toPng($("canvas"), text));

@@ -3,41 +3,39 @@ import { Device } from "./device.js";
 import { InputError, ModelError, NotFiniteError } from "./errors.js";
 import { arrayOf, Programs } from "./program.js";
 import { NormalGenerator } from "./random.js";
-import { COEFFICIENTS, makeSchedule } from "./schedulers.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Files } from "./weights.js";
 
-const FORMAT = "shaderfusion-web", VERSION = 1, f32 = Math.fround;
+const VERSION = 1, f32 = Math.fround;
 
 export class Pipeline {
-  /** Opens an export by the address of its folder, which ends in a slash, and gets it ready. */
+  /** Opens an export by the address of its folder, and gets it ready. */
   static async load(url, options) {
     const pipeline = await Pipeline.open(url, options);
-    try {
-      await pipeline.fetch(options);
-    } catch (error) {
+    await pipeline.fetch(options).catch((error) => {
       pipeline.close();
       throw error;
-    }
+    });
     return pipeline;
   }
 
   /** Reads the manifest and opens the GPU, before any download. `dtype`: f16 or f32, else what the GPU can run. */
   static async open(url, { dtype, signal } = {}) {
-    const base = new URL(".", new URL(url, document.baseURI)).href;
-    const response = await fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).catch(() => null);
-    const manifest = await response?.json().catch(() => null), { format, version } = manifest ?? {};
+    const base = new URL(`${url}`.replace(/\/*$/, "/"), document.baseURI).href;
+    const answer = fetch(`${base}manifest.json`, { signal, cache: "no-cache" }).then((response) => response.json());
+    const manifest = await answer.catch(() => null), { format, version } = manifest ?? {};
     signal?.throwIfAborted();
-    if (format !== FORMAT) throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
+    if (format !== "shaderfusion-web")
+      throw new ModelError(`${base} has no export of shaderfusion, or is out of reach; check it`);
     if (version !== VERSION)
       throw new ModelError(`manifest.json has version ${version}, and this player reads ${VERSION}; export it again`);
     return new Pipeline(manifest, await Device.open(manifest.variants, dtype), new Files(base));
   }
 
   constructor(manifest, device, files) {
-    const { file, ...ids } = manifest.tokenizers.text_encoder;
-    Object.assign(this, { manifest, device, files, programs: new Programs(device), isBusy: false, ids });
-    this.needed = [device.variant.program, file, ...manifest.shards];
+    const { tokenizers, scheduler, shards } = manifest;
+    Object.assign(this, { manifest, device, files, programs: new Programs(device), isBusy: false });
+    this.needed = [device.variant.program, tokenizers.text_encoder, scheduler.file, ...shards];
   }
 
   /** Frees all memory of the GPU. Nothing can be run any more. */
@@ -50,7 +48,7 @@ export class Pipeline {
    * "prepare", step, numSteps}.
    */
   async fetch({ onProgress = () => {}, signal } = {}) {
-    const [program, tokenizer, ...shards] = this.needed;
+    const [program, tokenizer, schedules, ...shards] = this.needed;
     const numBytes = this.needed.reduce((sum, { bytes }) => sum + bytes, 0);
     let before = 0;
     const get = async (file) => {
@@ -59,12 +57,17 @@ export class Pipeline {
       before += file.bytes;
       return blob;
     };
+    const getJson = async (file) => JSON.parse(await (await get(file)).text());
     await this.files.forgetOthers(this.manifest.files);
-    const recorded = JSON.parse(await (await get(program)).text());
-    const compiled = this.programs.add(recorded); // while the weights come
+    const recorded = await getJson(program), compiled = this.programs.add(recorded); // while the weights come
     compiled.catch(() => {}); // until it is awaited
-    this.tokenizer = new Tokenizer({ ...JSON.parse(await (await get(tokenizer)).text()), ...this.ids });
-    for (const shard of shards) await get(shard);
+    this.tokenizer = new Tokenizer(await getJson(tokenizer));
+    this.schedules = await getJson(schedules);
+    const parts = Object.values(this.manifest.tables).flatMap((table) => table.parts);
+    for (const [index, shard] of shards.entries()) {
+      const blob = await get(shard);
+      for (const part of parts) if (part.shard === index) part.blob = blob; // the browser may drop what it keeps
+    }
     onProgress({ stage: "compile" });
     const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
     await Promise.race([compiled, aborted]);
@@ -72,7 +75,7 @@ export class Pipeline {
   }
 
   /** Makes the weights of a file of programs. */
-  async prepare({ prepare }, onProgress = () => {}, signal) {
+  async prepare({ prepare }, onProgress, signal) {
     const { shards } = this.manifest;
     for (const [index, shard] of shards.entries()) {
       signal?.throwIfAborted();
@@ -85,44 +88,41 @@ export class Pipeline {
 
   /**
    * The picture of a prompt, as Python makes it of that seed: ImageData, or a list where the export makes several.
-   * `onProgress` is awaited: {stage: "text", numDropped}, after each step {stage: "denoise", step, numSteps, msPerStep,
-   * latents, preview}, of which latents() reads the latents so far and preview() decodes them, and {stage: "decode"}.
+   * `onProgress` is awaited: {stage: "text", numDropped}; after each step {stage: "denoise", step, numSteps, msPerStep,
+   * latents, preview}, with functions that read the latents so far and decode them; {stage: "decode"}.
    */
   async generate(prompt, options = {}) {
     if (this.isBusy) throw new InputError("a picture is being made; await it, or abort it, before the next");
     this.isBusy = true;
-    try {
-      return await this.#generate(prompt, options);
-    } finally {
-      this.isBusy = false;
-    }
+    return this.#generate(prompt, options).finally(() => (this.isBusy = false));
   }
 
   async #generate(prompt, { negativePrompt = "", seed, steps, guidanceScale, onProgress = () => {}, signal }) {
-    const { defaults, scheduler } = this.manifest, { unet } = this.programs.networks;
-    const schedule = makeSchedule(scheduler.config, steps ?? defaults.steps, scheduler.name);
-    const { initNoiseSigma, timesteps, inputScales, updates } = schedule, numSteps = updates.length;
-    const scale = guidanceScale ?? defaults.guidance_scale;
+    const { defaults, scheduler, coefficients } = this.manifest, { unet } = this.programs.networks;
+    const asked = steps ?? defaults.steps, scale = guidanceScale ?? defaults.guidance_scale;
+    const schedule = this.schedules[asked], [least, most] = scheduler.steps;
+    if (!schedule) throw new InputError(`steps (=${asked}) must be a whole number from ${least} to ${most}`);
+    const { init_noise_sigma, first_input_scale, timesteps } = schedule, numSteps = timesteps.length;
     if (!Number.isFinite(scale)) throw new InputError(`guidanceScale (=${scale}) must be a number`);
-    for (const text of [prompt, negativePrompt])
-      if (typeof text !== "string" || !text.isWellFormed()) throw new InputError(`prompt (=${text}) must be text`);
+    for (const [name, text] of Object.entries({ prompt, negativePrompt }))
+      if (!text?.isWellFormed?.()) throw new InputError(`${name} (=${text}) must be text`);
     const generator = new NormalGenerator(seed ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
     await onProgress({ stage: "text", numDropped: await this.#condition([negativePrompt, prompt], signal) });
-    const x = this.#noise(generator).map((value) => f32(initNoiseSigma) * value), zeros = x.map(() => 0);
-    const latents = x.map((value) => f32(inputScales[0] ?? 1) * value);
+    const x = this.#noise(generator).map((value) => f32(init_noise_sigma) * value), zeros = x.map(() => 0);
+    const latents = x.map((value) => f32(first_input_scale) * value);
     unet.write("x_t", x);
     unet.write("latents", [...latents, ...latents]); // of both halves
     unet.write("x_saved", zeros);
     unet.write("history", [...zeros, ...zeros, ...zeros]);
+    const columns = { ...schedule.coefficients, guidance_scale: timesteps.map(() => Math.max(scale, 1)) };
     const begun = performance.now();
-    for (const [i, update] of updates.entries()) {
-      const values = { ...update, guidance_scale: Math.max(scale, 1), next_input_scale: inputScales[i + 1] ?? 1 };
-      unet.write("coefficients", COEFFICIENTS.map((name) => values[name] ?? 0));
-      unet.write("timestep", [timesteps[i]]);
-      if (update.c_noise) unet.write("noise", this.#noise(generator));
+    for (const [i, timestep] of timesteps.entries()) {
+      unet.write("coefficients", coefficients.map((name) => columns[name]?.[i] ?? 0));
+      unet.write("timestep", [timestep]);
+      if (columns.c_noise?.[i]) unet.write("noise", this.#noise(generator));
       await unet.run({ again: i > 0, signal });
-      const msPerStep = (performance.now() - begun) / (i + 1), step = i + 1;
+      const step = i + 1, msPerStep = (performance.now() - begun) / step;
       const latents = () => unet.read("x_t"), preview = () => this.#decode(signal);
       await onProgress({ stage: "denoise", step, numSteps, msPerStep, latents, preview });
     }
@@ -132,30 +132,27 @@ export class Pipeline {
 
   /** Has the UNet's halves read these texts; how many tokens of the last one were dropped. */
   async #condition(texts, signal) {
-    const { text_encoder, unet } = this.programs.networks, { batch } = this.manifest.size;
-    const [[input, table]] = Object.entries(text_encoder.tables), source = text_encoder.buffer("embedding");
-    const target = unet.buffer("embedding"), bytes = target.size / (2 * batch);
+    const { text_encoder, unet } = this.programs.networks, halves = [];
+    const [[input, table]] = Object.entries(text_encoder.tables);
     let tokens;
-    for (const [half, text] of texts.entries()) {
+    for (const text of texts) {
       tokens = this.tokenizer.tokenize(text);
       text_encoder.write(input, await this.#tableRows(this.manifest.tables[table], tokens.ids));
       await text_encoder.run({ signal });
-      const encoder = this.device.handle.createCommandEncoder();
-      for (let row = half * batch; row < (half + 1) * batch; row++)
-        encoder.copyBufferToBuffer(source, 0, target, row * bytes, bytes);
-      await this.device.submit(encoder);
+      const embedding = await text_encoder.read("embedding");
+      halves.push(...Array(this.manifest.size.batch).fill(embedding));
     }
+    unet.write("embedding", halves.flatMap((embedding) => [...embedding]));
     return tokens.numDropped;
   }
 
   /** Rows of a table, which stays in its file. */
-  async #tableRows({ dtype, shape, parts }, ids) {
-    const rowBytes = shape[1] * (dtype === "F16" ? 2 : 4), rows = [];
+  async #tableRows({ dtype, row_bytes, parts }, ids) {
+    const rows = [];
     for (const id of ids) {
       const part = parts.findLast(({ first_row }) => first_row <= id);
-      const start = part.offset + (id - part.first_row) * rowBytes;
-      const blob = await this.files.get(this.manifest.shards[part.shard]);
-      rows.push(...arrayOf(dtype.toLowerCase(), await blob.slice(start, start + rowBytes).arrayBuffer()));
+      const start = part.offset + (id - part.first_row) * row_bytes;
+      rows.push(...arrayOf(dtype, await part.blob.slice(start, start + row_bytes).arrayBuffer()));
     }
     return rows;
   }
@@ -182,9 +179,11 @@ export class Pipeline {
 
 /** Of pixels in -1..1: ImageData rounds to the nearest byte, halves to the even one, as Python does. */
 function toImage(pixels, width, height) {
-  if (!pixels.every(Number.isFinite)) throw new NotFiniteError("the picture is not finite; load the model in f32");
   const image = new ImageData(width, height);
-  image.data.fill(255);
-  pixels.forEach((value, i) => (image.data[4 * Math.floor(i / 3) + (i % 3)] = f32(f32(value * 127.5) + 127.5)));
+  for (let at = 0, i = 0; at < image.data.length; at++) {
+    const value = at % 4 === 3 ? 255 : f32(f32(pixels[i++] * 127.5) + 127.5);
+    if (!Number.isFinite(value)) throw new NotFiniteError("the picture is not finite; load the model in f32");
+    image.data[at] = value;
+  }
   return image;
 }

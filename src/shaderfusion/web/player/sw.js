@@ -1,6 +1,6 @@
 /** Keeps the page and the manifest for visits without network. The model's files the player keeps itself. */
 const CACHE = "shaderfusion-page";
-const isModels = (path) => /^(weights|programs)\/|^tokenizer\w*\.json$/.test(path);
+const isModels = (path) => /^(programs|weights)\/|^(schedules|tokenizer)\w*\.json$/.test(path);
 const scope = self.registration.scope;
 
 self.addEventListener("install", (event) => {

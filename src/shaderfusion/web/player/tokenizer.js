@@ -15,14 +15,13 @@ const BYTES = Array.from({ length: 256 }, (_, byte) => {
 });
 
 export class Tokenizer {
-  /** `vocab`: tokens by id; `merges`: "left right", best first; `added`: {id, content, ...}, found before words. */
-  constructor({ vocab, merges, added, ...ids }) {
+  /** `vocab`: tokens by id; `merges`: "left right", best first; `exact`, `normalized`: what is found before words. */
+  constructor({ vocab, merges, exact, normalized, ...ids }) {
     Object.assign(this, ids); // bos_id, eos_id, pad_id, unk_id, max_length
     this.ids = new Map(vocab.map((token, id) => [token, id]));
     this.ranks = new Map(merges.map((merge, rank) => [merge, rank]));
-    const inLowerCase = added.map((token) => ({ ...token, content: normalize(token.content) }));
-    this.exact = finder(added.filter((token) => !token.normalized));
-    this.normalized = finder(inLowerCase.filter((token) => token.normalized));
+    this.exact = finder(exact);
+    this.normalized = finder(normalized);
   }
 
   /** The ids of a text, begun, ended and padded, and how many tokens were dropped from its end. */
@@ -36,8 +35,8 @@ export class Tokenizer {
   /** The ids of a text, without ends. */
   encode(text) {
     const parts = (piece) => (piece.match(WORD) ?? []).flatMap((word) => word.match(PART));
-    const words = (piece) => parts(piece).flatMap((part) => this.#merge(part));
-    return this.exact(text, (piece) => this.normalized(normalize(piece), words));
+    const idsOf = (piece) => parts(piece).flatMap((part) => this.#merge(part));
+    return this.exact(text, (piece) => this.normalized(normalize(piece), idsOf));
   }
 
   /** The ids of a word's bytes, after the pair that comes first in `merges` became one, until there is none. */
@@ -57,14 +56,8 @@ export class Tokenizer {
 const normalize = (text) =>
   Array.from(text.normalize("NFC").replace(/\p{White_Space}+/gu, " "), (letter) => letter.toLowerCase()).join("");
 
-/** A function of a text, and of what gives the ids of its pieces that are none of `tokens`; the longest token wins. */
-function finder(tokens) {
-  if (!tokens.length) return (text, idsOf) => idsOf(text);
-  const ids = new Map(tokens.map((token) => [token.content, token.id]));
-  const sources = tokens.sort((a, b) => b.content.length - a.content.length).map(({ content, single_word }) => {
-    const escaped = content.replace(/[^\p{L}\p{N}\s]/gu, (sign) => `\\u{${sign.codePointAt(0).toString(16)}}`);
-    return single_word ? `(?<![\\p{L}\\p{N}_])${escaped}(?![\\p{L}\\p{N}_])` : escaped;
-  });
-  const pattern = new RegExp(`(${sources.join("|")})`, "u");
-  return (text, idsOf) => text.split(pattern).flatMap((piece, i) => (i % 2 ? ids.get(piece) : idsOf(piece)));
+/** A function of a text, and of what gives the ids of its pieces that are no token of `ids`. */
+function finder({ pattern, ids }) {
+  const found = new RegExp(`(${pattern})`, "u");
+  return (text, idsOf) => text.split(found).flatMap((piece, i) => (i % 2 ? ids[piece] : idsOf(piece)));
 }

@@ -2,38 +2,33 @@
 import { breath } from "./breath.js";
 import { ModelError } from "./errors.js";
 
-const OWN = /^(programs|tokenizer|weights)/; // paths; those of other exports begin with their folder's address
-
 /** Files are {path, bytes, sha256}, as the manifest at `base` lists them. */
 export class Files {
   constructor(base) {
     this.base = base;
-    this.cache = caches.open("shaderfusion-files").catch(() => null);
+    this.cache = caches.open(`shaderfusion-files ${base}`).catch(() => null);
     this.memory = new Map(); // where the browser keeps nothing, or has no room
   }
 
   /** A file, checked: a Blob. `onBytes` is told how many of its bytes are there. */
   async get(file, { onBytes = () => {}, signal } = {}) {
-    let blob = await this.#kept(file);
+    let blob = await this.kept(file);
     if (!blob) await this.#keep(file, "", (blob = await this.#fetch(file, onBytes, signal)));
     onBytes(file.bytes);
     return blob;
   }
 
-  async has(file) {
-    return Boolean(await this.#kept(file));
-  }
-
-  /** Forgets what is kept of this export but none of `files`. */
+  /** Forgets what is kept but none of `files`, such as an earlier export's. */
   async forgetOthers(files) {
-    const cache = await this.cache, wanted = files.flatMap((file) => [this.#key(file), this.#key(file, "&part")]);
+    const cache = await this.cache, wanted = files.map((file) => this.#key(file));
     for (const { url } of (await cache?.keys()) ?? [])
-      if (OWN.test(url.replace(this.base, "")) && !wanted.includes(url)) await cache.delete(url);
+      if (!wanted.some((key) => url.startsWith(key))) await cache.delete(url);
   }
 
   #key = ({ path, sha256 }, part = "") => `${this.base}${path}?sha256=${sha256}${part}`;
 
-  async #kept(file, part) {
+  /** A file that is there already, or its part: a Blob, or undefined. */
+  async kept(file, part) {
     const key = this.#key(file, part);
     return this.memory.get(key) ?? (await (await this.cache)?.match(key))?.blob();
   }
@@ -48,18 +43,19 @@ export class Files {
   }
 
   async #fetch(file, onBytes, signal) {
-    const { path, bytes: size } = file, resumed = await this.#kept(file, "&part");
+    const { path, bytes: size } = file, resumed = await this.kept(file, "&part");
     let parts = resumed ? [resumed] : [], length = resumed?.size ?? 0, cause;
     for (let tries = 0; tries < 3 && length < size && !signal?.aborted; tries++) {
       try {
         const headers = length ? { Range: `bytes=${length}-` } : {};
         const response = await fetch(this.base + path, { headers, signal, cache: "no-store" });
+        if (response.status === 416) break; // its file ends here
         if (!response.ok) throw new ModelError(`${path}: the server answers ${response.status}; export it again`);
         if (response.status !== 206) [parts, length] = [[], 0]; // it knows no ranges, and sends all
-        for await (const chunk of chunksOf(response)) {
-          parts.push(new Blob([chunk])); // a copy of all at once would drop frames
-          onBytes((length += chunk.length));
-          await breath();
+        const reader = response.body.getReader();
+        for (let chunk; !(chunk = await reader.read()).done; await breath()) {
+          parts.push(new Blob([chunk.value])); // a copy of all at once would drop frames
+          onBytes((length += chunk.value.length));
         }
       } catch (error) {
         if (error instanceof ModelError) throw error;
@@ -67,7 +63,7 @@ export class Files {
       }
     }
     const blob = new Blob(parts);
-    if (length < size) {
+    if (length < size && (cause || signal?.aborted)) { // else the server's file is a shorter one
       if (length) await this.#keep(file, "&part", blob);
       signal?.throwIfAborted();
       const rest = `the download broke off after ${length} of ${size} bytes; reload to go on from there`;
@@ -81,13 +77,5 @@ export class Files {
     if (resumed) return this.#fetch(file, onBytes, signal); // what was kept may have been damaged
     const found = `of ${length} bytes, SHA-256 ${sha256.slice(0, 8)}...`;
     throw new ModelError(`${path} (${found}) is not the manifest's; reload, or export the model again`);
-  }
-}
-
-async function* chunksOf(response) {
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    yield value;
   }
 }
