@@ -1,4 +1,6 @@
-"""Whether every step of many pictures is finite in a GPU's f16: `.venv/bin/python -m benchmarks.finite_seeds [--runtime NAME]`.
+"""Whether every step of many pictures is finite in a GPU's f16.
+
+    .venv/bin/python -m benchmarks.finite_seeds [--runtime NAME]
 
 1,000 seeds of the embedded model, and 50 of SD 1.4's architecture with random weights, 20 steps each.
 """
