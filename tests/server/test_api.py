@@ -245,7 +245,8 @@ def test_inspected_adapters_and_clip_skip(client: Client) -> None:
     assert (settings["prompt"], settings["clip_skip"], settings["model"], missing) == (mine, 1, "sd1", [])
     settings, missing = inspect({PARAMETERS: text + "other"}, ("yours",))
     assert settings["prompt"] == "a fox"
-    assert [each.partition(":")[0] for each in missing] == ["Clip skip", "Lora", "model"]
+    assert settings["clip_skip"] == 1
+    assert [each.partition(":")[0] for each in missing] == ["Lora", "model"]
     own = {"prompt": mine, "steps": 2, "model": "sd1", "lora": [{"file": "mine.safetensors", "strength": 0.5}]}
     settings, missing = inspect({OWN: json.dumps(own)})
     assert (settings["prompt"], missing) == (mine, [])

@@ -37,8 +37,8 @@ def inspect_picture(data: bytes, models: Mapping[str, Known], adapters: Collecti
     known = models.get(model or "")
     if known:
         settings["model"] = model
-        if known.family != _XL and re.fullmatch("[1-9]", demands.get("Clip skip", "")):
-            settings["clip_skip"] = int(demands.pop("Clip skip")) - 1  # web UIs count the layer that is read too
+        if known.family == _XL and recipe.is_web_uis:
+            settings.pop("clip_skip", None)  # web UIs skip none of its layers
     missing = [f"{key}: {value} is not taken over" for key, value in demands.items()]
     if model is not None and not known:
         missing.append(f"model: {model} is not among the models of this server")
