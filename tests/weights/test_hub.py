@@ -61,9 +61,10 @@ class Client:
 
     def interrupt(self) -> None:
         """As Ctrl-C, once more where Python dropped it, which it does while it ends an object."""
+        assert self.process.stdout
         for _ in range(2):
             self.process.send_signal(signal.SIGINT)
-            if select.select([self.process.stdout], [], [], 5)[0]:
+            if select.select([self.process.stdout.fileno()], [], [], 5)[0]:
                 return
 
     def close(self) -> None:
