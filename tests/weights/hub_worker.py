@@ -5,6 +5,7 @@ One JSON object a line: in, the arguments of `download`, of which `check` is whe
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,4 +52,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what starts the tests may have it ignore
     main()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -58,14 +57,6 @@ class Client:
     def refuse(self, repo_id: str, **options: Any) -> str:
         self.ask(repo_id, **options)
         return self.answer()["error"]
-
-    def interrupt(self) -> None:
-        """As Ctrl-C, once more where Python dropped it, which it does while it ends an object."""
-        assert self.process.stdout
-        for _ in range(2):
-            self.process.send_signal(signal.SIGINT)
-            if select.select([self.process.stdout.fileno()], [], [], 5)[0]:
-                return
 
     def close(self) -> None:
         assert self.process.stdin
@@ -250,7 +241,7 @@ def test_interrupted(hub: Hub, clients: dict[str, Client]) -> None:
     begun = hub.stall[f"{name}/{F16[1]}"] = threading.Event()
     online.ask(name)
     assert begun.wait(20)
-    online.interrupt()
+    online.process.send_signal(signal.SIGINT)
     assert online.answer()["error"] == "interrupted"
     assert hub.fetched() == under(name, SMALL + F16[:2])
     assert "not whole in the cache" in clients["offline"].refuse(name)
