@@ -3,7 +3,7 @@
 A model composes best at the size that it was trained on; the second run adds the detail of the larger one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -12,11 +12,12 @@ from shaderfusion.arguments import LARGEST_SCALE, require_strength
 from shaderfusion.errors import InputError
 from shaderfusion.families.family import Family, RunSize
 from shaderfusion.images import AnyPicture, read_source
+from shaderfusion.progress import Stage
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request, last_steps
 from shaderfusion.schedulers import make_schedule
 
-__all__ = ["SecondPass"]
+__all__ = ["SecondPass", "passes"]
 
 
 class SecondPass:
@@ -66,3 +67,13 @@ class SecondPass:
         sides = {"width_px": size.width_px, "height_px": size.height_px}
         source = read_source(images, self._mask_image, self._strength, **sides, batch=size.batch)
         return replace(self._request, source=source)
+
+
+def passes(first: Request, second: SecondPass | None) -> list[tuple[Stage, Callable[[Sequence[Image.Image]], Request]]]:
+    """The runs, each with what makes its request of the pictures of the one before."""
+    found: list[tuple[Stage, Callable[[Sequence[Image.Image]], Request]]] = [
+        (Stage(first.num_steps, work=first.size.pixels), lambda _: first)
+    ]
+    if second:
+        found.append((Stage(second.num_steps, "hires", second.size.pixels), second.request))
+    return found

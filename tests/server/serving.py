@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from golden.models import model_folder
 from PIL import Image
 
-from shaderfusion.cli.serve import make_field_parser
+from shaderfusion.cli.generate import make_field_parser
 from shaderfusion.server.app import make_app
 from shaderfusion.server.models import Models, find_models
 from shaderfusion.server.running import HttpServer, listen, own_names

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("starlette", reason="starlette comes with the test extra")
 from server.serving import SMALL, Client
 
-from shaderfusion.cli.serve import make_field_parser
+from shaderfusion.cli.generate import make_field_parser
 from shaderfusion.server.openapi import EXAMPLES, all_paths, document
 from shaderfusion.server.service import GENERATE_FIELDS
 from shaderfusion.server.settings import Fields

@@ -347,7 +347,7 @@ def test_tokenizer(exported: Path) -> None:
 def test_schedules_are_pythons(name: str) -> None:
     """To the float32 that the GPU takes, of the coefficients in each step as of all else."""
     config = open_model(model_folder("sd1")).scheduler_config
-    about, made = describe_scheduler(config, make_schedules(config, name))
+    about, made = describe_scheduler(config, make_schedules(config, name), 20)
     read = json.loads(as_bytes(made))
     assert about["name"] == name
     least, most = about["steps"]

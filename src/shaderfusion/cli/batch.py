@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shaderfusion.cli.generate import add_generating
-from shaderfusion.cli.options import text, whole_number
+from shaderfusion.cli.generate import add_generating, make_field_parser
+from shaderfusion.cli.options import whole_number
 from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
 from shaderfusion.making import (
     NO_SETTINGS,
@@ -127,7 +127,7 @@ def _plan(args: argparse.Namespace) -> tuple[list[_Task], list[_Cell], int]:
     except (OSError, ValueError) as error:
         raise InputError(f"--output-dir (={args.output_dir}) cannot be a folder ({error}); choose another") from None
     require_writable("--output-dir", args.output_dir / _REPORT, ".jsonl", _REPORT)
-    parser = _job_parser()
+    parser = make_field_parser()
     differing = [name for name in PER_JOB if len({job.settings.get(name) for job in jobs}) > 1] or ["prompt"]
     tasks: dict[Path, _Task] = {}
     cells: dict[Path | int, _Cell] = {}
@@ -145,14 +145,6 @@ def _plan(args: argparse.Namespace) -> tuple[list[_Task], list[_Cell], int]:
             cells[index] = (None, label)
             num_failed += 1
     return list(tasks.values()), list(cells.values()), num_failed
-
-
-def _job_parser() -> argparse.ArgumentParser:
-    """Of the options of one job, by the rules that `generate` has for them."""
-    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_generating(parser)
-    parser.add_argument("--prompt", type=text)
-    return parser
 
 
 def _task(args: argparse.Namespace) -> _Task:

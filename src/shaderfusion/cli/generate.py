@@ -51,18 +51,16 @@ from shaderfusion.making import (
 )
 from shaderfusion.metadata.image_files import SUFFIXES, encode, require_room
 from shaderfusion.output import progress_line, require_writable, show, write_whole
-from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.progress import JobProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from PIL.Image import Image
 
     from shaderfusion.families.family import Family
     from shaderfusion.hires import SecondPass
     from shaderfusion.request import Request
 
-__all__ = ["MAX_IMAGES", "add_generating", "add_parser", "add_pictures"]
+__all__ = ["MAX_IMAGES", "add_generating", "add_parser", "make_field_parser"]
 
 MAX_IMAGES = 1000
 """Of one command: more than any device makes at once."""
@@ -76,7 +74,7 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("prompt", type=text, nargs="?", metavar="PROMPT", help=meaning)
     add_like(generate)
     add_generating(generate)
-    add_pictures(generate)
+    _add_pictures(generate)
     generate.add_argument(
         "--output",
         metavar="FILE",
@@ -87,7 +85,16 @@ def add_parser(commands: Any) -> None:
     add_json(generate)
 
 
-def add_pictures(generate: argparse.ArgumentParser) -> None:
+def make_field_parser() -> argparse.ArgumentParser:
+    """Of a job's or a request's fields, by the rules that `generate` has for its options; raises ArgumentError."""
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_generating(parser)
+    _add_pictures(parser)
+    parser.add_argument("--prompt", type=text, help="what to show")
+    return parser
+
+
+def _add_pictures(generate: argparse.ArgumentParser) -> None:
     """What a run may begin with, what may follow, and how many pictures."""
     meaning = (
         "a picture to begin with, of any mode and size: turned as its EXIF says, resized to width and height; what is "
@@ -171,12 +178,10 @@ def _run(args: argparse.Namespace) -> None:
         return model, request, make_second_pass(model, args, request)
 
     (model, request, second), _, load = open_model_and_device(args, check)
-    requests: list[Callable[[list[Image]], Request]] = [lambda _: request]
-    stages = [Stage(request.num_steps, work=request.size.pixels)]
-    if second:
-        requests.append(second.request)
-        stages.append(Stage(second.num_steps, "hires", second.size.pixels))
-    job = JobProgress(stages)
+    from shaderfusion.hires import passes
+
+    runs = passes(request, second)
+    job = JobProgress([stage for stage, _ in runs])
     with progress_line(job):
         with ThreadPoolExecutor(1) as beside:
             hashing = beside.submit(Hashes, args, model)  # of large files, which takes as long as loading them
@@ -191,7 +196,7 @@ def _run(args: argparse.Namespace) -> None:
         require_room("--output", paths[0], texts[-1])
         loaded = time.perf_counter()
         images: list[Image] = []
-        for index, make_request in enumerate(requests):
+        for index, (_, make_request) in enumerate(runs):
             job.start(index)
             run = pipe.run(make_request(images))
             run.watch = job.begin

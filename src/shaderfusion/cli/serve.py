@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.cli.generate import MAX_IMAGES, add_generating, add_pictures
+from shaderfusion.cli.generate import MAX_IMAGES, make_field_parser
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
     DTYPE_OF_DEVICE,
@@ -20,7 +20,7 @@ from shaderfusion.cli.options import (
 from shaderfusion.errors import InputError
 from shaderfusion.output import say, show
 
-__all__ = ["add_parser", "make_field_parser"]
+__all__ = ["add_parser"]
 
 _KEY = "SHADERFUSION_API_KEY"
 _COMMON = ("device", "runtime", "dtype", "tuning", "memory", "lora_dir")
@@ -66,15 +66,6 @@ def add_parser(commands: Any) -> None:
     add_dtype(serve, DTYPE_OF_DEVICE)
     add_tuning(serve, "auto")
     add_memory(serve)
-
-
-def make_field_parser() -> argparse.ArgumentParser:
-    """Of a request's fields, by the rules that `generate` has for its options."""
-    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_generating(parser)
-    add_pictures(parser)
-    parser.add_argument("--prompt", type=text, help="what to show")
-    return parser
 
 
 def _run(args: argparse.Namespace) -> None:

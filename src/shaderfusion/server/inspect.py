@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from shaderfusion.errors import InputError
 from shaderfusion.metadata.image_files import PARAMETERS, parse_texts
 from shaderfusion.metadata.recipe import read_recipes
+from shaderfusion.prompts.adapters import take_adapters
 from shaderfusion.server.models import Known
 from shaderfusion.server.settings import KINDS
 
 __all__ = ["inspect_picture"]
 
-_TAG = re.compile(r"<(\w+):([^:<>]+)[^<>]*>")
 _XL = "StableDiffusionXL"
 
 
@@ -33,7 +32,10 @@ def inspect_picture(data: bytes, models: Mapping[str, Known], adapters: Collecti
     settings = {key: value for key, value in recipe.options.items() if key in KINDS}
     demands = dict(recipe.demands)
     model = recipe.facts.get("model") or recipe.facts.get("Model")
-    _take_adapters(settings, demands, adapters)
+    names = _names(recipe.tagged_prompt)
+    if names and names <= set(adapters):
+        settings["prompt"] = recipe.tagged_prompt
+        demands.pop("Lora", None)
     known = models.get(model or "")
     if known:
         settings["model"] = model
@@ -45,20 +47,9 @@ def inspect_picture(data: bytes, models: Mapping[str, Known], adapters: Collecti
     return {"settings": settings, "parameters": texts.get(PARAMETERS), "missing": missing}
 
 
-def _take_adapters(settings: dict[str, Any], demands: dict[str, str], adapters: Collection[str]) -> None:
-    """Where all that the picture asks for are here, the prompt names them: again, if its text was a web UI's."""
-    prompt, asked = settings.get("prompt", ""), demands.get("Lora", "")
-    tags = {found[0]: found.groups() for text in (prompt, asked) for found in _TAG.finditer(text)}
-    names = {name for kind, name in tags.values() if kind == "lora" and name in adapters}
-    if len(names) < len(tags) or not names or (asked.startswith("[") and _files(asked) != names):
-        return
-    settings["prompt"] = " ".join([prompt, *(tag for tag in tags if tag not in prompt)])
-    demands.pop("Lora", None)
-
-
-def _files(asked: str) -> set[str]:
-    """Names of the adapters that our own settings list."""
+def _names(tagged_prompt: str | None) -> set[str]:
+    """Of the adapters in a prompt; none where it names what is not done here."""
     try:
-        return {Path(each["file"]).stem for each in json.loads(asked)}
-    except (ValueError, TypeError, KeyError):
+        return {*take_adapters(tagged_prompt or "")[1]}
+    except InputError:
         return set()

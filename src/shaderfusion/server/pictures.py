@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from shaderfusion.families.family import Family, RunSize
-from shaderfusion.hires import SecondPass
+from shaderfusion.hires import SecondPass, passes
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (
     Hashes,
@@ -31,7 +31,7 @@ from shaderfusion.metadata.image_files import PARAMETERS, encode
 from shaderfusion.metadata.settings import make_texts
 from shaderfusion.output import write_whole
 from shaderfusion.pipeline import StableDiffusionPipeline
-from shaderfusion.progress import JobProgress, Stage
+from shaderfusion.progress import JobProgress
 from shaderfusion.prompts.scheduled import ScheduledPrompts
 from shaderfusion.request import Request
 from shaderfusion.server.models import Models
@@ -58,19 +58,6 @@ class PictureWork:
     """Files of those that the prompt names."""
     preview_every: int
     """Steps; 0 makes none."""
-
-    @property
-    def stages(self) -> list[Stage]:
-        """Of the run, and of the second one."""
-        stages = [Stage(self.request.num_steps, work=self.request.size.pixels)]
-        if self.second:
-            stages.append(Stage(self.second.num_steps, "hires", self.second.size.pixels))
-        return stages
-
-    @property
-    def requests(self) -> list[Callable[[list[Image]], Request]]:
-        """Of both, each of the pictures before it."""
-        return [lambda _: self.request, *([self.second.request] if self.second else ())]
 
     @property
     def sizes(self) -> list[RunSize]:
@@ -147,7 +134,7 @@ class Maker:
             "started",
             model=work.args.model,
             seed=work.request.seed,
-            steps=sum(stage.num_steps for stage in work.stages),
+            steps=sum(stage.num_steps for stage, _ in passes(work.request, work.second)),
             width=width,
             height=height,
             num_images=work.request.size.batch,
@@ -173,16 +160,17 @@ class Maker:
 
     def _run(self, work: PictureWork, pipe: StableDiffusionPipeline, job: Job) -> Sequence[Image]:
         images: Sequence[Image] = ()
-        progress = JobProgress(work.stages)
+        runs = passes(work.request, work.second)
+        progress = JobProgress([stage for stage, _ in runs])
 
         def tell() -> None:
             left_s = progress.seconds_left
             job.tell("step", step=progress.step, steps=progress.num_steps, part=progress.part, seconds_left=left_s)
 
         progress.watch = tell
-        for index, make_request in enumerate(work.requests):
+        for index, (_, make_request) in enumerate(runs):
             progress.start(index)
-            with pipe.run(make_request(list(images))) as run:
+            with pipe.run(make_request(images)) as run:
                 run.watch = progress.begin
                 for step in run:
                     progress.advance()

@@ -98,7 +98,8 @@ def export_web(
     size = opened.run_size(batch=batch, width=width, height=height)
     folder = ExportFolder(output)
     config = opened.scheduler_config
-    about_scheduler, schedules = describe_scheduler(config, make_schedules(config, scheduler))
+    steps = opened.defaults.command_line_steps
+    about_scheduler, schedules = describe_scheduler(config, make_schedules(config, scheduler), steps)
     names = [name for name, target in _TARGETS.items() if dtype in ("auto", target.kernels.dtype)]
     variants = [_record(opened, size, name, ablation=ablation) for name in names]
     graphs = [graph for variant in variants for graph in variant.all_graphs]

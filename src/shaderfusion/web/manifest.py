@@ -28,8 +28,6 @@ __all__ = [
 FORMAT, VERSION = "shaderfusion-web", 1
 MANIFEST = "manifest.json"
 
-_GUIDANCE_SCALE = 7.5
-
 
 def as_bytes(value: object) -> bytes:
     """As JSON. Equal values give equal bytes."""
@@ -51,7 +49,7 @@ def describe_model(model: Family, name: str, size: RunSize, steps: int) -> dict[
             "num_tokens": size.num_tokens,
         },
         "latents": {"shape": [*model.latents_shape(size)], "scale_factor": model.scale_factor},
-        "defaults": {"steps": steps, "guidance_scale": _GUIDANCE_SCALE},
+        "defaults": {"steps": steps, "guidance_scale": model.defaults.guidance_scale},
         "coefficients": [*COEFFICIENTS],
     }
 

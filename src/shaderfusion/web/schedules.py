@@ -14,7 +14,6 @@ from shaderfusion.schedulers import Schedule, make_schedule
 __all__ = ["MOST_STEPS", "describe_scheduler", "make_schedules"]
 
 MOST_STEPS = 100
-_STEPS = 20
 
 
 def make_schedules(config: SchedulerConfig, name: str | None = None) -> dict[int, Schedule]:
@@ -32,9 +31,12 @@ def make_schedules(config: SchedulerConfig, name: str | None = None) -> dict[int
 
 
 def describe_scheduler(
-    config: SchedulerConfig, schedules: dict[int, Schedule]
+    config: SchedulerConfig, schedules: dict[int, Schedule], steps: int
 ) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """What the manifest says of it: names, here and in web UIs, and numbers of steps; and its file, by those."""
+    """What the manifest says of it: names, here and in web UIs, and numbers of steps; and its file, by those.
+
+    The page begins with `steps`, or the number next to it that the scheduler takes.
+    """
     name = next(iter(schedules.values())).name
     spacing = schedule_type(config, name)
     described = {
@@ -42,7 +44,7 @@ def describe_scheduler(
         "sampler": web_ui_name(name),
         **({"schedule_type": spacing} if spacing else {}),
         "steps": [min(schedules), max(schedules)],
-        "default_steps": min(schedules, key=lambda steps: abs(steps - _STEPS)),
+        "default_steps": min(schedules, key=lambda taken: abs(taken - steps)),
     }
     return described, {steps: _as_json(schedule) for steps, schedule in schedules.items()}
 
