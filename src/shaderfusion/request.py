@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,9 @@ __all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Prompts", "Request", "last_steps", "m
 
 _STRENGTH = 0.8
 """As in diffusers."""
+
+_MOST_CHUNKS = 24
+"""To which prompts are lengthened: as many as two prompts of 3 and 8 need."""
 
 Prompts = np.ndarray | ScheduledPrompts | Conditioning
 """Rows of token ids, texts in the web UIs' syntax, or what the denoiser is given for each prompt."""
@@ -57,6 +61,11 @@ class Request:
     def num_steps(self) -> int:
         """Calls of the denoiser."""
         return len(self.schedule.updates)
+
+    @property
+    def num_chunks(self) -> tuple[int, ...]:
+        """Of each of its prompts in the web UIs' syntax: one of fewer would have empty ones beside it."""
+        return tuple(prompts.ids.shape[1] for prompts in self.prompts if isinstance(prompts, ScheduledPrompts))
 
     def changes_at(self, step: int) -> bool:
         """Whether a step, counted from 0, shows something else than the one before; after the last one nothing does."""
@@ -123,7 +132,7 @@ def make_request(
         reads = model.reads_guidance_scale
         rule = "model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
         raise InputError(f"prompt: AND, and a weight at the end such as :1.2, must come with a {rule}")
-    num_prompts, num_tokens = _count(prompts[0])[0], max(_count(each)[1] for each in prompts)
+    num_prompts, num_tokens = _count(prompts[0])[0], _common_length(model, prompts)
     if guided:
         given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
         if all(value is None for value in given):
@@ -138,8 +147,8 @@ def make_request(
             raise InputError(
                 f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
             )
-        num_tokens = max(_count(each)[1] for each in prompts)
-        prompts = [each.padded(num_tokens) if isinstance(each, ScheduledPrompts) else each for each in prompts]
+        num_tokens = _common_length(model, prompts)
+        prompts = [each.lengthened(num_tokens) if isinstance(each, ScheduledPrompts) else each for each in prompts]
         lengths = sorted({_count(each)[1] for each in prompts})
         if len(lengths) > 1:
             raise InputError(
@@ -230,6 +239,16 @@ def _count(prompts: Prompts) -> tuple[int, int]:
     if isinstance(prompts, ScheduledPrompts):
         return prompts.row_of.shape[1], prompts.num_tokens
     return prompts.shape[0], prompts.shape[-1]
+
+
+def _common_length(model: Family, prompts: Sequence[Prompts]) -> int:
+    """Of how many tokens all can be for one run: the least number that holds each of them some whole times, or that of
+    the longest where this is too large, or embeddings that are given cannot be lengthened."""
+    lengths = [_count(each)[1] for each in prompts]
+    given = [_count(each)[1] for each in prompts if isinstance(each, dict)]
+    common, longest = math.lcm(*lengths), max(lengths)
+    is_held = common <= max(longest, _MOST_CHUNKS * model.embedding_shape[0]) and {*given} <= {common}
+    return common if is_held else longest
 
 
 def read_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -182,6 +182,7 @@ def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatc
 def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["a heart,bad,1,ddim,3", "a rocket,worse,2,ddim,3", "a tree,bad,3,ddim,3"]  # one run of 2, and one of 1
     rows += ["a sun,,4,ddim,3", "a moon,,5,ddim,2", "a star,,6,euler_a,3", "a cat,,7,euler_a,3"]  # each alone
+    rows += ["a sun,,8,ddim,3", "a heart BREAK a sun BREAK a tree,,9,ddim,3"]  # whose length the other would have
     Path("jobs.csv").write_text("prompt,negative,seed,scheduler,guidance\n" + "\n".join(rows))
     small = [*SMALL, "--steps", "2", "--rng", "philox"]
     assert main(["batch", "jobs.csv", *small]) == 0

@@ -1,6 +1,7 @@
 """Prompts in the web UIs' syntax, run: weighted embeddings, schedules, adapters; and clip_skip."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -103,7 +104,8 @@ def test_a_short_prompt_is_as_in_plain_syntax(open_pipe: Open, model: str) -> No
         ("sd2", "normal", 7.5, "a [fox:dog:0.5] in [the|(snow:1.5)|]", "a fox in the,a dog in (snow:1.5),a dog in "),
         ("sd2", "low", 7.5, "a [fox:dog:2]", "a fox,a fox,a dog"),
         ("sd2", "low", 1.0, "a [fox:dog:2]", "a fox,a fox,a dog"),
-        ("sdxl", "normal", 7.5, "a [:dog BREAK fox:1]", "a ,a dog BREAK fox,a dog BREAK fox"),
+        # Texts of one prompt have equally many chunks.
+        ("sdxl", "normal", 7.5, "a [:dog BREAK fox:1]", "a BREAK BREAK,a dog BREAK fox,a dog BREAK fox"),
     ],
 )
 def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: float, prompt: str, texts: str) -> None:
@@ -120,6 +122,42 @@ def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: fl
         pipe._engine.denoise(state, begun._make_step(step))
         np.testing.assert_array_equal(next(run).latents, state.x_t)
     assert run.request.size == state.size
+
+
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("prompt", "negative_prompt", "lengths"),
+    [
+        ("a fox BREAK the river", "snow", (2, 1)),
+        ("a fox", "snow BREAK the dog BREAK a river", (1, 3)),
+        ("a fox BREAK the river", "snow BREAK the dog BREAK a river", (2, 3)),
+    ],
+)
+def test_prompts_of_different_lengths_leave_each_other_as_they_are(
+    open_pipe: Open, model: str, prompt: str, negative_prompt: str, lengths: tuple[int, int]
+) -> None:
+    """Euler's step is linear in what the denoiser says, so that a guided one is a sum of two that are not."""
+    pipe = open_pipe(model, scheduler="euler")
+    made = [conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in (negative_prompt, prompt)]
+    rows = conditioning(pipe, prompt, negative_prompt=negative_prompt)["embedding"]
+    assert rows.shape[1] == math.lcm(*lengths) * (len(made[1]) // lengths[0])
+    for row, own in zip(rows, made, strict=True):
+        np.testing.assert_array_equal(row, np.tile(own, (len(row) // len(own), 1)))
+    unguided = {"num_inference_steps": 1, "guidance_scale": 1, **WEBUI}
+    alone = [next(pipe.generate(text, **unguided)).latents for text in (negative_prompt, prompt)]
+    guided = {**unguided, "guidance_scale": 3, "negative_prompt": negative_prompt}
+    expected = alone[0] + 3 * (alone[1] - alone[0])
+    assert relative_error(next(pipe.generate(prompt, **guided)).latents, expected) < 1e-4
+
+
+def test_prompts_whose_lengths_have_nothing_in_common(open_pipe: Open) -> None:
+    """Of 7 and 6 chunks, which 42 would hold: the shorter one has an empty chunk more."""
+    pipe = open_pipe("sd1")
+    negative, empty = (
+        conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in (" BREAK ".join("aaaaaa"), "")
+    )
+    rows = conditioning(pipe, " BREAK ".join("bbbbbbb"), negative_prompt=" BREAK ".join("aaaaaa"))["embedding"]
+    np.testing.assert_array_equal(rows[0], np.concatenate([negative, empty]))
 
 
 def test_several_prompts_of_several_pictures(open_pipe: Open) -> None:

@@ -263,13 +263,14 @@ def _stage(group: "Sequence[_Ready]") -> Stage:
 
 
 def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
-    """Neighbours that can be one run: equal in all but their texts and seeds, whose noise is drawn before it."""
+    """Neighbours that can be one run: equal in all but the words of texts, and seeds, whose noise is drawn before."""
 
     def key(entry: "_Ready") -> Any:
         task, request = entry
         is_noisy = any(update.c_noise for update in request.schedule.updates)
         one_run = [getattr(task.args, name) for name in PER_JOB if name not in ("prompt", "negative_prompt", "seed")]
-        return (one_run, task.args.negative_prompt is None, request.adapters, task.path if is_noisy else None)
+        texts = (task.args.negative_prompt is None, request.num_chunks, request.adapters)
+        return (one_run, texts, task.path if is_noisy else None)
 
     for _, same in itertools.groupby(ready, key):
         entries = list(same)

@@ -31,15 +31,22 @@ class ScheduledPrompts:
     """(E, L) int32 of a chunk without tokens."""
     restores_mean: bool
     """Whether what weights change of a chunk's mean is undone."""
+    repeats: int = 1
+    """How often an embedding has its chunks, one time after the other."""
 
     @property
     def num_tokens(self) -> int:
         """Of an embedding, all chunks of it."""
         _, n, _, L = self.ids.shape
-        return n * L
+        return n * L * self.repeats
 
-    def padded(self, num_tokens: int) -> ScheduledPrompts:
-        """With empty chunks until an embedding has so many tokens."""
+    def lengthened(self, num_tokens: int) -> ScheduledPrompts:
+        """So that an embedding has so many tokens: its own again and again, which to attention are the same ones.
+
+        Where they do not fit it has empty chunks, which are not.
+        """
+        if num_tokens % self.num_tokens == 0:
+            return replace(self, repeats=self.repeats * num_tokens // self.num_tokens)
         rows, n, E, L = self.ids.shape
         missing = max(0, num_tokens // L - n)
         empty = np.broadcast_to(self.empty_ids, (rows, missing, E, L))
@@ -60,13 +67,13 @@ class ScheduledPrompts:
     def join(self, made: Mapping[str, np.ndarray], widths: Sequence[int]) -> dict[str, np.ndarray]:
         """Conditioning of each row, from that of each of its chunks, by encoders of those widths.
 
-        The weighted embeddings (rows, n L, C) are of all chunks; all else is of the first one.
+        The weighted embeddings (rows, num_tokens, C) are of all chunks; all else is of the first one.
         """
         rows, n, E, L = self.ids.shape
         weights = self.weights.reshape(rows * n, E, L)
         embedding = emphasize(made["embedding"], weights, widths, restores_mean=self.restores_mean)
         first = {name: array.reshape(rows, n, *array.shape[1:])[:, 0] for name, array in made.items()}
-        return {**first, "embedding": embedding.reshape(rows, n * L, -1)}
+        return {**first, "embedding": np.tile(embedding.reshape(rows, n * L, -1), (1, self.repeats, 1))}
 
 
 def read_positive(texts: Sequence[str]) -> tuple[list[str], dict[str, dict[str, float]]]:
