@@ -20,7 +20,16 @@ from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read
 from shaderfusion.schedulers import Schedule, make_schedule
 from shaderfusion.seeds import Rng, Seeds, require_noise
 
-__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Prompts", "Request", "last_steps", "make_request", "read_latents"]
+__all__ = [
+    "EMPHASES",
+    "PROMPT_SYNTAXES",
+    "Prompts",
+    "Request",
+    "equal_lengths",
+    "last_steps",
+    "make_request",
+    "read_latents",
+]
 
 _STRENGTH = 0.8
 """As in diffusers."""
@@ -111,11 +120,12 @@ def make_request(
         guidance_scale = model.defaults.guidance_scale
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
+    num_calls = len(schedule.updates)
     guided = scale > 1 and not model.reads_guidance_scale
     if image is not None:
         strength = _STRENGTH if strength is None else require_strength(strength)
         schedule = last_steps(schedule, num_inference_steps, strength)
-    read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
+    read = _reader(model, len(schedule.updates), num_calls, prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}
     weights = None
@@ -132,11 +142,11 @@ def make_request(
         reads = model.reads_guidance_scale
         rule = "model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
         raise InputError(f"prompt: AND, and a weight at the end such as :1.2, must come with a {rule}")
-    num_prompts, num_tokens = _count(prompts[0])[0], _common_length(model, prompts)
+    num_prompts = _count(prompts[0])[0]
     if guided:
         given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
         if all(value is None for value in given):
-            negative = model.unconditional(num_tokens) or [""]
+            negative = model.unconditional(_count(prompts[0])[1]) or [""]
         else:
             negative = _read_prompts(model, "negative_prompt", *given)
         if prompt_syntax == "webui" and not isinstance(negative, dict):
@@ -147,13 +157,7 @@ def make_request(
             raise InputError(
                 f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
             )
-        num_tokens = _common_length(model, prompts)
-        prompts = [each.lengthened(num_tokens) if isinstance(each, ScheduledPrompts) else each for each in prompts]
-        lengths = sorted({_count(each)[1] for each in prompts})
-        if len(lengths) > 1:
-            raise InputError(
-                f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
-            )
+    prompts, num_tokens = equal_lengths(model, prompts)
     num_weighted = 0 if weights is None else len(weights)
     batch = num_prompts * num_images
     size = replace(size, batch=batch, guidance=guided, num_tokens=num_tokens, weighted_texts=num_weighted)
@@ -188,7 +192,7 @@ def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) ->
 
 
 def _reader(
-    model: Family, num_steps: int, prompt_syntax: str, emphasis: str | None
+    model: Family, num_calls: int, num_steps: int, prompt_syntax: str, emphasis: str | None
 ) -> Callable[[Sequence[str]], np.ndarray | ScheduledPrompts]:
     """What reads texts of that syntax; InputError for a syntax or an emphasis that there is not."""
     if prompt_syntax not in PROMPT_SYNTAXES:
@@ -201,7 +205,7 @@ def _reader(
         return model.tokenize
     restores_mean = model.restores_mean if emphasis is None else EMPHASES[emphasis]
     tokenizers = list(model.taught_tokenizers.values())
-    return lambda texts: read_prompts(tokenizers, texts, num_steps, restores_mean=restores_mean)
+    return lambda texts: read_prompts(tokenizers, texts, num_calls, num_steps=num_steps, restores_mean=restores_mean)
 
 
 def _read_prompts(
@@ -241,14 +245,37 @@ def _count(prompts: Prompts) -> tuple[int, int]:
     return prompts.shape[0], prompts.shape[-1]
 
 
-def _common_length(model: Family, prompts: Sequence[Prompts]) -> int:
-    """Of how many tokens all can be for one run: the least number that holds each of them some whole times, or that of
-    the longest where this is too large, or embeddings that are given cannot be lengthened."""
-    lengths = [_count(each)[1] for each in prompts]
-    given = [_count(each)[1] for each in prompts if isinstance(each, dict)]
-    common, longest = math.lcm(*lengths), max(lengths)
-    is_held = common <= max(longest, _MOST_CHUNKS * model.embedding_shape[0]) and {*given} <= {common}
-    return common if is_held else longest
+def equal_lengths(model: Family, prompts: Sequence[Prompts]) -> tuple[list[Prompts], int]:
+    """The prompts with as many tokens as one run needs of all, and how many: the least number that holds each of them
+    some whole times, or that of the longest where this is too large.
+
+    Embeddings that are given stay as they are, but for zeros beside others, which to attention are the same in any
+    number. InputError where they then differ.
+    """
+    others = [each for each in prompts if not _is_zero(each)] or prompts
+    common, longest = math.lcm(*(_count(each)[1] for each in others)), max(_count(each)[1] for each in others)
+    given = {_count(each)[1] for each in others if isinstance(each, dict)}
+    is_held = common <= max(longest, _MOST_CHUNKS * model.embedding_shape[0]) and given <= {common}
+    num_tokens = common if is_held else longest
+    found: list[Prompts] = []
+    for each in prompts:
+        if isinstance(each, ScheduledPrompts):
+            found.append(each.lengthened(num_tokens))
+        elif isinstance(each, dict) and _is_zero(each):
+            rows, _, C = each["embedding"].shape
+            found.append({**each, "embedding": np.zeros((rows, num_tokens, C), np.float32)})
+        else:
+            found.append(each)
+    lengths = sorted({_count(each)[1] for each in found})
+    if len(lengths) > 1:
+        raise InputError(
+            f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
+        )
+    return found, num_tokens
+
+
+def _is_zero(prompts: Prompts) -> bool:
+    return isinstance(prompts, dict) and not prompts["embedding"].any()
 
 
 def read_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
