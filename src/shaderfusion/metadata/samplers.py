@@ -44,11 +44,9 @@ def find_sampler(name: str, schedule: str | None = None) -> tuple[str | None, st
     """Our scheduler of a sampler and a schedule type that some program wrote, and the latter where we lack both."""
     name = re.sub("_k$", "_karras", name.lower().removeprefix("k_"))  # InvokeAI's and older web UIs'
     head, _, last = name.rpartition(" ")
-    tries = [(f"{name} {schedule}", None)] if schedule else []
-    tries.append((name, schedule))
-    if last in SPACINGS:
-        tries.append((head, last.capitalize()))  # without a spacing that it lacks
-    for text, left in tries:
+    whole = [(f"{name} {schedule}", None)] if schedule else []
+    without = [(head, last.capitalize())] if last in SPACINGS else []  # a spacing that the rule lacks
+    for text, left in [*whole, (name, schedule), *without]:
         try:
             return str(find_scheduler(text)), left
         except InputError:
