@@ -14,7 +14,7 @@ from shaderfusion.families.family import Family, RunSize
 from shaderfusion.images import AnyPicture, read_source
 from shaderfusion.progress import Stage
 from shaderfusion.prompts.scheduled import ScheduledPrompts
-from shaderfusion.request import Request, equal_lengths, last_steps
+from shaderfusion.request import Prompts, Request, equal_lengths, last_steps
 from shaderfusion.schedulers import make_schedule
 
 __all__ = ["SecondPass", "passes"]
@@ -56,6 +56,11 @@ class SecondPass:
     def num_steps(self) -> int:
         """Calls of the denoiser."""
         return self._request.num_steps
+
+    @property
+    def prompts(self) -> tuple[Prompts, ...]:
+        """Of the second run, as a request's."""
+        return self._request.prompts
 
     @property
     def size(self) -> RunSize:

@@ -119,6 +119,7 @@ def field_cases() -> Iterator[Case]:
     yield ("prompt", {"prompt": " AND ".join("a" * 100)})
     yield ("prompt", {"prompt": "BREAK " * 100})
     yield ("prompt", {"prompt": f"[{'|'.join(map(str, range(100)))}]" + "BREAK " * 20, "steps": 100})
+    yield ("prompt", {"prompt": f"[{'BREAK ' * 100}:1.5]", "hires": 1})  # long in the second pass alone
     yield ("hires_steps", {"hires_steps": 3})
     yield ("hires_strength", {"hires_strength": 0.5})
     yield ("hires", {"hires": 5})

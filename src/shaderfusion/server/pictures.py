@@ -84,6 +84,8 @@ def prepare(
     _require_short(request, family)
     args.lora = find_adapters(args, [request])
     second = make_second_pass(family, args, request)
+    if second:
+        _require_short(second, family)
     most = setup.limits.max_side
     work = PictureWork(args, request, second, optimizations, {path.stem: path for path, _ in args.lora}, preview_every)
     for size in work.sizes:
@@ -98,7 +100,7 @@ def prepare(
     return work
 
 
-def _require_short(request: Request, family: Family) -> None:
+def _require_short(request: Request | SecondPass, family: Family) -> None:
     """RefusedError of prompts that a few letters make large: each part is a row of the denoiser, each token a row of
     its attention, and each text of a step is read before the first one, in one go."""
     num_tokens = family.tokens_shape[-1]
