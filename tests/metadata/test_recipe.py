@@ -120,7 +120,7 @@ def test_invoke_ais() -> None:
     metadata = {
         "app_version": "5.0",
         "generation_mode": "txt2img",
-        "positive_prompt": "a fox",
+        "positive_prompt": "a well-known fox - red",
         "negative_prompt": "",
         "width": 512,
         "height": 512,
@@ -136,7 +136,8 @@ def test_invoke_ais() -> None:
     }
     (recipe,) = read_recipes("a.png", {"invokeai_metadata": json.dumps(metadata)})
     assert recipe.options == {
-        "prompt": "a fox",
+        "prompt": "a well-known fox - red",
+        "prompt_syntax": "plain",
         "negative_prompt": "",
         "width": 512,
         "height": 512,
@@ -146,6 +147,13 @@ def test_invoke_ais() -> None:
         "scheduler": "dpmpp_2m_karras",
     }
     assert set(recipe.demands) == {"loras", "seamless_x"}
+
+
+@pytest.mark.parametrize("prompt", ["a fox++", "(a fox)1.2, snow", "a fox-, snow", "a (fox)"])
+def test_invoke_ais_weights(prompt: str) -> None:
+    (recipe,) = read_recipes("a.png", {"invokeai_metadata": json.dumps({"positive_prompt": prompt})})
+    assert recipe.options["prompt"] == prompt
+    assert set(recipe.demands) == {"prompt"}
 
 
 @pytest.mark.parametrize(

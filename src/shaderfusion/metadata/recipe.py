@@ -265,8 +265,12 @@ def _read_passes(fields: Mapping[str, str], *, is_ours: bool) -> tuple[dict[str,
     return ({"strength": own}, demands) if own else ({}, said | demands)
 
 
+_COMPEL = re.compile(r"[()]|\w[+-]+(?=[\s,.]|$)")
+"""What InvokeAI's prompts have in place of the web UIs' weights: `(a fox)1.2`, `fox++`."""
+
+
 def _read_invoke_ai(name: str, text: str) -> Recipe:
-    recipe = Recipe("InvokeAI")
+    recipe = Recipe("InvokeAI", {"prompt_syntax": "plain"})
     names = {"positive_prompt": "prompt", "cfg_scale": "guidance_scale"}
     for key, value in parse_json(name, text).items():
         option = names.get(key, key)
@@ -274,6 +278,8 @@ def _read_invoke_ai(name: str, text: str) -> Recipe:
             _take_sampler(recipe, key, _text(value), find_sampler(_text(value)))
         elif option in TAKEN:
             _take(recipe, option, key, value)
+            if option in ("prompt", "negative_prompt") and _COMPEL.search(_text(value)):
+                recipe.demands[option] = "weights or brackets in Compel's syntax, which are taken as words"
         elif key == "model" and isinstance(value, dict):
             recipe.facts["Model"] = _text(value.get("name", value))
         elif key in ("app_version", "generation_mode", "canvas_v2_metadata"):
