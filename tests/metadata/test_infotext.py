@@ -59,6 +59,7 @@ def test_values() -> None:
         ("", Infotext("", "", {})),
         ("a fox\nSteps: 20, Seed: 5", Infotext("a fox\nSteps: 20, Seed: 5", "", {})),  # too few to be settings
         ("a\nNegative prompt: b", Infotext("a", "b", {})),
+        ("a\nNegative prompt:\n\n b\n\nc", Infotext("a", "b\n\nc", {})),  # without its first empty lines
         ("Steps: 1, Seed: 2, Size: 8x8", Infotext("", "", {"Steps": "1", "Seed": "2", "Size": "8x8"})),
         ('Aa: "x, Bb: 1, Cc: 2', Infotext("", "", {"Aa": '"x', "Bb": "1", "Cc": "2"})),  # a quote that does not end
         (r'Aa: "\x", Bb: 1, Cc: 2', Infotext("", "", {"Aa": r'"\x"', "Bb": "1", "Cc": "2"})),  # no JSON

@@ -65,7 +65,8 @@ def read_infotext(text: str) -> Infotext:
         if line.startswith(_NEGATIVE):
             part, line = negative, line.removeprefix(_NEGATIVE).strip()
         part.append(line)
-    return Infotext("\n".join(prompt), "\n".join(negative), fields)
+    texts = ["\n".join(part).lstrip("\n") for part in (prompt, negative)]
+    return Infotext(texts[0], texts[1], fields)
 
 
 def _cut_json(line: str) -> tuple[str, dict[str, str]]:
