@@ -6,8 +6,8 @@
 Every result is first compared with diffusers in f32. Then each network is timed at the model's own size: one UNet
 iteration, the decoder, and the text encoders for one prompt. Of sd14 also the UNet for eight pictures and for one of
 1024x1024, the decoder for 1024x1024, and a whole picture of 20 steps. shaderfusion runs through each runtime that is
-installed, with memory normal and high; diffusers in f16 (the decoder of sdxl in f32, as it has to), eager, as a CUDA graph and, of sd14,
-through torch.compile with channels last. A mode that fails says so and the rest go on.
+installed, with memory normal and high; diffusers in f16 (the decoder of sdxl in f32, as it has to), eager, as a CUDA
+graph and, of sd14, through torch.compile with channels last. A mode that fails says so and the rest go on.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
