@@ -65,10 +65,6 @@ class Runtime(ABC):
         """The same in the implementation's order."""
 
     @abstractmethod
-    def suits(self, adapter: Any) -> bool:
-        """Whether this implementation is the one to take for an adapter, where there is a choice."""
-
-    @abstractmethod
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         """The opened device, which several threads may call; `limits` by WebGPU's names. RuntimeError if it fails.
 
@@ -138,9 +134,6 @@ class _WgpuNative(Runtime):
     @cached_property
     def _found(self) -> list[Any]:
         return [a for a in self._api.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
-
-    def suits(self, adapter: Any) -> bool:
-        return True
 
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         names = [self.features[feature] for feature in features]
@@ -227,9 +220,6 @@ class _Dawn(Runtime):
             self._why_no_adapter = "; ".join(warnings)
         return self._fresh
 
-    def suits(self, adapter: Any) -> bool:
-        return adapter.info["adapter_type"] != "CPU" and bool(self.matrix_shapes(adapter))
-
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         from wgpudawn.backends.dawn.extras import request_device_sync
 
@@ -252,7 +242,9 @@ class _Dawn(Runtime):
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
         features, sizes = self.features_of(adapter), self.subgroup_sizes(adapter)
         one_size = sizes is not None and sizes[0] == sizes[1]
-        if not {"f16", "matrix_units"} <= set(features) or not (one_size or "subgroup_size_control" in features):
+        if not {"f16", "subgroups", "matrix_units"} <= set(features) or not (
+            one_size or "subgroup_size_control" in features
+        ):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 
