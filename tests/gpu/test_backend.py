@@ -21,7 +21,7 @@ from shaderfusion.gpu import backend, shader
 from shaderfusion.gpu import device as device_module
 from shaderfusion.gpu.backend import RUNTIMES, Feature, runtimes
 from shaderfusion.gpu.buffers import allocate, upload
-from shaderfusion.gpu.device import Device, DeviceInfo, list_devices, open_device
+from shaderfusion.gpu.device import Device, DeviceInfo, list_devices, open_device, refusals
 from shaderfusion.kernels.call import KernelCall, write
 from shaderfusion.kernels.capabilities import MatrixShape
 from shaderfusion.kernels.common.elementwise import add
@@ -64,6 +64,8 @@ def test_a_library_that_does_not_load(null_dawn: None, monkeypatch: pytest.Monke
     assert list_devices("dawn") == []
     with pytest.raises(DeviceError, match=r"^Dawn finds no GPU adapter .*\(.*wgpudawn.*\); use the runtime wgpu$"):
         open_device(runtime="dawn")
+    (refusal,) = refusals()
+    assert refusal.startswith("Dawn finds no GPU adapter that it can use (")
 
 
 @pytest.mark.parametrize(

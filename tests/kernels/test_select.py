@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 from golden.models import model_folder
@@ -108,7 +109,8 @@ def test_matrix_units_are_those_that_the_adapter_has(shape: tuple[int, int, int]
     can = replace(granted, matrix_shapes=(MatrixShape(*shape, "f16", "f32"),))
     model = open_model(model_folder("sd1"))
     graphs = model.record(Kernels("f16", can), model.run_size()).values()
-    on_matrices = [c for graph in graphs for call in graph.calls if (c := call.constants).get("MATRIX_UNITS")]
+    all_constants = [dict[str, Any](call.constants) for graph in graphs for call in graph.calls]
+    on_matrices = [constants for constants in all_constants if constants.get("MATRIX_UNITS")]
     assert bool(on_matrices) is (set(shape) <= {8, 16} and sizes not in ((4, 4), (128, 128)))
     for constants in on_matrices:
         assert tuple(constants[f"MATRIX_{side}"] for side in "MNK") == shape

@@ -15,7 +15,7 @@ from shaderfusion.gpu.turn import Turn
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.tensor import DType
 
-__all__ = ["Device", "DeviceInfo", "list_devices", "open_device"]
+__all__ = ["Device", "DeviceInfo", "list_devices", "open_device", "refusals"]
 
 INSTALL_HINT = (
     "no GPU adapter answers. Install your GPU's driver, or software Vulkan, which needs no GPU: "
@@ -180,8 +180,16 @@ def _not_found(text: str, runtime: str) -> DeviceError | InputError:
     if devices:
         known = "; ".join(f"{info.index}: {info.name}" for info in devices)
         return InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")
-    reasons = [why for each in runtimes(runtime) if (why := each.why_no_adapter)]
     if runtime == "dawn":
-        because = f" ({reasons[0]})" if reasons else ""
-        return DeviceError(f"Dawn finds no GPU adapter that it can use{because}; use the runtime wgpu")
+        return DeviceError(f"{_finds_none(RUNTIMES[runtime])}; use the runtime wgpu")
     return DeviceError(INSTALL_HINT)
+
+
+def refusals() -> list[str]:
+    """Why runtimes that are installed list no adapter, a sentence each, of those that say it."""
+    return [_finds_none(each) for each in runtimes() if not _listed(each) and each.why_no_adapter]
+
+
+def _finds_none(runtime: Runtime) -> str:
+    because = f" ({runtime.why_no_adapter})" if runtime.why_no_adapter else ""
+    return f"{runtime.name.title()} finds no GPU adapter that it can use{because}"

@@ -49,7 +49,7 @@ class Search:
         self._runs = runs
         self._budget_s = budget_s
         self._arena = Arena(device)
-        self._inputs: dict[tuple[int, DType], Any] = {}
+        self._inputs: dict[tuple[int, DType, bool], Any] = {}
         self._pipelines: list[Any] = []  # kept, as operations share them
 
     def __iter__(self) -> Iterator[tuple[Case, TunedOperation | None]]:
@@ -119,12 +119,16 @@ class Search:
         return Program(self._device, graph, self._buffers(calls), self._arena)
 
     def _buffers(self, calls: Sequence[KernelCall]) -> Buffers:
-        """For each tensor that is only read a buffer, which the tensor of that place among other calls' uses too."""
-        bound = (binding.tensor.storage for call in calls for binding in call.bindings)
-        tensors = dict.fromkeys(tensor for tensor in bound if tensor.role == "weight")
+        """For each tensor that is read a buffer, which the tensor of that place among other calls' uses too.
+
+        Those that are added to grow from run to run: no other calls read them.
+        """
+        bindings = [binding for call in calls for binding in call.bindings]
+        tensors = dict.fromkeys(b.tensor.storage for b in bindings if b.tensor.storage.role == "weight")
+        added_to = {b.tensor.storage for b in bindings if b.access == "read_write"}
         found: Buffers = {}
         for place, tensor in enumerate(tensors):
-            key = (place, tensor.dtype)
+            key = (place, tensor.dtype, tensor in added_to)
             if key not in self._inputs or self._inputs[key].size < tensor.size_bytes:
                 self._inputs[key] = allocate(self._device, tensor.size_bytes, tensor.name)
                 upload(self._device, self._inputs[key], tensor, normal(f"{place}", tensor.shape))
