@@ -75,8 +75,8 @@ class Device:
         self.info = info
         runtime = RUNTIMES[info.runtime]
         features = runtime.features_of(adapter)
+        can = _capabilities(runtime, adapter)  # before the adapter is used up
         granted = asdict(WEBGPU_DEFAULTS) if default_limits else {}
-        can = _capabilities(runtime, adapter)
         limits = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
         with gpu_errors(f"device {info.index} ({info.name}) could not be opened"):
             self.handle = runtime.open(adapter, features, limits, trusted=trusted)
@@ -132,6 +132,7 @@ def _capabilities(runtime: Runtime, adapter: Any) -> Capabilities:
         has_subgroups="subgroups" in features,
         matrix_shapes=runtime.matrix_shapes(adapter),
         is_cpu=adapter.info["adapter_type"] == "CPU",
+        memory_bytes=runtime.memory_bytes(adapter),
     )
 
 
