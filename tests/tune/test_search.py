@@ -1,5 +1,7 @@
 """The search: what wins, what it leaves out, and when it ends."""
 
+from dataclasses import replace
+
 import pytest
 
 from shaderfusion.gpu.device import Device
@@ -124,6 +126,13 @@ def test_what_is_added_to_is_read_by_no_other_layer(device: Device) -> None:
     third = TensorSpec("bias", (64,), "f32", "weight")
     assert search._buffers(matmul(x, weight, out, Epilogue(bias=third)))[third] is not buffers[1][total]
     search.close()
+
+
+def test_what_does_not_compile_is_left_out(device: Device, clock: dict[str, float]) -> None:
+    clock["small"] = 0.5
+    (case,) = cases(layer=("unet", 96))
+    case.ways[Tiling(num_splits=99)] = [replace(call, entry_point="none") for call in case.ways[Tiling()]]
+    assert run(device, [case]) == {96: SMALL}
 
 
 def test_real_times(device: Device) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from shaderfusion.bench.measure import DOES_NOT_FIT, time_once_ms
 from shaderfusion.bench.values import normal
 from shaderfusion.bench.work import work_of
+from shaderfusion.errors import ShaderError
 from shaderfusion.gpu.buffers import allocate, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
@@ -83,17 +84,21 @@ class Search:
         return once_ms
 
     def _search(self, case: Case, static_ms: float, ends: float) -> TunedOperation | None:
-        self._pipelines += self._device.pipelines.get_all(call for calls in case.ways.values() for call in calls)
+        with suppress(ShaderError):  # ways that the driver does not compile are left out, as those that do not fit
+            self._pipelines += self._device.pipelines.get_all(call for calls in case.ways.values() for call in calls)
         repeats = max(1, min(_MAX_REPEATS, round(_REPEATED_MS / static_ms)))
         programs: dict[Any, Program] = {}
         for choice, calls in case.ways.items():
-            with suppress(*DOES_NOT_FIT):
+            with suppress(*DOES_NOT_FIT, ShaderError):
                 programs[choice] = self._program(calls * repeats)
         best_ms = dict(zip(programs, self._race(list(programs.values()), ends), strict=True))
         for program in programs.values():
             program.close()
-        static, fastest = next(iter(case.ways)), min(best_ms, key=lambda choice: best_ms[choice])
-        if static not in best_ms or best_ms[fastest] > (1 - _LEAST_GAIN) * best_ms[static]:
+        static = next(iter(case.ways))
+        if static not in best_ms:
+            return None
+        fastest = min(best_ms, key=lambda choice: best_ms[choice])
+        if best_ms[fastest] > (1 - _LEAST_GAIN) * best_ms[static]:
             return None
         names = (repr(case.operation), repr(fastest))
         return TunedOperation(*names, best_ms[static] / repeats, best_ms[fastest] / repeats)
