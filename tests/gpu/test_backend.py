@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,9 @@ from shaderfusion.gpu.device import Device, DeviceInfo, list_devices, open_devic
 from shaderfusion.kernels.call import KernelCall, write
 from shaderfusion.kernels.capabilities import MatrixShape
 from shaderfusion.kernels.common.elementwise import add
+from shaderfusion.kernels.common.matmul import matmul
 from shaderfusion.kernels.select import Kernels
-from shaderfusion.kernels.tiles import MatrixUnits
+from shaderfusion.kernels.tiles import MatrixTile, MatrixUnits
 from shaderfusion.tensor import TensorSpec
 from shaderfusion.weights import prepare
 
@@ -242,6 +244,17 @@ def test_errors_name_file_and_line(
     (tmp_path / "kernel.wgsl").write_text("@compute @workgroup_size(1) fn main() {}")
     with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*Entry point .*other"):
         device.pipelines.get(replace(call, entry_point="other"))
+
+
+def test_a_workgroup_need_hold_no_more_than_the_subgroups_that_it_asks_for(null_device: Device) -> None:
+    """Without asking, its threads are a multiple of the largest subgroup, or Dawn refuses matrices."""
+    x, weight, out = (TensorSpec(name, (32, 32), "f16", "output") for name in "xwo")
+    for sized in (True, False):
+        tile = MatrixTile(16, 32, 16, 1, 1, MatrixUnits(16, 16, 16, 32, sized=sized))
+        (call,) = matmul(x, weight, out, tile=tile, num_splits=1)
+        refused = pytest.raises(ShaderError, match=r"must be a multiple of the device maxSubgroupSize \(128\)")
+        with nullcontext() if sized else refused:
+            null_device.pipelines.get(call)
 
 
 def test_errors_are_those_of_their_own_shader(null_device: Device) -> None:
