@@ -193,6 +193,17 @@ def test_warnings_are_taken_out_of_stderr(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == "one\ntwo\n"
 
 
+def test_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(backend.tempfile, "TemporaryFile", refuse)
+    with backend._caught_from_stderr() as warnings:
+        os.write(2, b"Warning: A.\n")
+    assert warnings == []
+    assert capfd.readouterr().err == "Warning: A.\n"
+
+
 # ---- Dawn
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
@@ -272,12 +272,13 @@ def _caught_from_stderr() -> Iterator[list[str]]:
     Dawn tells only there why it refuses an adapter.
     """
     caught: list[str] = []
-    try:
-        stderr = os.dup(2)
-    except OSError:  # a process without a stderr
-        yield caught
-        return
-    with tempfile.TemporaryFile() as file:
+    with ExitStack() as cleanup:
+        try:
+            file = cleanup.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # no place for files, or a process without a stderr
+            yield caught
+            return
         os.dup2(file.fileno(), 2)
         try:
             yield caught
