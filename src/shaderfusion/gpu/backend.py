@@ -12,7 +12,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
@@ -63,10 +63,6 @@ class Runtime(ABC):
     @abstractmethod
     def _enumerate(self) -> list[Any]:
         """The same in the implementation's order."""
-
-    @abstractmethod
-    def suits(self, adapter: Any) -> bool:
-        """Whether this implementation is the one to take for an adapter, where there is a choice."""
 
     @abstractmethod
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
@@ -142,9 +138,6 @@ class _WgpuNative(Runtime):
     @cached_property
     def _found(self) -> list[Any]:
         return [a for a in self._api.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
-
-    def suits(self, adapter: Any) -> bool:
-        return True
 
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         names = [self.features[feature] for feature in features]
@@ -231,9 +224,6 @@ class _Dawn(Runtime):
             self._why_no_adapter = "; ".join(warnings)
         return self._fresh
 
-    def suits(self, adapter: Any) -> bool:
-        return adapter.info["adapter_type"] != "CPU" and bool(self.matrix_shapes(adapter))
-
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         from wgpudawn.backends.dawn.extras import request_device_sync
 
@@ -256,7 +246,9 @@ class _Dawn(Runtime):
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
         features, sizes = self.features_of(adapter), self.subgroup_sizes(adapter)
         one_size = sizes is not None and sizes[0] == sizes[1]
-        if not {"f16", "matrix_units"} <= set(features) or not (one_size or "subgroup_size_control" in features):
+        if not {"f16", "subgroups", "matrix_units"} <= set(features) or not (
+            one_size or "subgroup_size_control" in features
+        ):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 
@@ -280,12 +272,13 @@ def _caught_from_stderr() -> Iterator[list[str]]:
     Dawn tells only there why it refuses an adapter.
     """
     caught: list[str] = []
-    try:
-        stderr = os.dup(2)
-    except OSError:  # a process without a stderr
-        yield caught
-        return
-    with tempfile.TemporaryFile() as file:
+    with ExitStack() as cleanup:
+        try:
+            file = cleanup.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # no place for files, or a process without a stderr
+            yield caught
+            return
         os.dup2(file.fileno(), 2)
         try:
             yield caught
