@@ -222,10 +222,10 @@ def test_largest_tensors_are_as_estimated() -> None:
 def test_sizes_that_cannot_work_are_refused_before_anything_is_recorded(px: int, batch: int) -> None:
     model = StableDiffusion.from_folder(SD14_FOLDER)
     size = model.run_size(width=px, height=px, batch=batch)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DeviceLimitError, match=rf"width x height \(={px}x{px}\) with a batch \(={batch}\) needs a"):
         model.require_fits(size, DESKTOP_GPU, "f16")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_pickle_files_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> None:
