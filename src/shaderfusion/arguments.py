@@ -1,4 +1,4 @@
-"""Rules of arguments that the command line and the pipeline share. Imports nothing that takes time."""
+"""Rules of arguments, and errors, that the command line and the pipeline share. Imports nothing that takes time."""
 
 from shaderfusion.errors import InputError
 
@@ -7,6 +7,7 @@ __all__ = [
     "LARGEST_F32",
     "LARGEST_SCALE",
     "LARGEST_SEED",
+    "missing_extra",
     "require_guidance_scale",
     "require_strength",
 ]
@@ -35,3 +36,11 @@ def require_strength(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise InputError(f"strength (={value!r}) must be a number above 0 and at most 1, the part of the steps to run")
     return float(value)
+
+
+def missing_extra(what: str, extra: str) -> InputError:
+    """The error of what needs an extra that is not installed, with the command that README has for it."""
+    return InputError(
+        f'{what} needs the extra {extra}, which is not installed; run `pip install -e ".[{extra}]"` in the folder of '
+        "shaderfusion's source"
+    )

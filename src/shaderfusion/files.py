@@ -29,6 +29,7 @@ LARGEST_BYTES = 16_000_000
 """SD 1.x's vocabulary, the largest such file of a model, has 1 MB."""
 DEEPEST_NESTING = 64
 SHOWN_CHARACTERS = 120
+_MISSING = "the model folder is incomplete, fetch it again"
 
 
 def cache_folder() -> Path:
@@ -75,7 +76,7 @@ def load_bytes(
     remedy: str = "fetch the file again",
     *,
     largest_bytes: int = LARGEST_BYTES,
-    missing: str = "the model folder is incomplete, fetch it again",
+    missing: str = _MISSING,
 ) -> bytes:
     """What is in `file`. ModelError: no such file, not a regular file, over `largest_bytes`, not readable."""
     try:
@@ -94,9 +95,9 @@ def load_bytes(
     return data
 
 
-def load_text(file: Path, remedy: str = "fetch the file again") -> str:
+def load_text(file: Path, remedy: str = "fetch the file again", *, missing: str = _MISSING) -> str:
     """The text in `file`, UTF-8. ModelError: no such file, not a regular file, over 16 MB, not readable, not UTF-8."""
-    data = load_bytes(file, remedy)
+    data = load_bytes(file, remedy, missing=missing)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

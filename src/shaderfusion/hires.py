@@ -14,7 +14,7 @@ from shaderfusion.families.family import Family, RunSize
 from shaderfusion.images import AnyPicture, read_source
 from shaderfusion.progress import Stage
 from shaderfusion.prompts.scheduled import ScheduledPrompts
-from shaderfusion.request import Request, last_steps
+from shaderfusion.request import Request, equal_lengths, last_steps
 from shaderfusion.schedulers import make_schedule
 
 __all__ = ["SecondPass", "passes"]
@@ -45,11 +45,12 @@ class SecondPass:
         schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
         schedule = last_steps(schedule, num_inference_steps, self._strength)
         num_steps = len(schedule.updates)
-        prompts = tuple(
-            each.at_steps(num_steps) if isinstance(each, ScheduledPrompts) else each for each in first.prompts
-        )
-        size = replace(first.size, **sides)
-        self._request = replace(first, size=size, schedule=schedule, prompts=prompts, latents=None, source=None)
+        going_on = [
+            each.second_pass(num_steps) if isinstance(each, ScheduledPrompts) else each for each in first.prompts
+        ]
+        prompts, num_tokens = equal_lengths(model, going_on)
+        size = replace(first.size, **sides, num_tokens=num_tokens)
+        self._request = replace(first, size=size, schedule=schedule, prompts=tuple(prompts), latents=None, source=None)
 
     @property
     def num_steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,22 @@ from shaderfusion.prompts.scheduled import ScheduledPrompts, read_negative, read
 from shaderfusion.schedulers import Schedule, make_schedule
 from shaderfusion.seeds import Rng, Seeds, require_noise
 
-__all__ = ["EMPHASES", "PROMPT_SYNTAXES", "Prompts", "Request", "last_steps", "make_request", "read_latents"]
+__all__ = [
+    "EMPHASES",
+    "PROMPT_SYNTAXES",
+    "Prompts",
+    "Request",
+    "equal_lengths",
+    "last_steps",
+    "make_request",
+    "read_latents",
+]
 
 _STRENGTH = 0.8
 """As in diffusers."""
+
+_MOST_CHUNKS = 24
+"""To which prompts are lengthened: as many as two prompts of 3 and 8 need."""
 
 Prompts = np.ndarray | ScheduledPrompts | Conditioning
 """Rows of token ids, texts in the web UIs' syntax, or what the denoiser is given for each prompt."""
@@ -57,6 +70,11 @@ class Request:
     def num_steps(self) -> int:
         """Calls of the denoiser."""
         return len(self.schedule.updates)
+
+    @property
+    def num_chunks(self) -> tuple[int, ...]:
+        """Of each of its prompts in the web UIs' syntax: one of fewer would have empty ones beside it."""
+        return tuple(prompts.ids.shape[1] for prompts in self.prompts if isinstance(prompts, ScheduledPrompts))
 
     def changes_at(self, step: int) -> bool:
         """Whether a step, counted from 0, shows something else than the one before; after the last one nothing does."""
@@ -102,11 +120,12 @@ def make_request(
         guidance_scale = model.defaults.guidance_scale
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
+    num_calls = len(schedule.updates)
     guided = scale > 1 and not model.reads_guidance_scale
     if image is not None:
         strength = _STRENGTH if strength is None else require_strength(strength)
         schedule = last_steps(schedule, num_inference_steps, strength)
-    read = _reader(model, len(schedule.updates), prompt_syntax, emphasis)
+    read = _reader(model, len(schedule.updates), num_calls, prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}
     weights = None
@@ -123,11 +142,11 @@ def make_request(
         reads = model.reads_guidance_scale
         rule = "model that does not read guidance_scale itself" if reads else f"guidance_scale (={scale:g}) above 1"
         raise InputError(f"prompt: AND, and a weight at the end such as :1.2, must come with a {rule}")
-    num_prompts, num_tokens = _count(prompts[0])[0], max(_count(each)[1] for each in prompts)
+    num_prompts = _count(prompts[0])[0]
     if guided:
         given = [negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds]
         if all(value is None for value in given):
-            negative = model.unconditional(num_tokens) or [""]
+            negative = model.unconditional(_count(prompts[0])[1]) or [""]
         else:
             negative = _read_prompts(model, "negative_prompt", *given)
         if prompt_syntax == "webui" and not isinstance(negative, dict):
@@ -138,13 +157,7 @@ def make_request(
             raise InputError(
                 f"negative_prompt (of {num_negative}) must be one, or one for each of {num_prompts} prompts"
             )
-        num_tokens = max(_count(each)[1] for each in prompts)
-        prompts = [each.padded(num_tokens) if isinstance(each, ScheduledPrompts) else each for each in prompts]
-        lengths = sorted({_count(each)[1] for each in prompts})
-        if len(lengths) > 1:
-            raise InputError(
-                f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
-            )
+    prompts, num_tokens = equal_lengths(model, prompts)
     num_weighted = 0 if weights is None else len(weights)
     batch = num_prompts * num_images
     size = replace(size, batch=batch, guidance=guided, num_tokens=num_tokens, weighted_texts=num_weighted)
@@ -179,7 +192,7 @@ def last_steps(schedule: Schedule, num_inference_steps: int, strength: float) ->
 
 
 def _reader(
-    model: Family, num_steps: int, prompt_syntax: str, emphasis: str | None
+    model: Family, num_calls: int, num_steps: int, prompt_syntax: str, emphasis: str | None
 ) -> Callable[[Sequence[str]], np.ndarray | ScheduledPrompts]:
     """What reads texts of that syntax; InputError for a syntax or an emphasis that there is not."""
     if prompt_syntax not in PROMPT_SYNTAXES:
@@ -192,7 +205,7 @@ def _reader(
         return model.tokenize
     restores_mean = model.restores_mean if emphasis is None else EMPHASES[emphasis]
     tokenizers = list(model.taught_tokenizers.values())
-    return lambda texts: read_prompts(tokenizers, texts, num_steps, restores_mean=restores_mean)
+    return lambda texts: read_prompts(tokenizers, texts, num_calls, num_steps=num_steps, restores_mean=restores_mean)
 
 
 def _read_prompts(
@@ -230,6 +243,39 @@ def _count(prompts: Prompts) -> tuple[int, int]:
     if isinstance(prompts, ScheduledPrompts):
         return prompts.row_of.shape[1], prompts.num_tokens
     return prompts.shape[0], prompts.shape[-1]
+
+
+def equal_lengths(model: Family, prompts: Sequence[Prompts]) -> tuple[list[Prompts], int]:
+    """The prompts with as many tokens as one run needs of all, and how many: the least number that holds each of them
+    some whole times, or that of the longest where this is too large.
+
+    Embeddings that are given stay as they are, but for zeros beside others, which to attention are the same in any
+    number. InputError where they then differ.
+    """
+    others = [each for each in prompts if not _is_zero(each)] or prompts
+    common, longest = math.lcm(*(_count(each)[1] for each in others)), max(_count(each)[1] for each in others)
+    given = {_count(each)[1] for each in others if isinstance(each, dict)}
+    is_held = common <= max(longest, _MOST_CHUNKS * model.embedding_shape[0]) and given <= {common}
+    num_tokens = common if is_held else longest
+    found: list[Prompts] = []
+    for each in prompts:
+        if isinstance(each, ScheduledPrompts):
+            found.append(each.lengthened(num_tokens))
+        elif isinstance(each, dict) and _is_zero(each):
+            rows, _, C = each["embedding"].shape
+            found.append({**each, "embedding": np.zeros((rows, num_tokens, C), np.float32)})
+        else:
+            found.append(each)
+    lengths = sorted({_count(each)[1] for each in found})
+    if len(lengths) > 1:
+        raise InputError(
+            f"prompt_embeds and negative_prompt_embeds must be of the same number of tokens, not {lengths}"
+        )
+    return found, num_tokens
+
+
+def _is_zero(prompts: Prompts) -> bool:
+    return isinstance(prompts, dict) and not prompts["embedding"].any()
 
 
 def read_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:

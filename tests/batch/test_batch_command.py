@@ -182,6 +182,7 @@ def test_an_interrupt_ends_after_the_current_step(monkeypatch: pytest.MonkeyPatc
 def test_several_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["a heart,bad,1,ddim,3", "a rocket,worse,2,ddim,3", "a tree,bad,3,ddim,3"]  # one run of 2, and one of 1
     rows += ["a sun,,4,ddim,3", "a moon,,5,ddim,2", "a star,,6,euler_a,3", "a cat,,7,euler_a,3"]  # each alone
+    rows += ["a sun,,8,ddim,3", "a heart BREAK a sun BREAK a tree,,9,ddim,3"]  # whose length the other would have
     Path("jobs.csv").write_text("prompt,negative,seed,scheduler,guidance\n" + "\n".join(rows))
     small = [*SMALL, "--steps", "2", "--rng", "philox"]
     assert main(["batch", "jobs.csv", *small]) == 0
@@ -299,6 +300,17 @@ def kill_after(command: list[str], *, seconds: float) -> Iterator[Callable[[], b
         process.wait()
 
 
+def test_what_a_killed_command_left_half_written_is_deleted() -> None:
+    Path("jobs.txt").write_text("a heart\n")
+    old, new = (Path("out", f".{digit * 16}.part") for digit in "0a")
+    Path("out").mkdir()
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert main(["batch", "jobs.txt", *SMALL]) == 0
+    assert (old.exists(), new.exists()) == (False, True)  # another command may be writing the new one
+
+
 def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:
     path = tmp_path / "report.jsonl"
     append_line(path, {"a": 1})
@@ -313,7 +325,9 @@ def test_a_cut_report_goes_on_in_a_new_line(tmp_path: Path) -> None:
     [
         (["batch", "jobs.txt", *SMALL, "--vary", "seed"], "--vary (='seed') must be"),
         (["batch", "jobs.txt", *SMALL, "--vary", "seed=1,2", "--vary", "seed=3"], "must have seed once"),
-        (["batch", "none.txt", *SMALL], "no such file"),
+        (["batch", "none.txt", *SMALL], "none.txt: no such file; check its name"),
+        (["batch", *SMALL, "--ray", "jobs.txt"], "--ray: 'jobs.txt' is no value of it; name the file of jobs before"),
+        (["batch", *SMALL, "--vary", "seed=1", "a.CSV"], "--vary: 'a.CSV' is no value of it; name the file of jobs"),
         (["batch", "jobs.txt"], "required: --output-dir"),
         (["batch", "jobs.txt", "--output-dir", "jobs.txt"], "--output-dir (=jobs.txt) cannot be a folder"),
         (["batch", "jobs.txt", *SMALL, "--model", "nowhere"], "nowhere"),

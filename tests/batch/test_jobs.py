@@ -34,6 +34,13 @@ def test_three_kinds_of_files_say_the_same(tmp_path: Path) -> None:
     assert [job.place for job in read_jobs(objects, KNOWN)] == [f"{objects}, line 1", f"{objects}, line 3"]
 
 
+def test_semicolons_between_cells(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt;seed;\n"a; fox, red";5;\n', "utf-8")
+    assert settings_of(tmp_path / "a.csv") == [{"prompt": "a; fox, red", "seed": "5"}]
+    (tmp_path / "b.csv").write_text('prompt,"seed"\na;b,5\n', "utf-8")
+    assert settings_of(tmp_path / "b.csv") == [{"prompt": "a;b", "seed": "5"}]
+
+
 def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
     text = "a fox\u2028in snow\r\na dog\x85\ra cat"
     (tmp_path / "a.txt").write_text(text, "utf-8", newline="")
@@ -53,6 +60,9 @@ def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
         ("a.csv", "prompt,colour\nx,red\n", "line 2: 'colour' must be one of prompt, negative_prompt"),
         ("a.csv", "prompt,seed\nx\n", "line 2: must have as many cells"),
         ("a.csv", "prompt\nx,5\n", "line 2: must have as many cells"),
+        ("a.csv", "prompt,seed,seed\nx,5,6\n", "line 1: must have each column once, not prompt, seed, seed"),
+        ("a.csv", "prompt,guidance,guidance_scale\nx,5,6\n", "line 2: must have guidance_scale once, also by another"),
+        ("a.jsonl", '{"prompt": "x", "seed": 5, "Seed": 6}', "line 1: must have seed once"),
         ("a.csv", "prompt,seed\n,5\n", "line 2: must have a prompt"),
         ("a.csv", 'prompt\n"x\n', "is not CSV"),
         ("a.jsonl", '{"prompt": "x"}\n{', "line 2: is not valid JSON"),
@@ -69,7 +79,7 @@ def test_what_is_no_job(name: str, text: str, sentence: str, tmp_path: Path) -> 
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file"):
+    with pytest.raises(ModelError, match=r"no such file; check its name$"):
         read_jobs(tmp_path / "none.txt", KNOWN)
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(ModelError, match="must be UTF-8"):

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 SMALL = ["--output-dir", "out", "--steps", "2", "--width", "32", "--height", "32"]
 TWO = ["--ray", "--workers", "2"]
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install -e .[ray]")
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason='needs Ray: pip install -e ".[ray]"')
 has_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 
@@ -160,7 +160,9 @@ def test_options_that_belong_together(capsys: pytest.CaptureFixture[str], monkey
     assert "--device (=0) must not come with --ray" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["batch", "jobs.txt", *SMALL, "--ray"]) == 2
-    assert "run `pip install shaderfusion[ray]`" in capsys.readouterr().err
+    assert (
+        '--ray needs the extra ray, which is not installed; run `pip install -e ".[ray]"` in' in capsys.readouterr().err
+    )
 
 
 def node(*, alive: bool = True, **resources: float) -> dict[str, Any]:

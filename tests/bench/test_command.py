@@ -78,7 +78,7 @@ def test_refuses_before_measuring(
 def test_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["bench", "ablation", "--plot", "a.png"]) == 2
-    assert "--plot needs matplotlib, which is not installed; run `pip install shaderfusion[plot]`" in (
+    assert '--plot needs the extra plot, which is not installed; run `pip install -e ".[plot]"`' in (
         capsys.readouterr().err
     )
 

@@ -1,6 +1,7 @@
 """Prompts in the web UIs' syntax, run: weighted embeddings, schedules, adapters; and clip_skip."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from shaderfusion.denoising import DenoisingState
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
 from shaderfusion.gpu.device import Device
+from shaderfusion.hires import SecondPass
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.request import make_request
@@ -100,10 +102,11 @@ def test_a_short_prompt_is_as_in_plain_syntax(open_pipe: Open, model: str) -> No
 @pytest.mark.parametrize(
     ("model", "memory", "guidance_scale", "prompt", "texts"),
     [
-        ("sd2", "normal", 7.5, "a [fox:dog:0.5] in [the|(snow:1.5)|]", "a fox in the,a dog in (snow:1.5),a dog in "),
-        ("sd2", "low", 7.5, "a [fox:dog:2]", "a fox,a fox,a dog"),
-        ("sd2", "low", 1.0, "a [fox:dog:2]", "a fox,a fox,a dog"),
-        ("sdxl", "normal", 7.5, "a [:dog BREAK fox:1]", "a ,a dog BREAK fox,a dog BREAK fox"),
+        ("sd2", "normal", 7.5, "a [fox:dog:0.5] in [the|(snow:1.5)|]", "a fox in the,a fox in the,a dog in (snow:1.5)"),
+        ("sd2", "low", 7.5, "a [fox:dog:1]", "a fox,a fox,a dog"),
+        ("sd2", "low", 1.0, "a [fox:dog:1]", "a fox,a fox,a dog"),
+        # Texts of one prompt have equally many chunks.
+        ("sdxl", "normal", 7.5, "a [:dog BREAK fox:1]", "a BREAK BREAK,a BREAK BREAK,a dog BREAK fox"),
     ],
 )
 def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: float, prompt: str, texts: str) -> None:
@@ -112,7 +115,7 @@ def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: fl
     options = {"guidance_scale": guidance_scale, "negative_prompt": "[snow:a river:1] BREAK [a|b]", **WEBUI}
     run = pipe.generate(prompt, num_inference_steps=3, **options)
     begun = pipe.generate(prompt, num_inference_steps=3, **options)
-    negatives = ["snow BREAK a", "a river BREAK b", "a river BREAK a"]
+    negatives = ["snow BREAK a", "snow BREAK a", "a river BREAK b"]
     state = begun._begin()
     for step, (text, negative) in enumerate(zip(texts.split(","), negatives, strict=True)):
         made = conditioning(pipe, text, guidance_scale=guidance_scale, negative_prompt=negative)
@@ -122,14 +125,68 @@ def test_a_schedule(open_pipe: Open, model: str, memory: str, guidance_scale: fl
     assert run.request.size == state.size
 
 
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("prompt", "negative_prompt", "lengths"),
+    [
+        ("a fox BREAK the river", "snow", (2, 1)),
+        ("a fox", "snow BREAK the dog BREAK a river", (1, 3)),
+        ("a fox BREAK the river", "snow BREAK the dog BREAK a river", (2, 3)),
+    ],
+)
+def test_prompts_of_different_lengths_leave_each_other_as_they_are(
+    open_pipe: Open, model: str, prompt: str, negative_prompt: str, lengths: tuple[int, int]
+) -> None:
+    """Euler's step is linear in what the denoiser says, so that a guided one is a sum of two that are not."""
+    pipe = open_pipe(model, scheduler="euler")
+    made = [conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in (negative_prompt, prompt)]
+    rows = conditioning(pipe, prompt, negative_prompt=negative_prompt)["embedding"]
+    assert rows.shape[1] == math.lcm(*lengths) * (len(made[1]) // lengths[0])
+    for row, own in zip(rows, made, strict=True):
+        np.testing.assert_array_equal(row, np.tile(own, (len(row) // len(own), 1)))
+    unguided = {"num_inference_steps": 1, "guidance_scale": 1, **WEBUI}
+    alone = [next(pipe.generate(text, **unguided)).latents for text in (negative_prompt, prompt)]
+    guided = {**unguided, "guidance_scale": 3, "negative_prompt": negative_prompt}
+    expected = alone[0] + 3 * (alone[1] - alone[0])
+    assert relative_error(next(pipe.generate(prompt, **guided)).latents, expected) < 1e-4
+
+
+@pytest.mark.parametrize(("model", "negative_prompt"), [("sdxl", None), ("sdxl", "snow"), ("sd1", None)])
+def test_a_second_pass_with_longer_texts(open_pipe: Open, model: str, negative_prompt: str | None) -> None:
+    """The SDXL model has zeros in place of a negative prompt, in as many tokens as they are needed."""
+    pipe = open_pipe(model, scheduler="euler")
+    options = {**WEBUI, "negative_prompt": negative_prompt, "num_inference_steps": 2}
+    first = pipe.generate("a [fox:dog BREAK the river:1.5]", **options)
+    second = SecondPass(pipe.model, first.request, scale=2, num_inference_steps=4, strength=1, scheduler="euler")
+    assert [first.request.size.num_tokens * 2, 4] == [second.size.num_tokens, second.num_steps]
+    *_, last = first
+    assert last.images
+    run = pipe.run(second.request(last.images))
+    texts = ["a fox BREAK BREAK", "a dog BREAK the river"]
+    for step, text in enumerate([texts[0]] * 3 + texts[1:]):
+        alone = conditioning(pipe, text, guidance_scale=1)["embedding"][0]
+        next(run)
+        np.testing.assert_array_equal(run._conditioning(step)["embedding"][1], alone)
+
+
+def test_prompts_whose_lengths_have_nothing_in_common(open_pipe: Open) -> None:
+    """Of 7 and 6 chunks, which 42 would hold: the shorter one has an empty chunk more."""
+    pipe = open_pipe("sd1")
+    negative, empty = (
+        conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in (" BREAK ".join("aaaaaa"), "")
+    )
+    rows = conditioning(pipe, " BREAK ".join("bbbbbbb"), negative_prompt=" BREAK ".join("aaaaaa"))["embedding"]
+    np.testing.assert_array_equal(rows[0], np.concatenate([negative, empty]))
+
+
 def test_several_prompts_of_several_pictures(open_pipe: Open) -> None:
     pipe = open_pipe("sd1")
     negative, fox, dog = (conditioning(pipe, text, guidance_scale=1)["embedding"][0] for text in ("b", "(fox)", "dog"))
     options: dict[str, Any] = {"negative_prompt": "b", "num_images_per_prompt": 2}
-    request = pipe.generate(["[(fox)|dog]", "dog"], num_inference_steps=2, **options, **WEBUI)
+    request = pipe.generate(["[(fox)|dog]", "dog"], num_inference_steps=3, **options, **WEBUI)
     rows = request._begin().conditioning["embedding"]
     np.testing.assert_array_equal(rows, [negative] * 4 + [fox] * 2 + [dog] * 2)
-    np.testing.assert_array_equal(request._conditioning(1)["embedding"], [negative] * 4 + [dog] * 4)
+    np.testing.assert_array_equal(request._conditioning(2)["embedding"], [negative] * 4 + [dog] * 4)
 
 
 def test_adapters(open_pipe: Open) -> None:

@@ -32,7 +32,7 @@ CASES: list[tuple[str, str, int, int, dict[str, list[tuple[list[str], float]]]]]
         {
             "a dog:.5 AND a [fox:river:1]: 0.75 AND snow :-0.3": [
                 (["a dog"] * 3, 0.5),
-                (["a fox", "a river", "a river"], 0.75),
+                (["a fox", "a fox", "a river"], 0.75),
                 (["snow"] * 3, -0.3),
             ],
             "a river :1.25": [(["a river"] * 3, 1.25)],

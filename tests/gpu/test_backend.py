@@ -55,7 +55,7 @@ def test_a_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DAWN, "package", "no_such_package")
     assert [runtime.name for runtime in runtimes()] == ["wgpu"]
     with pytest.raises(
-        InputError, match=r"^runtime \(='dawn'\) is not installed; `pip install 'shaderfusion\[dawn\]'`"
+        InputError, match=r"""^runtime \(='dawn'\) needs the extra dawn, .*; run `pip install -e "\.\[dawn\]"`"""
     ):
         list_devices("dawn")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,28 @@ def test_like_makes_the_same_picture() -> None:
     assert main(["generate", "--like", "a-2.png", "--output", "b.png"]) == 0
     assert pixels("b-2.png") == pixels("a-2.png")
     assert settings("b-2.png") == settings("a-2.png")
+
+
+def test_a_picture_that_says_little(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = png_with(folder, parameters="a fox")
+    with warnings.catch_warnings(action="always"):
+        assert main(["generate", "--like", str(path), "--steps", "1", "--output", "b.png"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: --like" in said
+    assert "does not say scheduler, guidance_scale, seed, width, height; the defaults are taken" in said
+    assert settings("b.png")["prompt"] == "a fox"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"sui_image_params": {"prompt": "a fox", "seed": 5}}', '{"prompt": "a: 1, bb: 2, cc: 3", "seed": 5}']
+)
+def test_json_of_other_programs_is_no_prompt(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SwarmUI and Fooocus keep theirs where infotext is."""
+    path = png_with(folder, parameters=text)
+    assert main(["inspect", str(path)]) == 0
+    assert f"parameters: not read, {len(text)} characters" in capsys.readouterr().out
+    assert main(["generate", "--like", str(path), "--output", "b.png"]) == 2
+    assert "must be a picture that holds its settings, and has no settings" in capsys.readouterr().err
 
 
 def test_options_take_the_place_of_the_pictures(folder: Path) -> None:

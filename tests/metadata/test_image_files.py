@@ -48,6 +48,7 @@ def test_texts_that_fit_no_jpeg_are_refused_first(suffix: str, tmp_path: Path) -
         (b"UNICODE\0" + "Größe".encode("utf-16-be"), "Größe"),
         (b"UNICODE\0" + "Größe".encode("utf-16-le"), "Größe"),
         (b"UNICODE\0" + "\ufeffa".encode("utf-16-le"), "a"),
+        (b"UNICODE\0" + "Größe".encode(), "Größe"),  # against the format
         (b"UNICODE\0" + b"\0a\0", "a\ufffd"),  # cut in the middle of a letter
         (b"ASCII\0\0\0plain", "plain"),
         (b"\0\0\0\0\0\0\0\0none", "none"),

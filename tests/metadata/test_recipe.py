@@ -192,6 +192,17 @@ def test_json_of_another_kind_is_a_demand(value: object) -> None:
     assert set(recipe.demands) == {"steps"}
 
 
+def test_eta_of_ddim_and_the_order_of_unipc() -> None:
+    eta = {"scheduler": "ddim", "eta": 0.5, "lora": [], "embedding": []}
+    text = make_texts({**SETTINGS, **eta})["parameters"]
+    assert ", Eta DDIM: 0.5, " in text
+    for written in (text, text.replace("shaderfusion", "v")):
+        assert read_recipes("a.png", {"parameters": written})[0].options["eta"] == 0.5
+    (recipe,) = read_recipes("a.png", {"parameters": "x\nSteps: 20, Sampler: UniPC, Seed: 5, Size: 8x8"})
+    assert recipe.options["scheduler"] == "unipc"
+    assert set(recipe.demands) == {"UniPC order"}
+
+
 def test_samplers_of_all_schedulers() -> None:
     for ours in SCHEDULERS:
         theirs = web_ui_name(ours)
@@ -202,6 +213,8 @@ def test_samplers_of_all_schedulers() -> None:
     assert find_sampler("Euler", "KL Optimal") == ("euler", "KL Optimal")
     assert find_sampler("k_euler_a") == ("euler_a", None)
     assert find_sampler("Euler SGM Uniform") == ("euler_trailing", None)
+    for ours, theirs in {"dpm2": "kdpm_2", "dpm2_a_karras": "kdpm_2_a_k", "dpmpp_2m_sde": "dpm++2m sde"}.items():
+        assert find_sampler(theirs) == (ours, None)
     assert find_sampler("Karras") == find_sampler("") == find_sampler("k") == (None, None)
 
 
@@ -217,7 +230,10 @@ def test_samplers_of_all_schedulers() -> None:
         ("DPM++ SDE", "Karras", ("dpmpp_sde_karras", None)),
         ("UniPC", "Automatic", ("unipc", None)),
         ("DDIM", "Karras", ("ddim", None)),  # as there, where it spaces its own steps
-        ("DDIM CFG++", "Automatic", ("ddim", "Cfgpp")),
+        ("DDIM CFG++", "Automatic", (None, None)),
+        ("DPM++ 2M SDE Heun", "Exponential", (None, None)),
+        ("Euler a Karras", None, ("euler_a_linspace", "Karras")),
+        ("UniPC", "Karras", ("unipc", None)),  # as DDIM
         ("Euler", "KL Optimal", ("euler", "KL Optimal")),
         ("Restart", "Karras", (None, None)),
     ],

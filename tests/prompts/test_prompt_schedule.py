@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from shaderfusion.errors import InputError
 from shaderfusion.prompts.schedule import Alternating, Changing, read_schedule, text_at, write_schedule
+from shaderfusion.prompts.scheduled import read_prompts
+from shaderfusion.text.tokenizer import Tokenizer
 
 # What the web UI's own examples say, of 10 steps: the last step of each text. The steps are counted as a part of all
 # only where there is a point.
@@ -49,6 +51,41 @@ def test_texts_of_steps(text: str) -> None:
     for step in range(1, 11):
         last = min(last for last in expected if last >= step)
         assert text_at(prompt, step, 10) == expected[last]
+
+
+# Of a second pass of 10 steps after 10 others: the web UI's own examples, and numbers, which count both.
+SECOND: dict[str, dict[int, str]] = {
+    "a [b:.5] c": {10: "a b c"},
+    "a [b:1.5] c": {5: "a  c", 10: "a b c"},
+    "[a:b:4]": {10: "b"},
+    "[a:b:14]": {4: "a", 10: "b"},
+    "[a|b]": {step: "a" if step % 2 else "b" for step in range(1, 11)},
+}
+
+
+@pytest.mark.parametrize("text", SECOND)
+def test_a_second_pass_goes_on(text: str) -> None:
+    for step in range(1, 11):
+        last = min(last for last in SECOND[text] if last >= step)
+        assert text_at(read_schedule(text), step, 10, 10) == SECOND[text][last]
+
+
+@pytest.mark.parametrize(
+    ("text", "num_calls", "num_steps", "rows", "second"),
+    [
+        ("a", 4, None, [0, 0, 0, 0], [0, 0]),
+        ("[a|b]", 5, None, [0, 0, 1, 0, 1], [0, 0]),  # the first two calls are of step 1
+        ("[a:b:2]", 5, None, [0, 0, 0, 1, 1], [0, 0]),
+        ("[a:b:.5]", 4, 8, [0, 0, 0, 0], [0, 0]),  # half of all steps, of which a picture to begin with leaves 4
+        ("[a:b:.25]", 4, 8, [0, 0, 0, 1], [0, 0]),
+        ("[a:b:1.25]", 4, None, [0, 0, 0, 0], [0, 0, 1, 1, 1, 1]),
+        ("[a:b:9]", 4, 8, [0, 0, 0, 0], [0, 0, 1, 1]),
+    ],
+)
+def test_texts_of_calls(text: str, num_calls: int, num_steps: int | None, rows: list[int], second: list[int]) -> None:
+    prompts = read_prompts([Tokenizer.clip()], [text], num_calls, num_steps=num_steps, restores_mean=True)
+    assert prompts.row_of[:, 0].tolist() == rows
+    assert prompts.second_pass(len(second)).row_of[:, 0].tolist() == second
 
 
 def test_tree() -> None:

@@ -35,6 +35,8 @@ CONFIG = SchedulerConfig(skip_prk_steps=True)
         ("DDIM", "ddim"),
         ("uni_pc_bh2_normal", "unipc_linspace"),
         ("dpm_2_ancestral", "dpm2_a"),
+        ("kdpm_2_a", "dpm2_a"),
+        ("dpm++2m karras", "dpmpp_2m_karras"),
         ("DPMSolverMultistepScheduler", "dpmpp_2m"),
         ("EulerDiscreteScheduler", "euler"),
         ("KDPM2AncestralDiscreteScheduler Karras", "dpm2_a_karras"),

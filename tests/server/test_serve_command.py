@@ -35,7 +35,7 @@ def serve(*options: str, runtime: str) -> int:
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve"]) == 2
-    assert "pip install 'shaderfusion[serve]'" in capsys.readouterr().err
+    assert 'run `pip install -e ".[serve]"` in the folder' in capsys.readouterr().err
 
 
 def test_loopback_by_default(runtime: str, capsys: pytest.CaptureFixture[str]) -> None:

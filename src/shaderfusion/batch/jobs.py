@@ -14,7 +14,7 @@ from pathlib import Path
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import load_text, parse_json, shown
 
-__all__ = ["ALIASES", "Job", "read_jobs", "read_variation", "vary"]
+__all__ = ["ALIASES", "READERS", "Job", "read_jobs", "read_variation", "vary"]
 
 ALIASES: Mapping[str, str] = {"guidance": "guidance_scale", "negative": "negative_prompt"}
 """Short names of settings."""
@@ -37,13 +37,18 @@ def read_jobs(path: Path, known: Collection[str]) -> list[Job]:
     InputError for another suffix or setting, a line without a prompt, no jobs, or over 100,000; ModelError for a file
     that cannot be read.
     """
-    readers = {".txt": _read_lines, ".csv": _read_table, ".jsonl": _read_objects}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"jobs (={path}) must be a file that ends in {', '.join(readers)}")
+    if path.suffix.lower() not in READERS:
+        raise InputError(f"jobs (={path}) must be a file that ends in {', '.join(READERS)}")
     jobs = []
-    for line, settings in readers[path.suffix.lower()](path, load_text(path, _REMEDY).removeprefix("\ufeff")):
+    text = load_text(path, _REMEDY, missing="check its name").removeprefix("\ufeff")
+    for line, given in READERS[path.suffix.lower()](path, text):
         place = f"{path}, line {line}"
-        settings = {_option(key, known, place): value for key, value in settings.items()}
+        settings: dict[str, str] = {}
+        for key, value in given.items():
+            option = _option(key, known, place)
+            if option in settings:
+                raise InputError(f"{place}: must have {option} once, also by another name; {_REMEDY}")
+            settings[option] = value
         if "prompt" not in settings:
             raise InputError(f"{place}: must have a prompt; {_REMEDY}")
         jobs.append(Job(settings, place))
@@ -60,9 +65,14 @@ def _read_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _read_table(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Empty cells are settings that are not given."""
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    """Empty cells are settings that are not given. Cells lie between commas, or semicolons, as some programs write."""
+    heading = re.split("[\r\n]", text, maxsplit=1)[0]
+    delimiter = ";" if ";" in heading and "," not in heading else ","
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = [name for name in rows.fieldnames or () if name]
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}, line 1: must have each column once, not {', '.join(names)}; {_REMEDY}")
         for row in rows:
             if None in row or None in row.values():
                 raise InputError(f"{path}, line {rows.line_num}: must have as many cells as the first line; {_REMEDY}")
@@ -84,6 +94,10 @@ def _read_objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]
                 if isinstance(value, (bool, dict, list)):
                     raise InputError(f"{place}: {shown(key)} (={shown(value)}) must be a text or a number; {_REMEDY}")
             yield line, {key: str(value) for key, value in settings.items() if value is not None}
+
+
+READERS = {".txt": _read_lines, ".csv": _read_table, ".jsonl": _read_objects}
+"""By the suffix of a file of jobs."""
 
 
 def _option(name: str, known: Collection[str], place: str) -> str:

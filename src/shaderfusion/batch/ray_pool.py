@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from shaderfusion.arguments import missing_extra
 from shaderfusion.errors import DeviceError, DeviceLostError, InputError, ShaderfusionError
 
 __all__ = ["spread"]
@@ -67,7 +68,9 @@ def spread(
             else:
                 yield given.pop(index), result
         if waiting and not is_over():
-            raise InputError(f"no worker of Ray is left ({reason}); all its machines must have shaderfusion[ray]")
+            raise InputError(
+                f"no worker of Ray is left ({reason}); all its machines must have shaderfusion and its extra ray"
+            )
         for job in given.values():
             yield job, DeviceError(f"its worker died again and again ({reason}); see Ray's logs on that machine")
 
@@ -100,7 +103,7 @@ def _import_ray() -> Any:
         import ray  # pyright: ignore[reportMissingImports]
         import ray.util  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError("--ray needs Ray, which is not installed; run `pip install shaderfusion[ray]`") from None
+        raise missing_extra("--ray", "ray") from None
     return ray
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from shaderfusion.errors import InputError
+from shaderfusion.arguments import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +26,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError(
-            "--plot needs matplotlib, which is not installed; run `pip install shaderfusion[plot]`"
-        ) from None
+        raise missing_extra("--plot", "plot") from None
 
 
 def _new_figure(width: float, height: float) -> Figure:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shaderfusion.cli.generate import add_generating, make_field_parser
-from shaderfusion.cli.options import whole_number
+from shaderfusion.cli.options import not_jobs, whole_number
 from shaderfusion.errors import DeviceLostError, InputError, ShaderfusionError
 from shaderfusion.making import (
     NO_SETTINGS,
@@ -27,7 +27,15 @@ from shaderfusion.making import (
     open_model_and_device,
     slug,
 )
-from shaderfusion.output import keep_stdout, progress_line, require_writable, say, show, write_whole
+from shaderfusion.output import (
+    keep_stdout,
+    progress_line,
+    remove_parts,
+    require_writable,
+    say,
+    show,
+    write_whole,
+)
 from shaderfusion.progress import DENOISE, JobProgress, Stage
 
 if TYPE_CHECKING:
@@ -80,12 +88,14 @@ def add_parser(commands: Any) -> None:
     meaning = "where pictures, report.jsonl and contact.png go; is made; pictures that are there are not made again"
     batch.add_argument("--output-dir", type=Path, required=True, metavar="FOLDER", help=meaning)
     meaning = "every job with each of the values, such as seed=1..4 guidance=5,7"
-    batch.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=VALUES", help=meaning)
+    batch.add_argument(
+        "--vary", nargs="+", action="extend", type=not_jobs, default=[], metavar="NAME=VALUES", help=meaning
+    )
     meaning = "pictures made at once where they differ in prompts and seeds alone, which rounds otherwise; default: "
     meaning += f"{_AT_ONCE_ON_GPU} on a GPU, where that is faster, else and with --ray 1"
     batch.add_argument("--at-once", type=whole_number(1, 4, 1000), metavar="N", help=meaning)
     meaning = "make pictures on all GPUs of a Ray cluster, by its HOST:PORT or auto; without one, of this machine"
-    batch.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=meaning)
+    batch.add_argument("--ray", nargs="?", const="local", type=not_jobs, metavar="ADDRESS", help=meaning)
     meaning = "with --ray; default: one for each GPU, or where Ray has none, one for each machine, on one of its CPUs"
     batch.add_argument("--workers", type=whole_number(1, 2, 100_000), metavar="N", help=meaning)
     add_generating(batch, "a number that follows from the job's settings")
@@ -127,6 +137,7 @@ def _plan(args: argparse.Namespace) -> tuple[list[_Task], list[_Cell], int]:
     except (OSError, ValueError) as error:
         raise InputError(f"--output-dir (={args.output_dir}) cannot be a folder ({error}); choose another") from None
     require_writable("--output-dir", args.output_dir / _REPORT, ".jsonl", _REPORT)
+    remove_parts(args.output_dir)
     parser = make_field_parser()
     differing = [name for name in PER_JOB if len({job.settings.get(name) for job in jobs}) > 1] or ["prompt"]
     tasks: dict[Path, _Task] = {}
@@ -252,13 +263,14 @@ def _stage(group: "Sequence[_Ready]") -> Stage:
 
 
 def _groups(ready: "Sequence[_Ready]", at_once: int) -> "Iterator[list[_Ready]]":
-    """Neighbours that can be one run: equal in all but their texts and seeds, whose noise is drawn before it."""
+    """Neighbours that can be one run: equal in all but the words of texts, and seeds, whose noise is drawn before."""
 
     def key(entry: "_Ready") -> Any:
         task, request = entry
         is_noisy = any(update.c_noise for update in request.schedule.updates)
         one_run = [getattr(task.args, name) for name in PER_JOB if name not in ("prompt", "negative_prompt", "seed")]
-        return (one_run, task.args.negative_prompt is None, request.adapters, task.path if is_noisy else None)
+        texts = (task.args.negative_prompt is None, request.num_chunks, request.adapters)
+        return (one_run, texts, task.path if is_noisy else None)
 
     for _, same in itertools.groupby(ready, key):
         entries = list(same)

@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _report(path: Path, texts: Mapping[str, str], recipes: "list[Recipe]") -> dict[str, Any]:
-    from shaderfusion.metadata.recipe import READ
+    from shaderfusion.metadata.recipe import is_read
 
     parts = [
         {
@@ -50,20 +50,18 @@ def _report(path: Path, texts: Mapping[str, str], recipes: "list[Recipe]") -> di
         }
         for recipe in recipes
     ]
-    others = {key: len(text) for key, text in texts.items() if key not in READ}
+    others = {key: len(text) for key, text in texts.items() if not is_read(key, texts)}
     return {
         "file": str(path),
         "read": parts,
         "others": others,
-        "texts": {key: texts[key] for key in READ if key in texts},
+        "texts": {key: text for key, text in texts.items() if is_read(key, texts)},
     }
 
 
 def _missing(recipe: "Recipe") -> list[str]:
     """What a picture can be made again by, and the text does not say."""
-    needed = ("prompt", "steps", "scheduler", "guidance_scale", "seed", "width", "height")
-    model = [] if {"model", "Model"} & set(recipe.facts) else ["model"]
-    return [name for name in needed if name not in recipe.options] + model
+    return recipe.not_said + ([] if {"model", "Model"} & set(recipe.facts) else ["model"])
 
 
 def _text(report: Mapping[str, Any]) -> str:

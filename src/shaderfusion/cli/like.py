@@ -99,6 +99,14 @@ def take_like(args: argparse.Namespace) -> Like | None:
             setattr(args, name, value)
     if recipes[0].tagged_prompt and "prompt" not in given and args.lora_dir and not ignored & {"Lora", "all"}:
         args.prompt = recipes[0].tagged_prompt
+    demanded = {_MET_BY.get(name) for name in recipes[0].demands}
+    not_said = [name for name in recipes[0].not_said if name not in given and name not in demanded]
+    if not_said:
+        warnings.warn(
+            f"--like (={args.like}) does not say {', '.join(not_said)}; the defaults are taken, which may make another "
+            "picture",
+            stacklevel=2,
+        )
     return Like(args.like, recipes[0], given, ignored)
 
 

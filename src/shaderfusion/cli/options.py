@@ -26,6 +26,7 @@ __all__ = [
     "add_tuning",
     "guidance_scale",
     "not_empty",
+    "not_jobs",
     "rngs",
     "scale",
     "scheduler",
@@ -203,6 +204,15 @@ def adapter(text: str) -> tuple[Path, float]:
         return (Path(path), float(strength)) if colon and path else (Path(text), 1.0)
     except ValueError:  # a colon of the path
         return Path(text), 1.0
+
+
+def not_jobs(text: str) -> str:
+    """Any value but a file of jobs, which an option that need not have one, or may have several, would take."""
+    from shaderfusion.batch.jobs import READERS
+
+    if "=" not in text and Path(text).suffix.lower() in READERS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no value of it; name the file of jobs before this option")
+    return text
 
 
 def text(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from shaderfusion.arguments import missing_extra
 from shaderfusion.cli.generate import MAX_IMAGES, make_field_parser
 from shaderfusion.cli.options import (
     DEFAULT_MODEL,
@@ -74,7 +75,7 @@ def _run(args: argparse.Namespace) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        raise InputError("serve needs its extra; run `pip install 'shaderfusion[serve]'`") from None
+        raise missing_extra("serve", "serve") from None
     from shaderfusion.server.app import make_app
     from shaderfusion.server.models import Models, find_models
     from shaderfusion.server.running import HttpServer, listen, own_names

@@ -17,6 +17,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
+from shaderfusion.arguments import missing_extra
 from shaderfusion.errors import InputError
 from shaderfusion.gpu.c_types import parse_together
 from shaderfusion.gpu.shader import Directives
@@ -307,7 +308,7 @@ def runtimes(asked: str = "auto") -> list[Runtime]:
     if runtime is None:
         raise InputError(f"runtime (={asked!r}) must be auto or one of {', '.join(RUNTIMES)}")
     if not runtime.is_installed:
-        raise InputError(f"runtime (={asked!r}) is not installed; `pip install 'shaderfusion[{asked}]'` adds it")
+        raise missing_extra(f"runtime (={asked!r})", asked)
     return [runtime]
 
 

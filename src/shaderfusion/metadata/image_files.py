@@ -217,6 +217,8 @@ def _decode_comment(comment: bytes) -> str:
     """A UserComment: EXIF says how it is encoded, but not the order of UTF-16's bytes, which programs differ in."""
     if comment.startswith(_UNICODE):
         raw = comment[len(_UNICODE) :]
+        if b"\0" not in raw:  # UTF-8, as some programs write it all the same: of UTF-16 each space would have one
+            return _decode(raw, "latin-1")
         # Nearly all letters of a prompt are below U+0100, so that the half with more zeros is the upper one.
         encoding = "utf-16-be" if raw[::2].count(0) >= raw[1::2].count(0) else "utf-16-le"
         return raw.decode(encoding, "replace").lstrip("\ufeff")

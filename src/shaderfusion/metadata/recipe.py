@@ -17,7 +17,7 @@ from shaderfusion.metadata.resources import find_resources
 from shaderfusion.metadata.samplers import find_sampler, find_web_uis, says_schedule
 from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
-__all__ = ["COMFY_UI", "READ", "Recipe", "read_recipes"]
+__all__ = ["COMFY_UI", "Recipe", "is_read", "read_recipes"]
 
 COMFY_UI = ("prompt", "workflow")
 """Keys under which ComfyUI keeps its graph, of which nothing is read."""
@@ -28,6 +28,7 @@ TAKEN = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "schedu
 TAKEN += ("eta", "rng", "seeds", "strength", "hires", "hires_steps", "hires_strength")
 TAKEN += ("prompt_syntax", "clip_skip", "emphasis")
 """Options of ours that a picture gives."""
+_NEEDED = ("prompt", "steps", "scheduler", "guidance_scale", "seed", "width", "height")
 
 
 @dataclass
@@ -46,6 +47,11 @@ class Recipe:
     """The prompt with all adapters that it was made by, if it names them; a folder of them meets the demand."""
 
     @property
+    def not_said(self) -> list[str]:
+        """Of the options that a picture can be made again by, those that the text does not give."""
+        return [name for name in _NEEDED if name not in self.options]
+
+    @property
     def is_web_uis(self) -> bool:
         """Whether its settings are to be read as web UIs do."""
         return self.source == WEB_UI
@@ -54,7 +60,19 @@ class Recipe:
 def read_recipes(name: str, texts: Mapping[str, str]) -> list[Recipe]:
     """What each text says that one of the programs wrote, the most exact first; ModelError, which begins with `name`,
     where JSON is damaged."""
-    return [read(f"{name} ({key})", texts[key]) for key, read in READ.items() if key in texts]
+    return [READ[key](f"{name} ({key})", texts[key]) for key in READ if is_read(key, texts)]
+
+
+def is_read(key: str, texts: Mapping[str, str]) -> bool:
+    """Whether there is such a text, of a program that is known: SwarmUI and Fooocus keep JSON where infotext is."""
+    return key in READ and key in texts and not (key == PARAMETERS and _is_json(texts[key]))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _whole(value: Any) -> int:
@@ -153,7 +171,7 @@ def _read_own(name: str, text: str) -> Recipe:
     return recipe
 
 
-_FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed"}
+_FIELDS = {"Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Eta DDIM": "eta"}
 _FACTS = ("Model", "Model hash", "Lora hashes", "Batch size", "Batch pos", "User", "Created Date", "Version")
 _FACTS += ("Hashes", "Civitai resources", "Civitai metadata", "SDCPP")
 _FACTS += ("Template", "Negative Template")  # of which an extension made the prompts
@@ -204,6 +222,10 @@ def _read_parameters(name: str, text: str) -> Recipe:
         recipe.options["seeds"] = "each"
     if fields and recipe.is_web_uis:
         recipe.options.setdefault("emphasis", "original")
+        if recipe.options.get("scheduler") == "unipc":
+            recipe.demands.setdefault(
+                "UniPC order", "3 with bh1, the web UIs' own, where models mostly have 2 with bh2"
+            )
     if networks:
         recipe.demands["Lora"] = ", ".join(networks)
     return recipe

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
-from shaderfusion.schedulers import SCHEDULERS, find_scheduler
+from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler
 
 __all__ = ["AUTOMATIC", "HAVE_OWN", "find_sampler", "find_web_uis", "says_schedule", "schedule_type", "web_ui_name"]
 
@@ -21,7 +21,7 @@ AUTOMATIC: Mapping[str, str] = {
     "lms": "linspace",
 }
 """The spacings that web UIs take where the scheduler is Automatic; of other rules, the model's own."""
-HAVE_OWN = ("ddim", "pndm")
+HAVE_OWN = ("ddim", "pndm", "unipc")
 """Rules of web UIs that no scheduler changes."""
 
 _SCHEDULE_TYPES: Mapping[str, str] = {
@@ -42,13 +42,11 @@ def web_ui_name(scheduler: str) -> str:
 
 def find_sampler(name: str, schedule: str | None = None) -> tuple[str | None, str | None]:
     """Our scheduler of a sampler and a schedule type that some program wrote, and the latter where we lack both."""
-    # stable-diffusion.cpp joins `++` to what follows, and InvokeAI ends Karras' in _k.
-    name = re.sub(
-        r"_k$", "_karras", re.sub(r"(?<=pp)(?=[23])", "_", name.lower().replace("++", "pp").removeprefix("k_"))
-    )
+    name = re.sub("_k$", "_karras", name.lower().removeprefix("k_"))  # InvokeAI's and older web UIs'
     head, _, last = name.rpartition(" ")
-    tries = [(f"{name} {schedule}", None)] if schedule else []
-    for text, left in [*tries, (name, schedule), (head, last.capitalize())]:  # at last without a spacing that it lacks
+    whole = [(f"{name} {schedule}", None)] if schedule else []
+    without = [(head, last.capitalize())] if last in SPACINGS else []  # a spacing that the rule lacks
+    for text, left in [*whole, (name, schedule), *without]:
         try:
             return str(find_scheduler(text)), left
         except InputError:

@@ -11,6 +11,7 @@ from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import Infotext
 from shaderfusion.metadata.samplers import web_ui_name
 from shaderfusion.metadata.second_pass import write_second_pass
+from shaderfusion.schedulers import find_scheduler
 
 __all__ = ["make_texts"]
 
@@ -48,7 +49,7 @@ def _infotext(settings: Mapping[str, Any]) -> Infotext:
         "VAE": vae and Path(vae).name,
         "Denoising strength": settings.get("hires_strength", settings.get("strength")),
         "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
-        "Eta": settings.get("eta") or None,
+        "Eta DDIM" if find_scheduler(scheduler).rule == "ddim" else "Eta": settings.get("eta") or None,
         "RNG": "NV" if settings.get("rng") == "philox" else "CPU",
         **write_second_pass(settings),
         "Lora hashes": ", ".join(f"{_stem(lora['file'])}: {lora['hash']}" for lora in loras),

@@ -127,20 +127,24 @@ def _merge(pieces: _Pieces) -> Scheduled:
     return tuple(merged)
 
 
-def text_at(prompt: Scheduled, step: int, num_steps: int) -> str:
-    """The prompt's text in a step, counted from 1."""
-    return "".join(_piece_at(piece, step, num_steps) for piece in prompt)
+def text_at(prompt: Scheduled, step: int, num_steps: int, before: int = 0) -> str:
+    """The prompt's text in a step, counted from 1.
+
+    In a second pass, after so many steps `before`, changes go on: numbers count those steps too, and parts the first
+    pass as 1, so that what changes at 0.5 has changed, and 1.5 is half of this one.
+    """
+    return "".join(_piece_at(piece, step, num_steps, before) for piece in prompt)
 
 
-def _piece_at(piece: str | Changing | Alternating, step: int, num_steps: int) -> str:
+def _piece_at(piece: str | Changing | Alternating, step: int, num_steps: int, before: int) -> str:
     match piece:
         case str():
             return piece
-        case Changing(before, after, when):
-            last = int(when * num_steps) if isinstance(when, float) else when
-            return text_at(before if step <= last else after, step, num_steps)
+        case Changing(first, then, when):
+            last = int((when - (before > 0)) * num_steps) if isinstance(when, float) else when - before
+            return text_at(first if step <= last else then, step, num_steps, before)
         case Alternating(options):
-            return text_at(options[(step - 1) % len(options)], step, num_steps)
+            return text_at(options[(step - 1) % len(options)], step, num_steps, before)
 
 
 def write_schedule(prompt: Scheduled) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,15 +31,24 @@ class ScheduledPrompts:
     """(E, L) int32 of a chunk without tokens."""
     restores_mean: bool
     """Whether what weights change of a chunk's mean is undone."""
+    second_pass: Callable[[int], ScheduledPrompts] = field(repr=False)
+    """The same texts in a pass of so many calls that goes on after this one."""
+    repeats: int = 1
+    """How often an embedding has its chunks, one time after the other."""
 
     @property
     def num_tokens(self) -> int:
         """Of an embedding, all chunks of it."""
         _, n, _, L = self.ids.shape
-        return n * L
+        return n * L * self.repeats
 
-    def padded(self, num_tokens: int) -> ScheduledPrompts:
-        """With empty chunks until an embedding has so many tokens."""
+    def lengthened(self, num_tokens: int) -> ScheduledPrompts:
+        """So that an embedding has so many tokens: its own again and again, which to attention are the same ones.
+
+        Where they do not fit it has empty chunks, which are not.
+        """
+        if num_tokens % self.num_tokens == 0:
+            return replace(self, repeats=self.repeats * num_tokens // self.num_tokens)
         rows, n, E, L = self.ids.shape
         missing = max(0, num_tokens // L - n)
         empty = np.broadcast_to(self.empty_ids, (rows, missing, E, L))
@@ -49,10 +58,6 @@ class ScheduledPrompts:
             weights=np.concatenate([self.weights, np.ones(empty.shape, np.float32)], axis=1),
         )
 
-    def at_steps(self, num_steps: int) -> ScheduledPrompts:
-        """The same changes, at the same shares of another number of steps."""
-        return replace(self, row_of=self.row_of[np.arange(num_steps) * len(self.row_of) // num_steps])
-
     def changes_at(self, step: int) -> bool:
         """Whether a step, counted from 0, shows something else than the one before."""
         return 0 < step < len(self.row_of) and not np.array_equal(self.row_of[step], self.row_of[step - 1])
@@ -60,13 +65,13 @@ class ScheduledPrompts:
     def join(self, made: Mapping[str, np.ndarray], widths: Sequence[int]) -> dict[str, np.ndarray]:
         """Conditioning of each row, from that of each of its chunks, by encoders of those widths.
 
-        The weighted embeddings (rows, n L, C) are of all chunks; all else is of the first one.
+        The weighted embeddings (rows, num_tokens, C) are of all chunks; all else is of the first one.
         """
         rows, n, E, L = self.ids.shape
         weights = self.weights.reshape(rows * n, E, L)
         embedding = emphasize(made["embedding"], weights, widths, restores_mean=self.restores_mean)
         first = {name: array.reshape(rows, n, *array.shape[1:])[:, 0] for name, array in made.items()}
-        return {**first, "embedding": embedding.reshape(rows, n * L, -1)}
+        return {**first, "embedding": np.tile(embedding.reshape(rows, n * L, -1), (1, self.repeats, 1))}
 
 
 def read_positive(texts: Sequence[str]) -> tuple[list[str], dict[str, dict[str, float]]]:
@@ -91,16 +96,28 @@ def read_negative(texts: Sequence[str]) -> list[str]:
 
 
 def read_prompts(
-    tokenizers: Sequence[Tokenizer], texts: Sequence[str], num_steps: int, *, restores_mean: bool
+    tokenizers: Sequence[Tokenizer],
+    texts: Sequence[str],
+    num_calls: int,
+    *,
+    num_steps: int | None = None,
+    before: int = 0,
+    restores_mean: bool,
 ) -> ScheduledPrompts:
-    """What the prompts are in each of so many steps, for text encoders with those tokenizers; InputError as readers."""
+    """What the prompts are in each call of the denoiser, for text encoders with those tokenizers.
+
+    num_steps is how many calls there would be without a picture to begin with, and `before` as of `text_at`. InputError
+    as of readers.
+    """
+    num_steps = num_calls if num_steps is None else num_steps
     rows: dict[str, int] = {}
-    row_of = np.empty((num_steps, len(texts)), np.int64)
+    row_of = np.empty((num_calls, len(texts)), np.int64)
     for column, text in enumerate(texts):
         read_spans(text)  # refuses what is wrong with its place in the whole text
         prompt = read_schedule(text)
-        for step in range(num_steps):
-            row_of[step, column] = rows.setdefault(text_at(prompt, step + 1, num_steps), len(rows))
+        for call in range(num_calls):
+            step = max(call, 1)  # as in the web UIs, where the first two calls are of step 1
+            row_of[call, column] = rows.setdefault(text_at(prompt, step, num_steps, before), len(rows))
     chunks = [[read_chunks(tokenizer, read_spans(text)) for tokenizer in tokenizers] for text in rows]
     num_chunks = max(len(each.ids) for row in chunks for each in row)
     for row in chunks:
@@ -115,4 +132,5 @@ def read_prompts(
         row_of,
         np.stack([each.ids[0] for each in empty]),
         restores_mean,
+        lambda calls: read_prompts(tokenizers, texts, calls, before=before + num_steps, restores_mean=restores_mean),
     )

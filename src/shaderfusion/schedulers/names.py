@@ -76,11 +76,13 @@ SPACINGS: Mapping[str, Mapping[str, Any]] = {
 
 NO_SPACING = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 
-# ComfyUI's names of rules, and names of spacings there, in A1111's list and in diffusers' table of both.
+# ComfyUI's and InvokeAI's names of rules, and names of spacings there, in A1111's list and in diffusers' table of both.
 OTHER_SCHEDULERS = {
     "dpm_2": "dpm2",
     "dpm_2_ancestral": "dpm2_a",
     "euler_ancestral": "euler_a",
+    "kdpm_2": "dpm2",
+    "kdpm_2_a": "dpm2_a",
     "uni_pc": "unipc",
     "uni_pc_bh2": "unipc",
 }
@@ -94,8 +96,9 @@ OTHER_SPACINGS = {
 
 
 def _plain(name: str) -> str:
-    """As SCHEDULERS writes names."""
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold()).replace("++", "pp")
+    """As SCHEDULERS writes names. stable-diffusion.cpp joins `++` to what follows."""
+    apart = re.sub(r"\+\+(?=\w)", "++ ", name.strip().casefold())
+    return re.sub(r"[\s_-]+", "_", apart).replace("++", "pp")
 
 
 _NAMES = {
