@@ -1,0 +1,97 @@
+"""Brownian motion that equals torchsde's, whose increments are the noise of DPM++ SDE in diffusers and k-diffusion.
+
+Between times a and b at which the path W is known it is halved (Lévy 1940), as in a "virtual Brownian tree" (Li et al.
+2020, "Scalable Gradients for Stochastic Differential Equations", algorithm 3):
+
+    W(m) = W(a) + (m - a) / (b - a) (W(b) - W(a)) + sqrt((m - a) (b - m) / (b - a)) n,    m = (a + b) / 2
+
+and so on in the half where the time asked for is, until it is m; all times are rounded to DIGITS, which ends it. Each n
+is the first draw of a generator of its own, whose seed NumPy's SeedSequence makes of the path's seed and of which half
+of which half it is. So W depends on the seed and on the path's ends, and not on what else was asked.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from shaderfusion.philox import PhiloxGenerator
+from shaderfusion.random import NormalGenerator
+
+__all__ = ["BrownianPath", "Times"]
+
+DIGITS = 6
+POOL_SIZE = 24  # words of a SeedSequence
+
+
+class Times(NamedTuple):
+    """Those of a run whose noise is of one path: call i has the increment from at[i] to at[i + 1]."""
+
+    start: float
+    """Of the path, which is below its end."""
+    end: float
+    at: tuple[float, ...]
+
+
+class _Interval(NamedTuple):
+    start: float
+    end: float
+    w_start: np.ndarray
+    w_end: np.ndarray
+    index: int
+    """Among the equal parts that as many halvings make, from 0."""
+
+
+class BrownianPath:
+    """A path from W(start) = 0, of values of a shape; `generator` makes the noise of a seed.
+
+    Values are those of torchsde.BrownianInterval(start, end, shape, entropy=seed, tol=1e-6, pool_size=24,
+    halfway_tree=True), computed in float64 of float32 noise, where torchsde's are all float32.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        shape: Sequence[int],
+        start: float,
+        end: float,
+        generator: Callable[[int], NormalGenerator | PhiloxGenerator] = NormalGenerator,
+    ) -> None:
+        self._seed, self._shape, self._generator = seed % 2**64, shape, generator
+        w_end = (end - start) ** 0.5 * self._normal()
+        whole = _Interval(round(start, DIGITS), round(end, DIGITS), np.zeros_like(w_end), w_end, index=0)
+        self._around = [whole]
+        """The intervals around the last time asked for, from the whole to the smallest: the next is near."""
+
+    def increment(self, start: float, end: float) -> np.ndarray:
+        """W(end) - W(start) over the root of the time between, which makes it standard normal: float32.
+
+        Times beyond an end of the path are that end.
+        """
+        w_start, w_end = self._at(start), self._at(end)
+        return ((w_end - w_start) / (abs(end - start) ** 0.5 or 1.0)).astype(np.float32)
+
+    def _at(self, time: float) -> np.ndarray:
+        whole = self._around[0]
+        time = round(min(max(time, whole.start), whole.end), DIGITS)
+        while not self._around[-1].start <= time <= self._around[-1].end:
+            self._around.pop()
+        while time not in (self._around[-1].start, self._around[-1].end):
+            self._around.append(self._half_with(time))
+        smallest = self._around[-1]
+        return smallest.w_start if time == smallest.start else smallest.w_end
+
+    def _half_with(self, time: float) -> _Interval:
+        """The half with that time of the smallest interval."""
+        a, b, w_a, w_b, index = self._around[-1]
+        middle = round((a + b) / 2, DIGITS)
+        share, depth = (middle - a) / (b - a), len(self._around) - 1
+        w_middle = w_a + share * (w_b - w_a) + (share * (b - middle)) ** 0.5 * self._normal(index, depth)
+        if time <= middle:
+            return _Interval(a, middle, w_a, w_middle, 2 * index)
+        return _Interval(middle, b, w_middle, w_b, 2 * index + 1)
+
+    def _normal(self, *place: int) -> np.ndarray:
+        """The noise of a halving, or, without a place, of the whole path."""
+        (seed,) = np.random.SeedSequence(self._seed, spawn_key=place, pool_size=POOL_SIZE).generate_state(1)
+        return self._generator(int(seed)).randn(self._shape).astype(np.float64)
