@@ -218,7 +218,7 @@ def test_noise_of_steps_is_of_one_path(pipe: StableDiffusionPipeline, monkeypatc
     monkeypatch.setattr(pipe._engine, "denoise", recorded)
     options: dict[str, Any] = {"num_inference_steps": 4, "width": 8, "height": 8, "seed": 3}
     finish(pipe.generate("a cat", **options))
-    times = make_schedule(pipe.model.scheduler_config, 4, "dpmpp_sde").times
+    times = make_schedule(pipe.model.scheduler_config, 4, "dpmpp_sde").path_times
     assert times
     expected = [PictureNoise(3, 1).draw_along(times, call, (4, 4, 4)).transpose(0, 2, 3, 1) for call in range(6)]
     np.testing.assert_array_equal(given, expected)

@@ -11,6 +11,7 @@ of which half it is. So W depends on the seed and on the path's ends, and not on
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = ["BrownianPath", "Times"]
 
 DIGITS = 6
 POOL_SIZE = 24  # words of a SeedSequence
+
+_threads = ThreadPoolExecutor(thread_name_prefix="brownian")  # a time takes about 20 draws, which NumPy makes at once
 
 
 class Times(NamedTuple):
@@ -36,10 +39,19 @@ class Times(NamedTuple):
 class _Interval(NamedTuple):
     start: float
     end: float
-    w_start: np.ndarray
-    w_end: np.ndarray
-    index: int
-    """Among the equal parts that as many halvings make, from 0."""
+    depth: int = 0
+    """As many halvings have made it."""
+    index: int = 0
+    """Among the equal parts that they make of the path."""
+
+    @property
+    def middle(self) -> float:
+        return round((self.start + self.end) / 2, DIGITS)
+
+    def half_with(self, time: float) -> "_Interval":
+        if time <= self.middle:
+            return _Interval(self.start, self.middle, self.depth + 1, 2 * self.index)
+        return _Interval(self.middle, self.end, self.depth + 1, 2 * self.index + 1)
 
 
 class BrownianPath:
@@ -58,10 +70,12 @@ class BrownianPath:
         generator: Callable[[int], NormalGenerator | PhiloxGenerator] = NormalGenerator,
     ) -> None:
         self._seed, self._shape, self._generator = seed % 2**64, shape, generator
+        whole = _Interval(round(start, DIGITS), round(end, DIGITS))
         w_end = (end - start) ** 0.5 * self._normal()
-        whole = _Interval(round(start, DIGITS), round(end, DIGITS), np.zeros_like(w_end), w_end, index=0)
+        self._w = {whole.start: np.zeros_like(w_end), whole.end: w_end}
         self._around = [whole]
-        """The intervals around the last time asked for, from the whole to the smallest: the next is near."""
+        """The intervals around the last time asked for, down to the smallest, at whose ends W is known: the next is
+        near."""
 
     def increment(self, start: float, end: float) -> np.ndarray:
         """W(end) - W(start) over the root of the time between, which makes it standard normal: float32.
@@ -72,24 +86,18 @@ class BrownianPath:
         return ((w_end - w_start) / (abs(end - start) ** 0.5 or 1.0)).astype(np.float32)
 
     def _at(self, time: float) -> np.ndarray:
-        whole = self._around[0]
+        whole, w = self._around[0], self._w
         time = round(min(max(time, whole.start), whole.end), DIGITS)
-        while not self._around[-1].start <= time <= self._around[-1].end:
-            self._around.pop()
-        while time not in (self._around[-1].start, self._around[-1].end):
-            self._around.append(self._half_with(time))
-        smallest = self._around[-1]
-        return smallest.w_start if time == smallest.start else smallest.w_end
-
-    def _half_with(self, time: float) -> _Interval:
-        """The half with that time of the smallest interval."""
-        a, b, w_a, w_b, index = self._around[-1]
-        middle = round((a + b) / 2, DIGITS)
-        share, depth = (middle - a) / (b - a), len(self._around) - 1
-        w_middle = w_a + share * (w_b - w_a) + (share * (b - middle)) ** 0.5 * self._normal(index, depth)
-        if time <= middle:
-            return _Interval(a, middle, w_a, w_middle, 2 * index)
-        return _Interval(middle, b, w_middle, w_b, 2 * index + 1)
+        around = [interval for interval in self._around if interval.start <= time <= interval.end]
+        halved: list[_Interval] = []
+        while time not in around[-1][:2]:
+            halved.append(around[-1])
+            around.append(halved[-1].half_with(time))
+        noises = _threads.map(lambda interval: self._normal(interval.index, interval.depth), halved)
+        for (a, b, *_), m, noise in zip(halved, [interval.middle for interval in halved], noises, strict=True):
+            w[m] = w[a] + (m - a) / (b - a) * (w[b] - w[a]) + ((m - a) * (b - m) / (b - a)) ** 0.5 * noise
+        self._around, self._w = around, {t: w[t] for interval in around for t in interval[:2]}
+        return w[time]
 
     def _normal(self, *place: int) -> np.ndarray:
         """The noise of a halving, or, without a place, of the whole path."""

@@ -246,7 +246,7 @@ class Run(Iterator[Progress]):
         `num_rows` are drawn where one generator is for all pictures.
         """
         _, H, W, C = self._engine.model.latents_shape(self.request.size)
-        shape, times = (C, H, W), self.request.schedule.times  # torch's order, then channels last
+        shape, times = (C, H, W), self.request.schedule.path_times  # torch's order, then channels last
         along_path = call is not None and times is not None
         noise = self._noise.draw_along(times, call, shape) if along_path else self._noise.draw(shape, num_rows)
         return noise.transpose(0, 2, 3, 1)

@@ -87,7 +87,7 @@ def apply_update(
 def trajectory(schedule: Schedule, noise: np.ndarray, model_outputs: np.ndarray) -> np.ndarray:
     """The sample after each call: (calls, 8) float64."""
     x = noise.astype(np.float64) * schedule.init_noise_sigma
-    state, generator, times = new_state(x.shape), PictureNoise(STEP_SEED, 1), schedule.times
+    state, generator, times = new_state(x.shape), PictureNoise(STEP_SEED, 1), schedule.path_times
     samples = []
     for call, (update, m) in enumerate(zip(schedule.updates, model_outputs.astype(np.float64), strict=True)):
         noise = None

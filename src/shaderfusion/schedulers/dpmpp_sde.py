@@ -43,7 +43,7 @@ def dpmpp_sde(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     updates.append(Update(c_x=x0_x, c_m=x0_m))
     timesteps = interleaved(timesteps, timesteps_at(np.array(middles), trained))
     schedule = with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)
-    return replace(schedule, times=_times(sigmas))
+    return replace(schedule, path_times=_times(sigmas))
 
 
 def _times(sigmas: Sequence[float]) -> Times:
