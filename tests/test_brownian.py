@@ -11,18 +11,17 @@ from shaderfusion.philox import PhiloxGenerator
 
 # Of make_brownian.py.
 CASES = [(0, (12,)), (42, (12,)), (2**32 + 42, (12,)), (2**64 - 1, (12,)), (7, (2, 4, 3, 5)), (7, (1, 4, 32, 32))]
-ENDS = tuple(np.float32([0.029167533, 14.614647]).tolist())
-TIMES = np.float32(
-    [14.614649, 9.1, 5.728, 1.0, 0.5, 0.123456, 0.029167, 3.0, 3.000001, 3.0000012, 14.614646, 2.5]
-).tolist()
+ENDS = (0.029167533, 14.614647)
+TIMES = (14.614649, 9.1, 5.728, 1.0, 0.5, 0.123456, 0.029167, 3.0, 3.000001, 3.0000012, 14.614646, 2.5)
 NUM_KEPT = 12
 GOLDEN = Path(__file__).with_name("golden") / "brownian.npz"
 
 
 @pytest.mark.parametrize(("index", "case"), list(enumerate(CASES)))
 def test_noise_is_that_of_torchsde(index: int, case: tuple[int, tuple[int, ...]]) -> None:
-    path = BrownianPath(*case, *ENDS)
-    noise = np.array([path.increment(*pair).reshape(-1)[:NUM_KEPT] for pair in pairwise(TIMES)])
+    start, end, *times = np.array([*ENDS, *TIMES], dtype=np.float32).tolist()
+    path = BrownianPath(*case, start, end)
+    noise = np.array([path.increment(*pair).reshape(-1)[:NUM_KEPT] for pair in pairwise(times)])
     with np.load(GOLDEN) as golden:
         np.testing.assert_allclose(noise, golden["exact"][index], rtol=2**-22, atol=1e-12)
         np.testing.assert_allclose(noise, golden["sampled"][index], rtol=0, atol=1e-6)  # sums in float32
@@ -32,7 +31,7 @@ def test_a_path_is_a_function_of_time() -> None:
     """It does not depend on what was asked before, and increments add up."""
     path, other = BrownianPath(3, (5,), *ENDS), BrownianPath(3, (5,), *ENDS)
     forth = [path.increment(*pair) for pair in pairwise(TIMES)]
-    back = [other.increment(*pair) for pair in pairwise(reversed(TIMES))]
+    back = [other.increment(*pair) for pair in pairwise(TIMES[::-1])]
     np.testing.assert_array_equal(forth, -np.array(back[::-1]))
     whole, first, second = path.increment(1, 9), other.increment(1, 4), path.increment(4, 9)
     np.testing.assert_allclose(8**0.5 * whole, 3**0.5 * first + 5**0.5 * second, rtol=1e-5, atol=1e-6)
@@ -49,10 +48,8 @@ def test_increments_are_independent_normal_noise(seed: int) -> None:
 def test_generators_are_those_of_seeds_of_seeds() -> None:
     """Of the whole path, and of the half of it."""
     path = BrownianPath(9, (2, 3), 0.0, 2.0, PhiloxGenerator)
-    whole, half = (
-        PhiloxGenerator(int(np.random.SeedSequence(9, pool_size=24, **key).generate_state(1)[0])).randn((2, 3))
-        for key in ({}, {"spawn_key": (0, 0)})
-    )
+    sequences = (np.random.SeedSequence(9, spawn_key=place, pool_size=24) for place in ((), (0, 0)))
+    whole, half = (PhiloxGenerator(int(each.generate_state(1)[0])).randn((2, 3)) for each in sequences)
     np.testing.assert_allclose(path.increment(0, 2), whole, rtol=1e-6)
     np.testing.assert_allclose(path.increment(0, 1), (whole + half) * 0.5**0.5, rtol=1e-5)
     np.testing.assert_allclose(path.increment(1, 2), (whole - half) * 0.5**0.5, rtol=1e-5)

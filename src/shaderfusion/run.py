@@ -241,15 +241,15 @@ class Run(Iterator[Progress]):
         return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
     def _draw(self, num_rows: int | None = None, call: int | None = None) -> np.ndarray:
-        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step.
+        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each call of the model.
 
         `num_rows` are drawn where one generator is for all pictures.
         """
         _, H, W, C = self._engine.model.latents_shape(self.request.size)
         shape, times = (C, H, W), self.request.schedule.path_times  # torch's order, then channels last
-        along_path = call is not None and times is not None
-        noise = self._noise.draw_along(times, call, shape) if along_path else self._noise.draw(shape, num_rows)
-        return noise.transpose(0, 2, 3, 1)
+        if call is None or times is None:
+            return self._noise.draw(shape, num_rows).transpose(0, 2, 3, 1)
+        return self._noise.draw_along(times, call, shape).transpose(0, 2, 3, 1)
 
     def _condition(self) -> list[Conditioning]:
         """What the text networks make of the request's prompts, in one turn; of ScheduledPrompts each text's."""

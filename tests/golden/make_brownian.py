@@ -36,12 +36,12 @@ def sampled(seed: int, shape: tuple[int, ...]) -> list[np.ndarray]:
 
 def exact(seed: int, shape: tuple[int, ...]) -> list[np.ndarray]:
     with mock.patch.object(brownian_interval, "_randn", float32_noise):
-        start, end = np.float32(ENDS).tolist()
+        start, end, *times = np.array([*ENDS, *TIMES], dtype=np.float32).tolist()
         path = torchsde.BrownianInterval(
             start, end, shape, torch.float64, entropy=seed, tol=1e-6, pool_size=24, halfway_tree=True
         )
         increments = []
-        for a, b in pairwise(np.float32(TIMES).tolist()):
+        for a, b in pairwise(times):
             change = path(min(a, b), max(a, b)) * (1 if a < b else -1) / abs(b - a) ** 0.5
             increments.append(change.numpy().reshape(-1)[:NUM_KEPT])
     return increments

@@ -12,8 +12,8 @@ diffusers runs as it is, but for two things:
   NumPy is float64 to its code, the tables of betas and the noise excepted. `float32_error` says how far from this its
   own float32 is;
 * in dpmpp_sde exponentials, logarithms and powers of float32 are those of float64, rounded: torch's own, MKL's, are in
-  the last digit other ones on AMD's processors than on Intel's. Times of the Brownian motion are rounded to 1e-6, so
-  that a last digit makes another noise, by up to a few thousandths.
+  the last digit other ones on AMD's processors than on Intel's. Times of the Brownian motion are rounded to 1e-6, and
+  the last digit of a large sigma is as much, and makes another noise.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false

@@ -87,13 +87,13 @@ def apply_update(
 def trajectory(schedule: Schedule, noise: np.ndarray, model_outputs: np.ndarray) -> np.ndarray:
     """The sample after each call: (calls, 8) float64."""
     x = noise.astype(np.float64) * schedule.init_noise_sigma
-    state, generator, times = new_state(x.shape), PictureNoise(STEP_SEED, 1), schedule.path_times
+    state, source, times = new_state(x.shape), PictureNoise(STEP_SEED, 1), schedule.path_times
     samples = []
     for call, (update, m) in enumerate(zip(schedule.updates, model_outputs.astype(np.float64), strict=True)):
-        noise = None
+        drawn = None
         if update.c_noise:
-            noise = generator.draw_along(times, call, x.shape)[0] if times else generator.draw(x.shape)[0]
-        x = apply_update(update, x, m, state, noise)
+            drawn = source.draw_along(times, call, x.shape)[0] if times else source.draw(x.shape)[0]
+        x = apply_update(update, x, m, state, drawn)
         samples.append(x)
     return np.array(samples)
 

@@ -49,7 +49,7 @@ def dpmpp_sde(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
 def _times(sigmas: Sequence[float]) -> Times:
     """Sigmas as diffusers asks for their noise, by way of float32 logarithms: the last digit decides what it is.
 
-    Logarithms and exponentials are rounded once here, as torch's are on Intel's processors but for one in a hundred.
+    Logarithms and exponentials are rounded to the nearest here, as nearly all of torch's are on Intel's processors.
     """
     rounded = np.array(sigmas, dtype=np.float32)
     t = -np.log(rounded.astype(np.float64)).astype(np.float32)
