@@ -13,7 +13,7 @@ import pytest
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import find_model, open_model
-from shaderfusion.families.family import BESIDE_LATENTS
+from shaderfusion.families.family import BESIDE_LATENTS, usual_memory
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU
@@ -241,3 +241,25 @@ def test_the_decoder_holds_two_tensors_at_a_time() -> None:
     graph = model.record(Kernels("f16", DESKTOP_GPU), model.run_size(width=768, height=768))["vae"]
     upsampled, between = (2 * 768 * 768 * channels for channels in (256, 128))
     assert plan_memory(graph.calls).total_bytes < 1.15 * (upsampled + between)
+
+
+# ---- ways to use memory
+
+
+def test_high_memory_keeps_the_denoisers_filters_alone() -> None:
+    model = open_model(SD14_FOLDER)
+    graphs = {
+        memory: model.record(Kernels("f16", DESKTOP_GPU), model.run_size(), memory) for memory in ("normal", "high")
+    }
+    made = {
+        memory: {name for name, graph in of.items() if any(c.entry_point == "transform_filters" for c in graph.calls)}
+        for memory, of in graphs.items()
+    }
+    assert made == {"normal": {"unet", "vae"}, "high": {"vae"}}
+    assert graphs["high"]["unet"].weights_bytes > graphs["normal"]["unet"].weights_bytes
+    assert graphs["high"]["vae"].weights_bytes == graphs["normal"]["vae"].weights_bytes
+
+
+@pytest.mark.parametrize(("memory_bytes", "memory"), [(None, "normal"), (16 << 30, "normal"), (24 << 30, "high")])
+def test_usual_memory(memory_bytes: int | None, memory: str) -> None:
+    assert usual_memory(dataclasses.replace(DESKTOP_GPU, memory_bytes=memory_bytes)) == memory

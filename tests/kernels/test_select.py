@@ -19,6 +19,8 @@ from shaderfusion.kernels.select import Kernels
 GPU = Kernels("f16")
 LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True))
 FOUR_LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4)))
+NVIDIA = replace(DESKTOP_GPU, matrix_shapes=(MatrixShape(16, 16, 16, "f16", "f32"),), subgroup_sizes=(32, 32))
+MATRICES = Kernels("f16", NVIDIA)
 
 
 def linear(kernels: Kernels, num_rows: int) -> tuple[KernelCall, ...]:
@@ -88,12 +90,10 @@ def test_heads_are_padded_to_what_their_kernel_takes() -> None:
 
 def test_padding_of_heads_does_not_depend_on_the_dtype() -> None:
     """A network in f32 hands its keys to one in f16, where heads of more channels than 80 are FlashAttention's too."""
-    units = (MatrixShape(16, 16, 16, "f16", "f32"),)
-    nvidia = replace(DESKTOP_GPU, matrix_shapes=units, subgroup_sizes=(32, 32))
-    for capabilities in (WEBGPU_DEFAULTS, DESKTOP_GPU, nvidia):
+    for capabilities in (WEBGPU_DEFAULTS, DESKTOP_GPU, NVIDIA):
         for D in (40, 73, 84, 150, 170):
             assert Kernels("f16", capabilities).padded_head_dim(D) == Kernels("f32", capabilities).padded_head_dim(D)
-    assert Kernels("f16", nvidia).padded_head_dim(84) == 88
+    assert MATRICES.padded_head_dim(84) == 88
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,11 @@ def test_padding_of_heads_does_not_depend_on_the_dtype() -> None:
         (GPU, (2, 8, 8, 1280), 1280, 1, "conv2d", None),  # too few tiles
         (GPU, (1, 512, 512, 128), 4, 1, "conv2d", None),  # too few channels
         (UNFUSED, (2, 32, 32, 640), 640, 1, "conv2d", None),
+        (replace(GPU, keeps_filters=True), (2, 32, 32, 640), 640, 1, "winograd_4", 4),  # 29 MB
+        (replace(GPU, keeps_filters=True), (1, 128, 128, 2560), 1280, 1, "conv2d", 4),  # 236 MB, over the least binding
+        (MATRICES, (2, 16, 16, 1280), 1280, 1, "conv2d", None),
+        (replace(MATRICES, keeps_filters=True), (2, 16, 16, 1280), 1280, 1, "winograd_2", 2),
+        (replace(MATRICES, keeps_filters=True), (2, 8, 8, 1280), 1280, 1, "conv2d", None),
         (LANES, (2, 16, 16, 128), 128, 1, "winograd_4", 4),
         (LANES, (2, 16, 16, 640), 640, 1, "winograd_4", 4),  # transformed when loaded
         (LANES, (1, 128, 128, 2560), 1280, 1, "conv2d", 4),  # but for 236 MB, over WebGPU's least binding

@@ -101,6 +101,10 @@ class Runtime(ABC):
         """The products of f16, summed in f32, that the adapter's matrix units do."""
         return ()
 
+    def memory_bytes(self, adapter: Any) -> int | None:
+        """The adapter's own memory; None where the implementation does not say."""
+        return None
+
     @cached_property
     def _api(self) -> Any:
         """The package's calls of the library, whose attributes are made at run time."""
@@ -261,6 +265,12 @@ class _Dawn(Runtime):
             for c in get_adapter_properties(adapter).get("subgroup_matrix_configs", ())
         ]
         return tuple(dict.fromkeys(shape for shape in found if (shape.operand, shape.result) == ("f16", "f32")))
+
+    def memory_bytes(self, adapter: Any) -> int | None:
+        from wgpudawn.backends.dawn.extras import get_adapter_properties
+
+        heaps = get_adapter_properties(adapter).get("memory_heaps", ())
+        return max((heap["size"] for heap in heaps if "device-local" in heap["properties"]), default=None)
 
 
 @contextmanager

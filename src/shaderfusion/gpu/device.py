@@ -75,6 +75,7 @@ class Device:
         runtime = RUNTIMES[info.runtime]
         features = runtime.features_of(adapter)
         matrix_shapes, subgroup_sizes = runtime.matrix_shapes(adapter), runtime.subgroup_sizes(adapter)
+        memory_bytes = runtime.memory_bytes(adapter)  # before the adapter is used up
         granted = asdict(WEBGPU_DEFAULTS) if default_limits else {}
         limits = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
         with gpu_errors(f"device {info.index} ({info.name}) could not be opened"):
@@ -88,6 +89,7 @@ class Device:
             matrix_shapes=matrix_shapes,
             timestamp_period_ns=runtime.timestamp_period_ns(self.handle) if "timestamps" in features else None,
             is_cpu=info.kind == "CPU",
+            memory_bytes=memory_bytes,
         )
         self.pipelines = PipelineCache(runtime, self.handle, trusted=trusted)
         self.turn = Turn()

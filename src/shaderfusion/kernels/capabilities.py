@@ -50,6 +50,8 @@ class Capabilities:
     """What a timestamp counts; None where the device has no timestamps."""
     is_cpu: bool = False
     """A software implementation, such as llvmpipe."""
+    memory_bytes: int | None = None
+    """Of the device's own memory, where the driver says."""
 
     @property
     def matrix_units(self) -> MatrixUnits | None:

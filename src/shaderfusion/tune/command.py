@@ -19,6 +19,7 @@ from shaderfusion.tune.survey import Case, find_cases
 from shaderfusion.tuning_file import TunedOperation, default_path, read_tuning, write_tuning
 
 if TYPE_CHECKING:
+    from shaderfusion.families.family import Memory
     from shaderfusion.tensor import DType
 
 __all__ = ["run_tune"]
@@ -37,6 +38,7 @@ def run_tune(
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
+    memory: Memory = "normal",
     budget_s: float | None = None,
     output: Path | None = None,
 ) -> None:
@@ -46,11 +48,11 @@ def run_tune(
     KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
     """
     opened = open_device(device, runtime=runtime)
-    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch)
+    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, memory=memory)
     info, dtype = subject.device.info, subject.dtype
     path = _in_cache(default_path(info, dtype)) if output is None else output
     require_writable("--output", path, ".json", "tuning.json")
-    cases = find_cases(lambda kernels: subject.model.record(kernels, subject.size), subject.kernels())
+    cases = find_cases(subject.graphs, subject.kernels())
     if budget_s is None:
         budget_s = _CPU_BUDGET_S if info.kind == "CPU" else _GPU_BUDGET_S
     tried, was_interrupted = _search(subject, cases, budget_s)
