@@ -11,7 +11,6 @@ of which half it is. So W depends on the seed and on the path's ends, and not on
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +22,6 @@ __all__ = ["BrownianPath", "Times"]
 
 DIGITS = 6
 POOL_SIZE = 24  # words of a SeedSequence
-
-_threads = ThreadPoolExecutor(thread_name_prefix="brownian")  # a time takes about 20 draws, which NumPy makes at once
 
 
 class Times(NamedTuple):
@@ -89,13 +86,11 @@ class BrownianPath:
         whole, w = self._around[0], self._w
         time = round(min(max(time, whole.start), whole.end), DIGITS)
         around = [interval for interval in self._around if interval.start <= time <= interval.end]
-        halved: list[_Interval] = []
-        while time not in around[-1][:2]:
-            halved.append(around[-1])
-            around.append(halved[-1].half_with(time))
-        noises = _threads.map(lambda interval: self._normal(interval.index, interval.depth), halved)
-        for (a, b, *_), m, noise in zip(halved, [interval.middle for interval in halved], noises, strict=True):
-            w[m] = w[a] + (m - a) / (b - a) * (w[b] - w[a]) + ((m - a) * (b - m) / (b - a)) ** 0.5 * noise
+        while time not in around[-1][:2]:  # about twenty times for the first time, and fewer for one near the last
+            (a, b, depth, index), m = around[-1], around[-1].middle
+            deviation = ((m - a) * (b - m) / (b - a)) ** 0.5
+            w[m] = w[a] + (m - a) / (b - a) * (w[b] - w[a]) + deviation * self._normal(index, depth)
+            around.append(around[-1].half_with(time))
         self._around, self._w = around, {t: w[t] for interval in around for t in interval[:2]}
         return w[time]
 
