@@ -38,8 +38,8 @@ class _Interval(NamedTuple):
     end: float
     depth: int = 0
     """As many halvings have made it."""
-    index: int = 0
-    """Among the equal parts that they make of the path."""
+    place: int = 0
+    """Among the equal parts that they make of the path, from 0."""
 
     @property
     def middle(self) -> float:
@@ -47,8 +47,8 @@ class _Interval(NamedTuple):
 
     def half_with(self, time: float) -> "_Interval":
         if time <= self.middle:
-            return _Interval(self.start, self.middle, self.depth + 1, 2 * self.index)
-        return _Interval(self.middle, self.end, self.depth + 1, 2 * self.index + 1)
+            return _Interval(self.start, self.middle, self.depth + 1, 2 * self.place)
+        return _Interval(self.middle, self.end, self.depth + 1, 2 * self.place + 1)
 
 
 class BrownianPath:
@@ -87,14 +87,14 @@ class BrownianPath:
         time = round(min(max(time, whole.start), whole.end), DIGITS)
         around = [interval for interval in self._around if interval.start <= time <= interval.end]
         while time not in around[-1][:2]:  # about twenty times for the first time, and fewer for one near the last
-            (a, b, depth, index), m = around[-1], around[-1].middle
+            (a, b, depth, place), m = around[-1], around[-1].middle
             deviation = ((m - a) * (b - m) / (b - a)) ** 0.5
-            w[m] = w[a] + (m - a) / (b - a) * (w[b] - w[a]) + deviation * self._normal(index, depth)
+            w[m] = w[a] + (m - a) / (b - a) * (w[b] - w[a]) + deviation * self._normal(place, depth)
             around.append(around[-1].half_with(time))
         self._around, self._w = around, {t: w[t] for interval in around for t in interval[:2]}
         return w[time]
 
-    def _normal(self, *place: int) -> np.ndarray:
-        """The noise of a halving, or, without a place, of the whole path."""
-        (seed,) = np.random.SeedSequence(self._seed, spawn_key=place, pool_size=POOL_SIZE).generate_state(1)
+    def _normal(self, *key: int) -> np.ndarray:
+        """The noise of a halving, or, without a key, of the whole path."""
+        (seed,) = np.random.SeedSequence(self._seed, spawn_key=key, pool_size=POOL_SIZE).generate_state(1)
         return self._generator(int(seed)).randn(self._shape).astype(np.float64)
