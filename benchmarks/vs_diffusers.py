@@ -6,8 +6,8 @@
 Every result is first compared with diffusers in f32. Then each network is timed at the model's own size: one UNet
 iteration, the decoder, and the text encoders for one prompt. Of sd14 also the UNet for eight pictures and for one of
 1024x1024, the decoder for 1024x1024, and a whole picture of 20 steps. shaderfusion runs through each runtime that is
-installed; diffusers in f16 (the decoder of sdxl in f32, as it has to), eager, as a CUDA graph and, of sd14,
-through torch.compile with channels last. A mode that fails says so and the rest go on.
+installed, with memory normal and high; diffusers in f16 (the decoder of sdxl in f32, as it has to), eager, as a CUDA
+graph and, of sd14, through torch.compile with channels last. A mode that fails says so and the rest go on.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from shaderfusion.bench.subject import RANDOM_MODELS, Subject, open_subject
 from shaderfusion.bench.values import normal
 from shaderfusion.config import NUM_TIME_IDS
 from shaderfusion.engine import Engine
+from shaderfusion.families.family import Memory
 from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.models.clip import TOKEN_TABLE
@@ -54,6 +56,7 @@ Network = Callable[[Tensors], torch.Tensor]
 NUM_RUNS, NUM_WARM_UP = 20, 5
 
 NUM_TOKENS, VOCABULARY = 77, 49408
+MEMORIES: tuple[Memory, ...] = ("normal", "high")
 TOKEN_IDS = make_token_ids(VOCABULARY, NUM_TOKENS)
 
 
@@ -126,8 +129,8 @@ def main() -> None:
             if name != "vae" or not module.config.force_upcast:
                 module.half()
         free_memory()
-        for device in devices:
-            measure_ours(rows, Path(temporary), device, args.dtype, workloads, expected)
+        for device, memory in product(devices, MEMORIES):
+            measure_ours(rows, Path(temporary), device, memory, args.dtype, workloads, expected)
         for module in modules.values():
             module.cuda()
         for mode, accelerate in MODES.items():
@@ -143,6 +146,7 @@ def measure_ours(
     rows: Rows,
     folder: Path,
     device: Device,
+    memory: Memory,
     dtype: Any,
     workloads: dict[str, Workload],
     expected: dict[str, np.ndarray],
@@ -150,7 +154,8 @@ def measure_ours(
     """Each network, and the picture: GPU time, and memory as the device reports it."""
     free_before, _ = torch.cuda.mem_get_info()
     name = f"shaderfusion {dtype}, {device.info.runtime}"
-    own = open_subject(str(folder), device=device, dtype=dtype)
+    name = name if memory == "normal" else f"{name}, memory {memory}"
+    own = open_subject(str(folder), device=device, dtype=dtype, memory=memory)
     with own.make_engine() as engine:
         started = time.perf_counter()
         engine.load(own.size)

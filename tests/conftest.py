@@ -1,10 +1,14 @@
 """Devices for the tests: every kernel runs as a trusted and as a checked module."""
 
+import contextlib
+import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from poisoned import PoisonedRuntime
 
 from shaderfusion.errors import ShaderfusionError
@@ -22,8 +26,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:vae. runs in f32, which its configuration asks for")
 
 
+# A deadline is by the wall clock, on which the machine's other work counts too. What must be fast measures CPU time.
+settings.register_profile("without_deadlines", settings(deadline=None))
+settings.load_profile("without_deadlines")
+
 # No test sees what `shaderfusion tune` left in the user's cache folder. Mesa's cache stays where it is.
 os.environ["SHADERFUSION_CACHE"] = tempfile.mkdtemp(prefix="shaderfusion-tests-")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory() -> Iterator[None]:
+    """What llvmpipe's compiler has freed goes back to the system, which glibc does not do by itself."""
+    yield
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # of another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

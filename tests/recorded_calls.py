@@ -1,7 +1,7 @@
 """The kernel calls that whole models and adapters record, without a device."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -30,17 +30,26 @@ def models() -> tuple[Family, ...]:
     return tuple(open_model(folder) for folder in (*map(model_folder, NAMES), SD14_FOLDER))
 
 
-def recorded_graphs(variants: Iterable[Kernels], guidance: Iterable[bool] = (False, True)) -> Iterator[Graph]:
-    """The networks of each model, of its own size, TAESD's decoder, and a decoder in bands, by each variant."""
+def recorded_graphs(variants: Iterable[Kernels], guidance: Collection[bool] = (False, True)) -> Iterator[Graph]:
+    """The networks of each model, of its own size, TAESD's decoder, and a decoder in bands, by each variant.
+
+    A network that variants share, such as a decoder in f32, is recorded once.
+    """
     *_, emoji, _ = models()
     combining = replace(emoji.run_size(), weighted_texts=2)
+    known: set[object] = set()
     for kernels in variants:
         yield tiny_decoder_graph(TinyVaeConfig(), kernels, batch=1, height=64, width=64)
         yield emoji.decoder_graph(kernels, emoji.run_size(width=32, height=32), max_bytes=1)
         yield from emoji.record(kernels, combining, "low").values()
         for model in models():
-            for guided in guidance:
-                yield from model.record(kernels, model.run_size(guidance=guided)).values()
+            own = model.kernels(kernels)
+            for size in (model.run_size(guidance=guided) for guided in guidance):
+                for name, network in model.networks.items():
+                    kind = (model, name, own[name], network.size_of(size))
+                    if kind not in known:
+                        known.add(kind)
+                        yield network.record(own[name], size)
 
 
 @cache

@@ -137,8 +137,8 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
 def test_memory_of_each_way() -> None:
     """Their numbers are held against a device's buffers in test_memory.py."""
     info = describe("emoji")
-    normal, low = info.memory
-    assert (normal.memory, low.memory) == ("normal", "low")
+    normal, low, high = info.memory
+    assert (normal.memory, low.memory, high.memory) == ("normal", "low", "high")
     assert [turn.networks for turn in normal.turns] == [("text_encoder", "unet", "vae")]
     assert [turn.networks for turn in low.turns] == [("text_encoder",), ("unet", "update"), ("vae",)]
     assert normal.turns[0].weights_bytes == info.weights_bytes
@@ -173,7 +173,7 @@ def test_a_size_for_low_memory_alone() -> None:
     info = describe("emoji", capabilities=small)
     assert [each.memory for each in info.memory] == ["low"]
     assert [component.name for component in info.components] == ["text_encoder", "unet", "vae"]
-    assert set(info.does_not_fit) == {"normal"}
+    assert set(info.does_not_fit) == {"normal", "high"}
     assert f"memory normal does not fit: {info.does_not_fit['normal']}" in info.text()
     assert info.memory == describe("emoji", capabilities=small, memory="low").memory
     with pytest.raises(DeviceLimitError, match="must need at most"):

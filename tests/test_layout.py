@@ -24,6 +24,7 @@ ORDER = [
     "config",
     "random",
     "philox",
+    "brownian",
     "seeds",
     "text",
     "prompts",

@@ -282,5 +282,5 @@ def test_closed(pipe: StableDiffusionPipeline, device: Device, monkeypatch: pyte
 
 
 def test_refused(device: Device) -> None:
-    with pytest.raises(InputError, match=r"memory \(='small'\) must be normal or low"):
+    with pytest.raises(InputError, match=r"memory \(='small'\) must be normal, low or high"):
         StableDiffusionPipeline.from_pretrained("emoji", device=device, memory="small")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,19 +89,20 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user")
-def test_folders_and_files_of_others(tmp_path: Path) -> None:
-    closed, sticky = tmp_path / "closed", tmp_path / "sticky"
-    for folder, mode in ((tmp_path, 0o755), (tmp_path.parent, 0o755), (tmp_path.parent.parent, 0o755)):
-        folder.chmod(mode)
-    closed.mkdir(mode=0o755)
-    sticky.mkdir()
-    sticky.chmod(0o1777)
-    (sticky / "a.json").touch()
-    names = [str(closed / "a.json"), str(sticky / "a.json"), str(sticky / "b.json")]
-    assert run_python(FORBIDDEN, *names).splitlines() == [
-        f"--json (={names[0]}) must be in a folder that you may write to; {closed} is not",
-        f"--json (={names[1]}) must be a file that you may replace; {sticky} lets only its owner do that",
-    ]
+def test_folders_and_files_of_others() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are in folders that the other user may not enter
+        root = Path(folder)
+        root.chmod(0o755)
+        closed, sticky = root / "closed", root / "sticky"
+        closed.mkdir(mode=0o755)
+        sticky.mkdir()
+        sticky.chmod(0o1777)
+        (sticky / "a.json").touch()
+        names = [str(closed / "a.json"), str(sticky / "a.json"), str(sticky / "b.json")]
+        assert run_python(FORBIDDEN, *names).splitlines() == [
+            f"--json (={names[0]}) must be in a folder that you may write to; {closed} is not",
+            f"--json (={names[1]}) must be a file that you may replace; {sticky} lets only its owner do that",
+        ]
 
 
 def test_write_whole(tmp_path: Path) -> None:

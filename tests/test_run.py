@@ -27,8 +27,8 @@ from shaderfusion.kernels.select import Kernels
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import NormalGenerator
 from shaderfusion.run import Run
-from shaderfusion.schedulers import Update
-from shaderfusion.seeds import Rng
+from shaderfusion.schedulers import Update, make_schedule
+from shaderfusion.seeds import PictureNoise, Rng
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "width": 16, "height": 8}
 CALLS: list[dict[str, Any]] = [
@@ -203,6 +203,28 @@ def test_noise_of_steps_is_the_generators_next(pipe: StableDiffusionPipeline, mo
     finish(pipe.generate("a cat", latents=drawn[0], **options))
     expected = np.stack([*drawn[1:4], *drawn[:3]]).transpose(0, 1, 3, 4, 2)
     np.testing.assert_array_equal(np.stack(given), expected)
+
+
+def test_noise_of_steps_is_of_one_path(pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a picture to begin with too, whose run has the later part of it."""
+    monkeypatch.setattr(pipe, "scheduler", "dpmpp_sde")
+    given: list[np.ndarray] = []
+    denoise = pipe._engine.denoise
+
+    def recorded(state: DenoisingState, step: Step, *then: Step) -> np.ndarray:
+        given.extend([] if step.noise is None else [step.noise])
+        return denoise(state, step, *then)
+
+    monkeypatch.setattr(pipe._engine, "denoise", recorded)
+    options: dict[str, Any] = {"num_inference_steps": 4, "width": 8, "height": 8, "seed": 3}
+    finish(pipe.generate("a cat", **options))
+    times = make_schedule(pipe.model.scheduler_config, 4, "dpmpp_sde").path_times
+    assert times
+    expected = [PictureNoise(3, 1).draw_along(times, call, (4, 4, 4)).transpose(0, 2, 3, 1) for call in range(6)]
+    np.testing.assert_array_equal(given, expected)
+    given.clear()
+    finish(pipe.generate("a cat", image=Image.new("RGB", (8, 8)), strength=0.5, **options))
+    np.testing.assert_array_equal(given, expected[4:])
 
 
 @pytest.mark.parametrize(

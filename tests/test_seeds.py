@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shaderfusion.brownian import BrownianPath, Times
 from shaderfusion.errors import InputError
 from shaderfusion.philox import PhiloxGenerator
 from shaderfusion.random import NormalGenerator
@@ -26,6 +27,22 @@ def test_each_is_as_pictures_alone(rng: Rng, shape: tuple[int, ...]) -> None:
     together, alone = PictureNoise(7, 3, rng, "each"), [PictureNoise(7 + index, 1, rng) for index in range(3)]
     for _ in range(3):
         np.testing.assert_array_equal(together.draw(shape), np.concatenate([noise.draw(shape) for noise in alone]))
+
+
+@pytest.mark.parametrize("rng", RNGS)
+def test_noise_along_a_path(rng: Rng) -> None:
+    """One path for all pictures, or one of each seed, beside the generators of other noise."""
+    times = Times(0.5, 4.0, (4.0, 2.5, 1.0))
+    joint, each, other = PictureNoise(7, 2, rng), PictureNoise(7, 2, rng, "each"), PictureNoise(7, 2, rng)
+    generator = {"cpu": NormalGenerator, "philox": PhiloxGenerator}[rng]
+    for call in range(2):
+        start, end = times.at[call : call + 2]
+        path = BrownianPath(7, (2, *SHAPE), 0.5, 4.0, generator)
+        np.testing.assert_array_equal(joint.draw_along(times, call, SHAPE), path.increment(start, end))
+        paths = [BrownianPath(7 + index, SHAPE, 0.5, 4.0, generator) for index in range(2)]
+        alone = [path.increment(start, end) for path in paths]
+        np.testing.assert_array_equal(each.draw_along(times, call, SHAPE), alone)
+        np.testing.assert_array_equal(joint.draw(SHAPE), other.draw(SHAPE))
 
 
 @pytest.mark.parametrize("seeds", SEEDS)

@@ -15,7 +15,7 @@ from shaderfusion.tensor import TensorSpec
 
 __all__ = ["cases"]
 
-# name: (B, N, M, heads, D) of SD 1.4 at 512x512 with guidance
+# name: (B, N, M, heads, D) of SD 1.4 at 512x512 with guidance, and the last of SDXL at 1024x1024
 SHAPES: dict[str, tuple[int, int, int, int, int]] = {
     "self 4096 d40": (2, 4096, 4096, 8, 40),
     "self 1024 d80": (2, 1024, 1024, 8, 80),
@@ -25,6 +25,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int]] = {
     "cross 1024 d80": (2, 1024, 77, 8, 80),
     "cross 256 d160": (2, 256, 77, 8, 160),
     "cross 64 d160": (2, 64, 77, 8, 160),
+    "self 4096 d64": (2, 4096, 4096, 10, 64),
 }
 ROWS = np.s_[:, -8:]  # of every image
 

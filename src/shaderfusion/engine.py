@@ -15,7 +15,16 @@ import numpy as np
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import CARRIED, UPDATE, Conditioning, Family, Memory, RunSize, read_after
+from shaderfusion.families.family import (
+    CARRIED,
+    UPDATE,
+    Conditioning,
+    Family,
+    Memory,
+    RunSize,
+    read_after,
+    usual_memory,
+)
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline
@@ -63,13 +72,13 @@ class Engine:
     others have nothing but pipelines. The denoiser reads a row of its batch at a time, as the decoder does anyway.
     """
 
-    def __init__(self, device: Device, model: Family, kernels: Kernels, memory: Memory = "normal") -> None:
+    def __init__(self, device: Device, model: Family, kernels: Kernels, memory: Memory | None = None) -> None:
         self.device = device
         self.model = model
-        self.memory: Memory = memory
-        self._usual_networks = model.networks_in(memory)
+        self.memory: Memory = usual_memory(device.capabilities) if memory is None else memory
+        self._usual_networks = model.networks_in(self.memory)
         self._networks = {**self._usual_networks, **model.optional_networks}
-        self._kernels = model.kernels_in(memory, kernels)
+        self._kernels = model.kernels_in(self.memory, kernels)
         self._weights = WeightStore(device)
         self._arena = Arena(device)
         self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in self._networks}
@@ -92,7 +101,7 @@ class Engine:
         """
         with self.device.turn:
             self.require_fits(size)
-            if self.memory == "normal":
+            if self.memory != "low":
                 self._load(self._usual_networks, size)
             elif size not in self._pipelines:
                 graphs = {self._record(name, size): self._source(name) for name in self._usual_networks}
@@ -127,7 +136,7 @@ class Engine:
         """Frees programs of older sizes of these networks, and in low memory all that they do not run together with."""
         together = {other for name in missing for other in self._together(name)}
         for name, programs in self._programs.items():
-            kept = _MAX_SIZES if self.memory == "normal" else int(name in together)
+            kept = int(name in together) if self.memory == "low" else _MAX_SIZES
             for key in list(programs)[: max(0, len(programs) + (name in missing) - kept)]:
                 self._drop(name, key)
         if self.memory == "low":
@@ -234,7 +243,7 @@ class Engine:
             return self.run(name, size, inputs, outputs)
 
         with self.device.turn:
-            if self.memory == "normal":
+            if self.memory != "low":
                 return self.model.condition(run, tokens)
             rows = {(size.clip_skip, row.tobytes()): row for row in tokens}
             missing = [key for key in rows if key not in self._prompts]
@@ -263,7 +272,7 @@ class Engine:
     @property
     def quick_decoder(self) -> str | None:
         """The family's, unless it would take the denoiser's place in memory."""
-        return self.model.quick_decoder if self.memory == "normal" else None
+        return None if self.memory == "low" else self.model.quick_decoder
 
     def projection(self) -> Projection:
         """From latents to small pictures: the family's, or one fitted to what the decoder makes of a few samples."""

@@ -171,7 +171,7 @@ def describe(
 ) -> ModelInfo:
     """A model, and its costs on such a device for `batch` images of that size in pixels.
 
-    The model is named as in `families.open_model`. f16 on a GPU, all optimizations, and both ways to use memory, by
+    The model is named as in `families.open_model`. f16 on a GPU, all optimizations, and all ways to use memory, by
     default. ModelError where it cannot be used, DeviceLimitError where no way fits; weights that are not there are
     said, and not asked for.
     """

@@ -236,6 +236,7 @@ def make_settings(
         "runtime": info.runtime,
         "dtype": pipe.dtype,
         "tuning": pipe.tuning,
+        "memory": pipe.memory,
         "version": shaderfusion.__version__,
     }
     settings = {key: value for key, value in given.items() if key not in NO_SETTINGS}

@@ -22,7 +22,6 @@ __all__ = ["PhiloxGenerator", "philox"]
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round: the golden ratio, and sqrt(3) - 1
 NUM_ROUNDS = 10
-LOW, HIGH_SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 class PhiloxGenerator:
@@ -42,7 +41,7 @@ class PhiloxGenerator:
         Raises InputError for a shape that is not a sequence of whole numbers of at least 0.
         """
         shape = require_shape(shape)
-        indices = np.arange(math.prod(shape), dtype=np.uint64)
+        indices = np.arange(math.prod(shape), dtype=np.uint32)
         zeros = np.zeros_like(indices)
         words = philox((np.full_like(indices, self._num_draws), zeros, indices, zeros), self._key)
         self._num_draws = (self._num_draws + 1) % 2**32
@@ -51,12 +50,14 @@ class PhiloxGenerator:
 
 
 def philox(counter: Sequence[np.ndarray], key: tuple[int, int]) -> list[np.ndarray]:
-    """Four words for a counter of four words and a key of two; counters may be arrays, (n,) uint64 below 2^32 each."""
+    """Four words for a counter of four words and a key of two; counters are arrays, (n,) uint32 each."""
     c0, c1, c2, c3 = counter
     for _ in range(NUM_ROUNDS):
-        k0, k1 = map(np.uint64, key)
-        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
-        c0, c1 = (product1 >> HIGH_SHIFT) ^ c1 ^ k0, product1 & LOW
-        c2, c3 = (product0 >> HIGH_SHIFT) ^ c3 ^ k1, product0 & LOW
+        k0, k1 = map(np.uint32, key)
+        # Of each product the low half, then the high one.
+        product0 = np.multiply(MULTIPLIERS[0], c0, dtype=np.uint64).view("<u4")
+        product1 = np.multiply(MULTIPLIERS[1], c2, dtype=np.uint64).view("<u4")
+        c0, c1 = product1[1::2] ^ c1 ^ k0, product1[::2]
+        c2, c3 = product0[1::2] ^ c3 ^ k1, product0[::2]
         key = ((key[0] + WEYL[0]) % 2**32, (key[1] + WEYL[1]) % 2**32)
     return [c0, c1, c2, c3]

@@ -237,16 +237,19 @@ class Run(Iterator[Progress]):
     def _make_step(self, index: int) -> Step:
         schedule, update = self.request.schedule, self.request.schedule.updates[index]
         next_input_scale = (*schedule.input_scales, 1.0)[index + 1]
-        noise = self._draw() if update.c_noise else None
+        noise = self._draw(call=index) if update.c_noise else None
         return Step(schedule.timesteps[index], update, self.request.guidance_scale, next_input_scale, noise)
 
-    def _draw(self, num_rows: int | None = None) -> np.ndarray:
-        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each step.
+    def _draw(self, num_rows: int | None = None, call: int | None = None) -> np.ndarray:
+        """The next noise, (B, H, W, C), as diffusers draws it: the first latents, then for each call of the model.
 
         `num_rows` are drawn where one generator is for all pictures.
         """
         _, H, W, C = self._engine.model.latents_shape(self.request.size)
-        return self._noise.draw((C, H, W), num_rows).transpose(0, 2, 3, 1)  # torch's order, then channels last
+        shape, times = (C, H, W), self.request.schedule.path_times  # torch's order, then channels last
+        if call is None or times is None:
+            return self._noise.draw(shape, num_rows).transpose(0, 2, 3, 1)
+        return self._noise.draw_along(times, call, shape).transpose(0, 2, 3, 1)
 
     def _condition(self) -> list[Conditioning]:
         """What the text networks make of the request's prompts, in one turn; of ScheduledPrompts each text's."""

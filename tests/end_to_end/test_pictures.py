@@ -61,9 +61,10 @@ def test_encoder(device: Device, name: str) -> None:
 
 
 @pytest.mark.parametrize("k", range(len(CASES)), ids=lambda k: title(CASES[k]))
-def test_images(device: Device, k: int) -> None:
+def test_images(device: Device, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, expected = CASES[k], golden()[f"images_{k}"]
-    pipe = pipeline_of(device, case["model"], case["scheduler"])
+    pipe = load(device, case["model"], "f32")
+    monkeypatch.setattr(pipe, "scheduler", case["scheduler"])
     negative, prompt = golden()["facts"]["prompts"]
     mask = PICTURES / "mask.png" if case["mask"] else None
     made = pipe(prompt, negative_prompt=negative, image=PICTURES / "photo.png", mask_image=mask, **case["call"])

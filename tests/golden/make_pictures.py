@@ -31,6 +31,7 @@ PROMPTS = ["a dog", "a fox in the snow"]
 """The negative one, and the prompt."""
 SCHEDULERS = USUAL_SCHEDULERS | {
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "dpmpp_sde": diffusers.DPMSolverSDEScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
     "lms": diffusers.LMSDiscreteScheduler,
     "unipc": diffusers.UniPCMultistepScheduler,
@@ -68,6 +69,7 @@ CASES = [
     case("sd1", "unipc", 0.7, seed=71),
     case("sd1", "heun", 0.7, mask=True, seed=72),
     case("sd1", "unipc", 0.7, mask=True, seed=73),
+    case("sd1", "dpmpp_sde", 0.8, seed=74, num_images_per_prompt=2),
 ]
 
 
@@ -126,8 +128,9 @@ def main() -> None:
     for k, run in enumerate(CASES):
         pipe = open_pipe(run["model"], mask=run["mask"])
         scheduler = json.loads((MODELS / run["model"] / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        pipe.scheduler = SCHEDULERS[run["scheduler"]].from_config(scheduler | {"skip_prk_steps": True})
         call = dict(run["call"])
+        options = {"skip_prk_steps": True, "noise_sampler_seed": call["seed"]}
+        pipe.scheduler = SCHEDULERS[run["scheduler"]].from_config(scheduler | options)
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         call["width"], call["height"] = call.get("width", side), call.get("height", side)

@@ -4,8 +4,11 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,16 @@ from shaderfusion.engine import Engine
 from shaderfusion.errors import DeviceError, DeviceLostError, GpuMemoryError, InputError, ShaderError
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu import backend, shader
-from shaderfusion.gpu.backend import RUNTIMES, runtimes
+from shaderfusion.gpu import device as device_module
+from shaderfusion.gpu.backend import RUNTIMES, Feature, runtimes
 from shaderfusion.gpu.buffers import allocate, upload
-from shaderfusion.gpu.device import Device, list_devices, open_device
+from shaderfusion.gpu.device import Device, DeviceInfo, list_devices, open_device, refusals
 from shaderfusion.kernels.call import KernelCall, write
 from shaderfusion.kernels.capabilities import MatrixShape
 from shaderfusion.kernels.common.elementwise import add
+from shaderfusion.kernels.common.matmul import matmul
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.kernels.tiles import MatrixTile, MatrixUnits
 from shaderfusion.tensor import TensorSpec
 from shaderfusion.weights import prepare
 
@@ -60,28 +66,99 @@ def test_a_library_that_does_not_load(null_dawn: None, monkeypatch: pytest.Monke
     assert list_devices("dawn") == []
     with pytest.raises(DeviceError, match=r"^Dawn finds no GPU adapter .*\(.*wgpudawn.*\); use the runtime wgpu$"):
         open_device(runtime="dawn")
+    (refusal,) = refusals()
+    assert refusal.startswith("Dawn finds no GPU adapter that it can use (")
 
 
 @pytest.mark.parametrize(
-    ("kind", "matrices", "taken"),
-    [("DiscreteGPU", MATRICES, "dawn"), ("DiscreteGPU", MATRICES[:1], "wgpu"), ("CPU", MATRICES, "wgpu")],
-    ids=["matrix units", "other matrix units", "a CPU"],
+    ("changed", "taken"),
+    [
+        ({}, "dawn"),
+        ({"shapes": [(16, 16, 16, "f16", "f16")]}, "wgpu"),
+        ({"shapes": [(64, 64, 16, "f16", "f32")]}, "wgpu"),
+        ({"sizes": (128, 128)}, "wgpu"),
+        ({"kind": "CPU"}, "wgpu"),
+        ({"workgroup_bytes": 16384}, "wgpu"),
+    ],
+    ids=["matrix units", "other sums", "other sides", "other subgroups", "a CPU", "too little workgroup memory"],
 )
 def test_auto_takes_dawn_for_its_matrix_units(
-    null_dawn: None, monkeypatch: pytest.MonkeyPatch, kind: str, matrices: list[dict[str, Any]], taken: str
+    null_dawn: None, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], taken: str
 ) -> None:
     if not list_devices("wgpu"):
         pytest.skip("no adapter of wgpu on this machine")
-    (adapter,) = DAWN.adapters()
-    adapter.info["adapter_type"] = kind
-    monkeypatch.setattr(
-        "wgpudawn.backends.dawn.extras.get_adapter_properties", lambda _: {"subgroup_matrix_configs": matrices}
-    )
-    device = open_device()
-    assert device.info.runtime == taken
-    assert device.info == list_devices(taken)[0]
-    assert open_device(runtime="wgpu").info.runtime == "wgpu"
+    adapter = adapter_that_reports(monkeypatch, **changed)
+    monkeypatch.setattr(DAWN, "_enumerate", lambda: [adapter])
+    opened: list[DeviceInfo] = []
+    monkeypatch.setattr(device_module, "Device", lambda _, info, **__: opened.append(info))
+    for runtime in ("auto", "wgpu", "dawn"):
+        open_device(runtime=runtime)
+    assert [info.runtime for info in opened] == [taken, "wgpu", "dawn"]
+    assert opened[0] == list_devices(taken)[0]
     assert {info.runtime for info in list_devices()} == {"dawn", "wgpu"}
+
+
+F16 = (16, 16, 16, "f16", "f32")
+REPORTS: dict[str, tuple[dict[str, Any], MatrixUnits | None]] = {
+    "NVIDIA": ({}, MatrixUnits(16, 16, 16, 32)),
+    "Intel": ({"shapes": [(8, 16, 16, "f16", "f32")], "sizes": (8, 32)}, MatrixUnits(8, 16, 16, 32, sized=True)),
+    "Intel, new": ({"shapes": [(8, 16, 16, "f16", "f32")], "sizes": (16, 32)}, MatrixUnits(8, 16, 16, 32, sized=True)),
+    "Apple": (
+        {"shapes": [(8, 8, 8, "f16", "f16"), (8, 8, 8, "f16", "f32"), (8, 8, 8, "f32", "f32")]},
+        MatrixUnits(8, 8, 8, 32),
+    ),
+    "AMD": ({"sizes": (32, 64)}, MatrixUnits(16, 16, 16, 32, sized=True)),
+    "AMD, by 64": ({"sizes": (64, 64)}, MatrixUnits(16, 16, 16, 64)),
+    "by 8": ({"sizes": (8, 8)}, MatrixUnits(16, 16, 16, 8)),
+    "from 8 to 64": ({"sizes": (8, 64)}, MatrixUnits(16, 16, 16, 32, sized=True)),
+    "from 64 to 128": ({"sizes": (64, 128)}, MatrixUnits(16, 16, 16, 64, sized=True)),
+    "several shapes": (
+        {"shapes": [(8, 8, 8, "f16", "f32"), F16, (16, 8, 16, "f16", "f32"), (32, 32, 16, "f16", "f32"), F16]},
+        MatrixUnits(16, 16, 16, 32),
+    ),
+    "f32 and integers alone": ({"shapes": [(8, 8, 8, "f32", "f32"), (16, 16, 32, "i8", "i32")]}, None),
+    "sums in f16 alone": ({"shapes": [(16, 16, 16, "f16", "f16")]}, None),
+    "sides that no tile has": ({"shapes": [(64, 64, 16, "f16", "f32"), (1, 64, 16, "f16", "f32")]}, None),
+    "no f16": ({"lacks": "f16"}, None),
+    "no subgroups": ({"lacks": "subgroups"}, None),
+    "no matrices": ({"lacks": "matrix_units"}, None),
+    "several sizes without a choice": ({"sizes": (8, 32), "lacks": "subgroup_size_control"}, None),
+    "sizes not said": ({"sizes": None}, None),
+    "subgroups of 4": ({"sizes": (4, 4)}, None),
+    "empty": ({"shapes": []}, None),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_matrix_units_of_what_adapters_report(null_dawn: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    changed, units = REPORTS[name]
+    adapter = adapter_that_reports(monkeypatch, **changed)
+    assert device_module._capabilities(DAWN, adapter).matrix_units == units
+    assert device_module._describe(DAWN, 0, adapter).has_matrix_units is (units is not None)
+
+
+def adapter_that_reports(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    shapes: Sequence[tuple[int, int, int, str, str]] = (F16, (16, 16, 16, "f16", "f16"), (16, 16, 32, "i8", "i32")),
+    sizes: tuple[int, int] | None = (32, 32),
+    kind: str = "DiscreteGPU",
+    workgroup_bytes: int = 32768,
+    lacks: Feature | None = None,
+) -> Any:
+    """An adapter of Dawn that says this of itself; nothing can be opened by it."""
+    names = ("m", "n", "k", "component_type", "result_component_type")
+    configs = [dict(zip(names, shape, strict=True)) for shape in shapes]
+    monkeypatch.setattr(
+        "wgpudawn.backends.dawn.extras.get_adapter_properties", lambda _: {"subgroup_matrix_configs": configs}
+    )
+    monkeypatch.setattr(DAWN, "subgroup_sizes", lambda _: sizes)
+    return SimpleNamespace(
+        info={"device": "Some GPU", "description": "1.2", "backend_type": "Vulkan", "adapter_type": kind},
+        features={name for feature, name in DAWN.features.items() if feature != lacks},
+        limits=dict.fromkeys(device_module._LIMITS.values(), 1 << 27)
+        | {"max-compute-workgroup-storage-size": workgroup_bytes},
+    )
 
 
 def test_where_only_dawn_has_the_adapter(null_dawn: None) -> None:
@@ -116,6 +193,17 @@ def test_warnings_are_taken_out_of_stderr(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == "one\ntwo\n"
 
 
+def test_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(backend.tempfile, "TemporaryFile", refuse)
+    with backend._caught_from_stderr() as warnings:
+        os.write(2, b"Warning: A.\n")
+    assert warnings == []
+    assert capfd.readouterr().err == "Warning: A.\n"
+
+
 # ---- Dawn
 
 
@@ -146,12 +234,11 @@ def test_capabilities(null_device: Device) -> None:
     assert capabilities.matrix_shapes == ()
 
 
-def test_matrix_shapes_that_kernels_use(null_dawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrix_shapes_of_an_opened_device(null_dawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "wgpudawn.backends.dawn.extras.get_adapter_properties", lambda _: {"subgroup_matrix_configs": MATRICES}
     )
     assert open_device(runtime="dawn").capabilities.matrix_shapes == (MatrixShape(16, 8, 32, "f16", "f32"),)
-    assert list_devices("dawn")[0].has_matrix_units
 
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "checked"])
@@ -168,6 +255,17 @@ def test_errors_name_file_and_line(
     (tmp_path / "kernel.wgsl").write_text("@compute @workgroup_size(1) fn main() {}")
     with pytest.raises(ShaderError, match=r"^kernel.wgsl \(other\): [\s\S]*Entry point .*other"):
         device.pipelines.get(replace(call, entry_point="other"))
+
+
+def test_a_workgroup_need_hold_no_more_than_the_subgroups_that_it_asks_for(null_device: Device) -> None:
+    """Without asking, its threads are a multiple of the largest subgroup, or Dawn refuses matrices."""
+    x, weight, out = (TensorSpec(name, (32, 32), "f16", "output") for name in "xwo")
+    for sized in (True, False):
+        tile = MatrixTile(16, 32, 16, 1, 1, MatrixUnits(16, 16, 16, 32, sized=sized))
+        (call,) = matmul(x, weight, out, tile=tile, num_splits=1)
+        refused = pytest.raises(ShaderError, match=r"must be a multiple of the device maxSubgroupSize \(128\)")
+        with nullcontext() if sized else refused:
+            null_device.pipelines.get(call)
 
 
 def test_errors_are_those_of_their_own_shader(null_device: Device) -> None:

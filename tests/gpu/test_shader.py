@@ -216,7 +216,7 @@ def test_map_lines() -> None:
     source = ShaderSource("a\nb\n", ("prelude", "fragments/x.wgsl:7"))
     assert source.map_lines("wgsl:2:5 and wgsl:1:3") == "fragments/x.wgsl:7:5 and prelude:3"
     assert source.map_lines("┌─ common/y.wgsl:2:5") == "┌─ fragments/x.wgsl:7:5"  # modules are labelled by file
-    assert source.map_lines("wgsl:9:1") == "?:1"
+    assert source.map_lines("wgsl:3:1") == "fragments/x.wgsl:7:1"  # the end
     tint = "Error while parsing WGSL: :2:8 error: no\n  f();\n\n:1:1 note: here\nat 2:8"
     mapped = "Error while parsing WGSL: fragments/x.wgsl:7:8 error: no\n  f();\n\nprelude:1 note: here\nat 2:8"
     assert source.map_lines(tint) == mapped
@@ -240,8 +240,9 @@ fn main() {
         ("// one\nfn helper() -> f32 {\n    retur 1.0;\n}\n", MAIN, "fragments/helper.wgsl:3:11"),  # does not parse
         ("// one\n\nfn helper() -> f32 { return 1u; }\n", MAIN, "fragments/helper.wgsl:3:1"),  # is not valid
         ("fn helper() -> f32 { return 1.0; }\n", MAIN.replace("helper()", "nobody()"), "kernel.wgsl:6:14"),
+        ("fn helper() -> f32 { return 1.0; }\n", f"{MAIN}fn open() {{\n", "kernel.wgsl:8:1"),
     ],
-    ids=["syntax", "type", "name"],
+    ids=["syntax", "type", "name", "end"],
 )
 def test_compiler_errors_name_file_and_line(
     any_device: Device, kernels: Path, helper: str, main: str, place: str

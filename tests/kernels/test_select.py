@@ -1,12 +1,15 @@
 """Which kernel serves an operation. What they compute is tested with each kernel."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
+from golden.models import model_folder
 from kernel_runner import tensor_out
 
 from shaderfusion.errors import InputError, ShapeError
+from shaderfusion.families import open_model
 from shaderfusion.graph.graph import LAYOUT_SHAPES, WeightLayout
 from shaderfusion.kernels.call import KernelCall
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, WEBGPU_DEFAULTS, Capabilities, MatrixShape
@@ -19,6 +22,8 @@ from shaderfusion.kernels.select import Kernels
 GPU = Kernels("f16")
 LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True))
 FOUR_LANES = Kernels("f32", Capabilities(is_cpu=True, has_subgroups=True, subgroup_sizes=(4, 4)))
+NVIDIA = replace(DESKTOP_GPU, matrix_shapes=(MatrixShape(16, 16, 16, "f16", "f32"),), subgroup_sizes=(32, 32))
+MATRICES = Kernels("f16", NVIDIA)
 
 
 def linear(kernels: Kernels, num_rows: int) -> tuple[KernelCall, ...]:
@@ -88,12 +93,32 @@ def test_heads_are_padded_to_what_their_kernel_takes() -> None:
 
 def test_padding_of_heads_does_not_depend_on_the_dtype() -> None:
     """A network in f32 hands its keys to one in f16, where heads of more channels than 80 are FlashAttention's too."""
-    units = (MatrixShape(16, 16, 16, "f16", "f32"),)
-    nvidia = replace(DESKTOP_GPU, matrix_shapes=units, subgroup_sizes=(32, 32))
-    for capabilities in (WEBGPU_DEFAULTS, DESKTOP_GPU, nvidia):
+    for capabilities in (WEBGPU_DEFAULTS, DESKTOP_GPU, NVIDIA):
         for D in (40, 73, 84, 150, 170):
             assert Kernels("f16", capabilities).padded_head_dim(D) == Kernels("f32", capabilities).padded_head_dim(D)
-    assert Kernels("f16", nvidia).padded_head_dim(84) == 88
+    assert MATRICES.padded_head_dim(84) == 88
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4, 4), (8, 8), (8, 32), (16, 16), (32, 64), (64, 64), (64, 128), (128, 128)], ids=str
+)
+@pytest.mark.parametrize("shape", [*product((8, 16), repeat=3), (12, 12, 12), (64, 64, 16), (1, 64, 16)], ids=str)
+def test_matrix_units_are_those_that_the_adapter_has(shape: tuple[int, int, int], sizes: tuple[int, int]) -> None:
+    """Whatever it reports: no model fails to be recorded, and nothing asks for what the device does not grant."""
+    granted = replace(DESKTOP_GPU, max_invocations=256, max_workgroup_size_x=256, subgroup_sizes=sizes)
+    can = replace(granted, matrix_shapes=(MatrixShape(*shape, "f16", "f32"),))
+    model = open_model(model_folder("sd1"))
+    graphs = model.record(Kernels("f16", can), model.run_size()).values()
+    all_constants = [dict[str, Any](call.constants) for graph in graphs for call in graph.calls]
+    on_matrices = [constants for constants in all_constants if constants.get("MATRIX_UNITS")]
+    assert bool(on_matrices) is (set(shape) <= {8, 16} and sizes not in ((4, 4), (128, 128)))
+    for constants in on_matrices:
+        assert tuple(constants[f"MATRIX_{side}"] for side in "MNK") == shape
+        size = constants["SUBGROUP_SIZE"]
+        assert sizes[0] <= size <= sizes[1]
+        assert constants["SIZED_SUBGROUPS"] is (sizes[0] < sizes[1])
+        count = constants["SUBGROUPS_M"] * constants["SUBGROUPS_N"] if "TILE_M" in constants else constants["SUBGROUPS"]
+        assert count * size <= 256
 
 
 @pytest.mark.parametrize(
@@ -108,6 +133,11 @@ def test_padding_of_heads_does_not_depend_on_the_dtype() -> None:
         (GPU, (2, 8, 8, 1280), 1280, 1, "conv2d", None),  # too few tiles
         (GPU, (1, 512, 512, 128), 4, 1, "conv2d", None),  # too few channels
         (UNFUSED, (2, 32, 32, 640), 640, 1, "conv2d", None),
+        (replace(GPU, keeps_filters=True), (2, 32, 32, 640), 640, 1, "winograd_4", 4),  # 29 MB
+        (replace(GPU, keeps_filters=True), (1, 128, 128, 2560), 1280, 1, "conv2d", 4),  # 236 MB, over the least binding
+        (MATRICES, (2, 16, 16, 1280), 1280, 1, "conv2d", None),
+        (replace(MATRICES, keeps_filters=True), (2, 16, 16, 1280), 1280, 1, "winograd_2", 2),
+        (replace(MATRICES, keeps_filters=True), (2, 8, 8, 1280), 1280, 1, "conv2d", None),
         (LANES, (2, 16, 16, 128), 128, 1, "winograd_4", 4),
         (LANES, (2, 16, 16, 640), 640, 1, "winograd_4", 4),  # transformed when loaded
         (LANES, (1, 128, 128, 2560), 1280, 1, "conv2d", 4),  # but for 236 MB, over WebGPU's least binding

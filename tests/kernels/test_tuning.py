@@ -109,6 +109,14 @@ def test_the_filters_follow_the_choice() -> None:
         assert {call.operation for call in calls} == {CONVOLUTION}
 
 
+def test_kept_filters_are_another_operation() -> None:
+    """What is fast where filters are transformed in the run is not what is fast where they are kept."""
+    x = tensor_out("x", 1, 64, 64, 128, dtype="f16")
+    kernels = replace(tuned(CONVOLUTION, Tiling(SMALL, 1)), keeps_filters=True)
+    assert kernels.conv2d_layout(x, x) == "winograd_4"
+    assert tuned(replace(CONVOLUTION, keeps_filters=True), Tiling(SMALL, 1), kernels).conv2d_layout(x, x) == "conv2d"
+
+
 def test_a_direct_convolution_folds_no_norm() -> None:
     x = tensor_out("x", 1, 512, 512, 128, dtype="f16")
     operation = Convolution("f16", x.shape, x.shape, 1)

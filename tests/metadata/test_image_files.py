@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from metadata.picture_files import PNG, chunk, png, png_texts, user_comment
 from PIL import Image
@@ -131,7 +131,6 @@ def test_files_without_texts(data: bytes, tmp_path: Path) -> None:
 JPEG, WEBP, WHOLE_PNG = (bytes(encode(PICTURE, suffix, TEXTS)) for suffix in (".jpg", ".webp", ".png"))
 
 
-@settings(deadline=None)  # the first call imports Pillow's readers
 @given(
     st.sampled_from([JPEG, WEBP, WHOLE_PNG]),
     st.lists(st.tuples(st.integers(12, 700), st.integers(0, 255)), max_size=4),

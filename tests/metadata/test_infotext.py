@@ -110,6 +110,6 @@ def test_any_text_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("part", ["a", " ", "a ", 'aa:"', 'aa:"\\",', "a-/ ", ":,", '"'])
 def test_long_texts_take_no_longer_than_their_length(part: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     read_infotext(part * (300_000 // len(part)))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

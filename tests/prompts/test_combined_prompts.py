@@ -58,10 +58,10 @@ def test_prompts_of_several_numbers_of_parts() -> None:
 
 
 def test_long_prompts_take_no_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for text in (" " * 100_000, ":" * 100_000, "a :1 AND " * 20_000, "1" * 100_000):
         read_parts(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_weight_that_is_too_large() -> None:

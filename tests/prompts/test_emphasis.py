@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shaderfusion.errors import InputError
@@ -59,7 +59,6 @@ def test_too_many_brackets() -> None:
         read_spans("a(" * 101)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text("ab ()[]\\", min_size=1), st.sampled_from([0.5, 1.0, 1.25, -2.0])), max_size=6))
 def test_round_trip(spans: list[tuple[str, float]]) -> None:
     def write(span: Span) -> str:

@@ -1,7 +1,7 @@
 """Prompts that change from step to step, as A1111's web UI reads them."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shaderfusion.errors import InputError
@@ -98,7 +98,6 @@ def test_too_many_brackets() -> None:
     read_schedule("[)" * 1000)
 
 
-@settings(deadline=None)
 @given(st.text("ab[]()|:\\.1 ", max_size=30))
 def test_texts_round_trip(text: str) -> None:
     prompt = read_schedule(text)
@@ -115,7 +114,6 @@ PROMPTS = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(PROMPTS)
 def test_prompts_round_trip(prompt: tuple) -> None:
     assert read_schedule(write_schedule(prompt)) == prompt

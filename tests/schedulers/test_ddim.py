@@ -26,7 +26,7 @@ def test_true_noise_leads_back_to_the_image() -> None:
     alpha = np.prod(1 - np.linspace(0.0001, 0.02, config.num_train_timesteps))
     x_T = np.sqrt(alpha) * image + np.sqrt(1 - alpha) * noise
     samples = trajectory(schedule, x_T, np.tile(noise, (20, 1)))
-    np.testing.assert_allclose(samples[-1], image, rtol=1e-9)
+    np.testing.assert_allclose(samples[-1], image, rtol=1e-6)  # betas are float32
 
 
 def test_clipping_only_when_asked() -> None:

@@ -11,9 +11,7 @@ from shaderfusion.schedulers import make_schedule
 
 @pytest.mark.parametrize("case", golden_cases("dpm2_a"), ids=str)
 def test_matches_diffusers(case: Case, tmp_path: Path) -> None:
-    # sigma_down, a difference in float32 there, loses most digits in one step from the largest sigma to the least.
-    is_one_leap = case.num_inference_steps == 2 and case.options["timestep_spacing"] == "linspace"
-    check(case, tmp_path, tolerance=2e-4 if is_one_leap else 5e-6, timestep_tolerance=1e-2)
+    check(case, tmp_path, tolerance=5e-6, timestep_tolerance=1e-2)
 
 
 def test_noise_makes_up_for_what_the_step_takes() -> None:

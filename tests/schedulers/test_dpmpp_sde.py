@@ -1,4 +1,4 @@
-"""dpmpp_sde: diffusers' trajectories with noise of one Brownian path, and that the path is one."""
+"""dpmpp_sde: diffusers' trajectories with noise of torchsde's Brownian path, and that the steps have one."""
 
 from pathlib import Path
 

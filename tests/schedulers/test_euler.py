@@ -13,8 +13,7 @@ from shaderfusion.schedulers import make_schedule
 
 @pytest.mark.parametrize("case", golden_cases("euler"), ids=str)
 def test_matches_diffusers(case: Case, tmp_path: Path) -> None:
-    # The last alpha, 0 but for rounding, costs diffusers 2e-5.
-    check(case, tmp_path, tolerance=3e-5 if case.options.get("rescale_betas_zero_snr") else 5e-6)
+    check(case, tmp_path, tolerance=5e-6)
 
 
 def test_input_has_unit_variance() -> None:

@@ -1,9 +1,12 @@
 """noise: betas, the zero terminal signal, timesteps, and the meaning of a model output."""
 
+import hashlib
+import json
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from trajectories import GOLDEN
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
@@ -14,10 +17,17 @@ from shaderfusion.schedulers.noise import alphas_cumprod, betas, inference_times
 def test_betas_rise_between_their_ends(schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]) -> None:
     result = betas(SchedulerConfig(beta_schedule=schedule))
     assert result.shape == (1000,)
-    assert result.dtype == np.float64
+    assert result.dtype == np.float32
     assert np.all(np.diff(result) >= 0)
     ends = (4.13e-5, 0.999) if schedule == "squaredcos_cap_v2" else (0.0001, 0.02)
     np.testing.assert_allclose(result[[0, -1]], ends, rtol=1e-3)
+
+
+def test_betas_are_diffusers_to_the_last_bit() -> None:
+    with np.load(GOLDEN) as golden:
+        cases = json.loads(str(golden["betas"]))
+    for options, digest in cases:
+        assert hashlib.sha256(betas(SchedulerConfig(**options)).tobytes()).hexdigest() == digest, options
 
 
 def test_zero_terminal_snr_moves_only_the_end() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trajectories import golden_cases
 
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
@@ -18,6 +19,18 @@ def test_the_model_names_the_scheduler(name: str) -> None:
     assert make_schedule(config, 4).name == name
     assert make_schedule(config, 4) == make_schedule(config, 4, name)
     assert make_schedule(config, 4, "ddim").name == "ddim"
+
+
+def test_few_cases_are_diffusers_in_float64() -> None:
+    """Those where float32 costs it more than trajectories may differ by: see make_schedulers.py."""
+    cases = [case for name in SCHEDULERS for case in golden_cases(name) if case.float32_error]
+    assert [(case.scheduler, case.num_inference_steps) for case in cases] == [
+        ("dpm2_a", 2),
+        ("dpm2_a", 2),
+        ("euler", 5),
+        ("euler_a", 5),
+    ]
+    assert all(1e-5 < case.float32_error < 1.2e-4 for case in cases)
 
 
 @pytest.mark.parametrize("class_name", ["DEISMultistepScheduler", None, "two\nlines", "x" * 1000])

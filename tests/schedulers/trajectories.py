@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from shaderfusion.config import SchedulerConfig
-from shaderfusion.random import NormalGenerator
 from shaderfusion.schedulers import Schedule, Update, find_scheduler, make_schedule
+from shaderfusion.seeds import PictureNoise
 
 STEP_SEED = 7  # of make_schedulers.py
 VARIED = ("clip_sample", "rescale_betas_zero_snr", "solver_order", "solver_type", "final_sigmas_type")
@@ -31,6 +31,7 @@ class Case:
     noise: np.ndarray  # (8,)
     model_outputs: np.ndarray  # (calls, 8)
     samples: np.ndarray  # (calls, 8)
+    float32_error: float = 0.0  # of diffusers, where these samples are made in float64
 
     def __str__(self) -> str:
         usual = {"prediction_type", "timestep_spacing", *VARIED}
@@ -86,10 +87,13 @@ def apply_update(
 def trajectory(schedule: Schedule, noise: np.ndarray, model_outputs: np.ndarray) -> np.ndarray:
     """The sample after each call: (calls, 8) float64."""
     x = noise.astype(np.float64) * schedule.init_noise_sigma
-    state, generator = new_state(x.shape), NormalGenerator(STEP_SEED)
+    state, source, times = new_state(x.shape), PictureNoise(STEP_SEED, 1), schedule.path_times
     samples = []
-    for update, m in zip(schedule.updates, model_outputs.astype(np.float64), strict=True):
-        x = apply_update(update, x, m, state, generator.randn(x.shape) if update.c_noise else None)
+    for call, (update, m) in enumerate(zip(schedule.updates, model_outputs.astype(np.float64), strict=True)):
+        drawn = None
+        if update.c_noise:
+            drawn = source.draw_along(times, call, x.shape)[0] if times else source.draw(x.shape)[0]
+        x = apply_update(update, x, m, state, drawn)
         samples.append(x)
     return np.array(samples)
 

@@ -65,7 +65,7 @@ def test_words_that_a_prompt_cannot_tell_apart() -> None:
     assert same_word("my_style") != same_word("my-style")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(words=st.lists(st.text(min_size=1, max_size=6).filter(str.strip), min_size=1, max_size=3), text=st.text())
 def test_any_words_in_any_text(words: list[str], text: str) -> None:
     found(text, *words)  # the pieces are the text

@@ -1,15 +1,18 @@
 """The search: what wins, what it leaves out, and when it ends."""
 
+from dataclasses import replace
+
 import pytest
 
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
-from shaderfusion.kernels.common.matmul import Epilogue
+from shaderfusion.kernels.common.matmul import Epilogue, matmul
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.kernels.tiles import tile_of
 from shaderfusion.kernels.tuning import Linear, Tiling
+from shaderfusion.tensor import TensorSpec
 from shaderfusion.tune import search as module
 from shaderfusion.tune.search import Search
 from shaderfusion.tune.survey import Case, find_cases
@@ -109,6 +112,27 @@ def test_what_does_not_fit_is_left_out(device: Device, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module, "allocate", allocate)
     assert run(device, cases(a=("unet", 96))) == {96: None}
+
+
+def test_what_is_added_to_is_read_by_no_other_layer(device: Device) -> None:
+    """It grows from run to run, beyond what f16 holds."""
+    search = Search(device, [], RUNS, 60.0)
+    x, weight = TensorSpec("x", (96, 64), "f32", "weight"), TensorSpec("w", (64, 64), "f32", "weight")
+    out, total = TensorSpec("out", (96, 64), "f32"), TensorSpec("total", (96, 64), "f32", "weight")
+    plain, added = matmul(x, weight, out), matmul(x, weight, total, Epilogue(residual=total))
+    buffers = [search._buffers(calls) for calls in (plain, added, plain)]
+    assert buffers[0] == buffers[2] == {tensor: buffers[1][tensor] for tensor in (x, weight)}
+    assert buffers[1][total] not in buffers[0].values()
+    third = TensorSpec("bias", (64,), "f32", "weight")
+    assert search._buffers(matmul(x, weight, out, Epilogue(bias=third)))[third] is not buffers[1][total]
+    search.close()
+
+
+def test_what_does_not_compile_is_left_out(device: Device, clock: dict[str, float]) -> None:
+    clock["small"] = 0.5
+    (case,) = cases(layer=("unet", 96))
+    case.ways[Tiling(num_splits=99)] = [replace(call, entry_point="none") for call in case.ways[Tiling()]]
+    assert run(device, [case]) == {96: SMALL}
 
 
 def test_real_times(device: Device) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from golden.models import model_folder
 
-from shaderfusion.bench.subject import open_subject
+from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.cli import main
 from shaderfusion.gpu.device import Device, list_devices
-from shaderfusion.kernels.tuning import Linear
+from shaderfusion.kernels.tuning import Linear, Tuning
 from shaderfusion.tune import command
 from shaderfusion.tune.compare import Comparison
 from shaderfusion.tune.survey import Case
@@ -141,6 +141,54 @@ def test_interrupted_search_keeps_what_it_found(
     rows = read_tuning(default_path(INFO, DTYPE), INFO, DTYPE)
     assert 0 < len(rows) <= 10
     assert capsys.readouterr().err.endswith("shaderfusion: interrupted\n")
+
+
+def test_interrupted_search_takes_nothing_out(
+    fake_search: type[FakeSearch], fake_compare: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choices that gained together need not gain one by one."""
+    assert main(TINY) == 0
+    path = default_path(INFO, DTYPE)
+    before = read_tuning(path, INFO, DTYPE)
+    monkeypatch.setattr(fake_search, "interrupts", True)
+    fake_compare[:] = [Comparison("unet", 3.0, 3.0, True)]
+    assert main(TINY) == 130
+    assert read_tuning(path, INFO, DTYPE) == before
+    monkeypatch.setattr(fake_search, "interrupts", False)
+    assert main(TINY) == 0
+    assert read_tuning(path, INFO, DTYPE) == []
+
+
+@pytest.mark.usefixtures("fake_search")
+def test_what_is_compared_is_what_the_file_will_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[dict[str, str]] = []
+
+    def compare(_: Subject, tuning: Tuning) -> list[Comparison]:
+        compared.append(dict(tuning.names))
+        return [Comparison("unet", 2.0, 1.0, True)]
+
+    monkeypatch.setattr(command, "compare", compare)
+    other = TunedOperation("other", "choice", 2.0, 1.0)
+    write_tuning("--output", folder / "a.json", [other], INFO, DTYPE)
+    assert main([*TINY, "--output", "a.json"]) == 0
+    rows = read_tuning(folder / "a.json", INFO, DTYPE)
+    assert rows[0] == other
+    assert compared == [{row.operation: row.choice for row in rows}]
+
+
+@pytest.mark.usefixtures("fake_search", "fake_compare")
+@pytest.mark.parametrize(
+    ("data", "why"), [("{", "is not valid JSON"), ('{"format": 1}', "its adapter (=None) must be")]
+)
+def test_a_file_that_is_no_use_is_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str], data: str, why: str
+) -> None:
+    (folder / "a.json").write_text(data)
+    assert main([*TINY, "--output", "a.json"]) == 0
+    assert read_tuning(folder / "a.json", INFO, DTYPE)
+    err = capsys.readouterr().err
+    assert why in err
+    assert "; what is found now replaces it\n" in err
 
 
 @pytest.mark.usefixtures("fake_search", "fake_compare")

@@ -25,6 +25,7 @@ from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, Stored
 from shaderfusion.pipeline import StableDiffusionPipeline
 from shaderfusion.random import NormalGenerator
 from shaderfusion.schedulers import SCHEDULERS, Update, make_schedule
+from shaderfusion.seeds import PictureNoise
 from shaderfusion.web import export, shards
 from shaderfusion.web import folder as folder_module
 from shaderfusion.web.export import export_web
@@ -282,6 +283,8 @@ def test_pictures_are_the_pipelines(
     has_rows = (model, variant, scheduler) == ("sd1", "f32", None)
     if is_cut:
         small_files(monkeypatch)
+    # The player's noise is new in each step.
+    monkeypatch.setattr(PictureNoise, "draw_along", lambda self, times, call, shape: self.draw(shape))
     export_web(model_folder(model), tmp_path / model, dtype="f32", ablation=has_rows, scheduler=scheduler)
     replay = Replay(checked_device.handle, tmp_path / model, variant)
     options: dict[str, Any] = {"device": device, "dtype": "f32", "scheduler": scheduler}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +102,15 @@ def file_of(tensors: Sequence[Tensor]) -> HostileFile:
     return HostileFile(encode_header(text), b"", size)
 
 
-def require_refused_or_used(use: Callable[[], object]) -> None:
-    """It works, or raises what people can read: one line, not long."""
+def require_refused_or_used(use: Callable[[], object], *, most_s: float = 2.0) -> None:
+    """It works, or raises what people can read: one line, not long. It takes no more than that of the CPU's time."""
     message = ""
+    started = time.process_time()
     try:
         use()
     except ShaderfusionError as error:
         message = str(error)
+    assert time.process_time() - started < most_s
     assert len(message) < 1000
     assert not message or message.isprintable()
 

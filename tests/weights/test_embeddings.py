@@ -325,13 +325,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lies") / "file_name.safetensors"
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(file=whole_files(NAMES), word=st.one_of(st.none(), st.text(max_size=8)))
 def test_whole_files_of_anything(scratch: Path, file: HostileFile, word: str | None) -> None:
     check_file(scratch, file, word)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(file=lying_files(NAMES))
 def test_files_that_lie(scratch: Path, file: HostileFile) -> None:
     check_file(scratch, file)

@@ -5,11 +5,9 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from timeit import timeit
 
 import pytest
 from golden.models import FOLDER, model_folder
@@ -38,7 +36,7 @@ from shaderfusion.weights.names import name_candidates
 from shaderfusion.weights.single_file import UnknownTensorsWarning
 
 VAE = "first_stage_model."
-hostile = partial(settings, deadline=timedelta(seconds=2), derandomize=True, database=None)
+hostile = partial(settings, derandomize=True, database=None)
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +238,15 @@ def test_files_of_anything_as_an_adapter(scratch: Path, sd1: Targets, file: Host
 # ---- the largest that are read at all
 
 
-def use_all(models: Sequence[Path], adapters: Sequence[Path]) -> list[float]:
-    """Seconds that each takes, in a process that may have 1 GB of memory."""
+def use_all(models: Sequence[Path], adapters: Sequence[Path]) -> None:
+    """Each, in a process that may have 1 GB of memory."""
     import resource  # of POSIX alone
 
     resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))
     uses = [partial(use_model, path) for path in models]
     uses += [partial(use_adapter, path, targets("sd1")) for path in adapters]
-    return [timeit(partial(require_refused_or_used, use), number=1) for use in uses]
+    for use in uses:
+        require_refused_or_used(use, most_s=10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit what a process maps")
@@ -271,5 +270,4 @@ def test_large_claims_take_neither_memory_nor_time(tmp_path: Path, monkeypatch: 
     paths = [file.write(tmp_path / f"{i}.safetensors") for i, file in enumerate(files)]
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # each of its threads has a stack
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        seconds = process.submit(use_all, paths[: len(models)], paths[len(models) :]).result()
-    assert max(seconds) < 10
+        process.submit(use_all, paths[: len(models)], paths[len(models) :]).result()

@@ -17,6 +17,7 @@ from shaderfusion.gpu.device import open_device
 from shaderfusion.output import Table, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:
+    from shaderfusion.families.family import Memory
     from shaderfusion.tensor import DType
 
 __all__ = ["BENCHMARKS", "Benchmark", "run_benchmark"]
@@ -51,6 +52,7 @@ def run_benchmark(
     height: int | None = None,
     batch: int = 1,
     tuning: str | Path = "off",
+    memory: Memory = "normal",
     json_path: Path | None = None,
     markdown_path: Path | None = None,
     plot_path: Path | None = None,
@@ -68,7 +70,9 @@ def run_benchmark(
     opened = open_device(device, runtime=runtime)
     if model is None and (chosen := default_model(opened)) != SD14:
         say(f"{opened.info.name} is a CPU, on which {SD14} would take hours; measuring {chosen} (--model chooses)")
-    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, tuning=tuning)
+    subject = open_subject(
+        model, device=opened, dtype=dtype, width=width, height=height, batch=batch, tuning=tuning, memory=memory
+    )
 
     benchmark = BENCHMARKS[name]
     where = {**subject.as_dict(), **environment(opened)}

@@ -11,7 +11,7 @@ import numpy as np
 from shaderfusion.bench.values import normal
 from shaderfusion.engine import Engine
 from shaderfusion.families import family_of, open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family, Memory, RunSize
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.optimizations import Optimizations
@@ -88,6 +88,7 @@ class Subject:
     dtype: DType
     size: RunSize
     tuning: Tuning = NO_TUNING
+    memory: Memory = "normal"
 
     def kernels(self, optimizations: Optimizations | None = None) -> Kernels:
         """Those that suit the device, with all optimizations by default."""
@@ -95,11 +96,11 @@ class Subject:
 
     def graphs(self, kernels: Kernels) -> dict[str, Graph]:
         """By network."""
-        return self.model.record(kernels, self.size)
+        return self.model.record(kernels, self.size, self.memory)
 
     def make_engine(self, optimizations: Optimizations | None = None) -> Engine:
         """The model on the device; nothing is loaded yet."""
-        return Engine(self.device, self.model, self.kernels(optimizations))
+        return Engine(self.device, self.model, self.kernels(optimizations), self.memory)
 
     @property
     def latents_shape(self) -> tuple[int, int, int, int]:
@@ -109,7 +110,7 @@ class Subject:
     def as_dict(self) -> dict[str, str | int]:
         """JSON-ready, what a row says of it."""
         size = {"width": self.size.width_px, "height": self.size.height_px, "batch": self.size.batch}
-        return {"model": self.name, **size, "dtype": self.dtype, "tuning": self.tuning.source}
+        return {"model": self.name, **size, "dtype": self.dtype, "tuning": self.tuning.source, "memory": self.memory}
 
 
 def default_model(device: Device) -> str:
@@ -126,10 +127,11 @@ def open_subject(
     height: int | None = None,
     batch: int = 1,
     tuning: str | Path = "off",
+    memory: Memory = "normal",
 ) -> Subject:
     """One of RANDOM_MODELS, an embedded model or a folder, in pixels, by default at the model's own size.
 
-    `tuning` is that of `StableDiffusionPipeline.from_pretrained`.
+    `tuning` and `memory`, normal or high, are those of `StableDiffusionPipeline.from_pretrained`.
 
     Loads no weights. Raises ModelError, DeviceError or InputError.
     """
@@ -139,4 +141,4 @@ def open_subject(
     size = found.run_size(batch=batch, width=width, height=height)
     chosen = choose_dtype(opened, dtype)
     found.require_fits(size, opened.capabilities, chosen)
-    return Subject(opened, name, found, chosen, size, find_tuning(tuning, opened.info, chosen))
+    return Subject(opened, name, found, chosen, size, find_tuning(tuning, opened.info, chosen), memory)

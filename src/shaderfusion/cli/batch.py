@@ -187,7 +187,7 @@ def _make(args: argparse.Namespace, tasks: Sequence[_Task], interrupts: "Interru
     if args.ray is None:
         ready, device, load = open_model_and_device(args, check)
         make = partial(_make_here, load)
-        is_faster = device.info.kind != "CPU" and args.memory == "normal"  # low memory takes row by row
+        is_faster = device.info.kind != "CPU" and args.memory != "low"  # low memory takes row by row
     else:
         ready, make, is_faster = check(open_given_model(args)), _make_by_ray, False
     at_once = args.at_once or (_AT_ONCE_ON_GPU if is_faster else 1)

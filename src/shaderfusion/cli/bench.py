@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from shaderfusion.cli.options import DTYPE_OF_DEVICE, add_batch, add_device, add_dtype, add_size, add_tuning, not_empty
+from shaderfusion.cli.options import (
+    DTYPE_OF_DEVICE,
+    add_batch,
+    add_device,
+    add_dtype,
+    add_memory_at_once,
+    add_size,
+    add_tuning,
+    not_empty,
+)
 
 __all__ = ["add_parser"]
 
@@ -33,6 +42,7 @@ def add_parser(commands: Any) -> None:
         add_device(benchmark)
         add_dtype(benchmark, DTYPE_OF_DEVICE)
         add_tuning(benchmark, "off")
+        add_memory_at_once(benchmark)
         benchmark.add_argument(
             "--json", type=Path, metavar="FILE.json", help="write all rows, each when it is measured"
         )
@@ -54,6 +64,7 @@ def _run(args: argparse.Namespace) -> None:
         height=args.height,
         batch=args.batch,
         tuning=args.tuning,
+        memory=args.memory,
         json_path=args.json,
         markdown_path=args.markdown,
         plot_path=args.plot,

@@ -6,7 +6,7 @@ from typing import Any
 
 from shaderfusion.cli.options import add_json
 from shaderfusion.errors import DeviceError
-from shaderfusion.output import Table, show
+from shaderfusion.output import Table, say, show
 
 __all__ = ["add_parser"]
 
@@ -19,11 +19,13 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from shaderfusion.gpu.device import INSTALL_HINT, list_devices
+    from shaderfusion.gpu.device import INSTALL_HINT, list_devices, refusals
 
     devices = list_devices()
     if not devices:
         raise DeviceError(INSTALL_HINT)
+    for refusal in refusals():
+        say(refusal)
     if args.json:
         show(json.dumps([device.as_dict() for device in devices]))
         return

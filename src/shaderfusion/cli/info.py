@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     add_batch(info)
     add_dtype(info, "f16")
     add_optimizations(info)
-    add_memory(info, None, "both")
+    add_memory(info, "all three")
     add_json(info)
 
 

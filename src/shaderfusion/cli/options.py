@@ -18,6 +18,7 @@ __all__ = [
     "add_dtype",
     "add_json",
     "add_memory",
+    "add_memory_at_once",
     "add_model",
     "add_model_options",
     "add_optimizations",
@@ -75,9 +76,19 @@ def add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--dtype", choices=("f16", "f32"), help=f"default: {default}")
 
 
-def add_memory(parser: argparse.ArgumentParser, default: str | None = "normal", said: str = "normal") -> None:
-    meaning = "normal or low: networks take turns on the device, and pictures go through them one by one; default: "
-    parser.add_argument("--memory", choices=Names(_memories), default=default, metavar="NAME", help=meaning + said)
+def add_memory(
+    parser: argparse.ArgumentParser, said: str = "high where the driver says that the device has plenty, else normal"
+) -> None:
+    meaning = (
+        "normal; low: networks take turns on the device, and pictures go through them one by one; high: weights of "
+        f"convolutions are kept in a form that is larger, and faster; default: {said}"
+    )
+    parser.add_argument("--memory", choices=Names(_memories), metavar="NAME", help=meaning)
+
+
+def add_memory_at_once(parser: argparse.ArgumentParser) -> None:
+    meaning = "normal or high, as for `shaderfusion generate`; default: normal"
+    parser.add_argument("--memory", choices=("normal", "high"), default="normal", metavar="NAME", help=meaning)
 
 
 def add_optimizations(parser: argparse.ArgumentParser) -> None:

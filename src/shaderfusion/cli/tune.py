@@ -9,6 +9,7 @@ from shaderfusion.cli.options import (
     add_batch,
     add_device,
     add_dtype,
+    add_memory_at_once,
     add_model,
     add_size,
     whole_number,
@@ -26,6 +27,7 @@ def add_parser(commands: Any) -> None:
     add_batch(tune)
     add_device(tune)
     add_dtype(tune, DTYPE_OF_DEVICE)
+    add_memory_at_once(tune)
     meaning = "of the search; default: 40, on a CPU 120"
     tune.add_argument("--budget", type=whole_number(1, 60), metavar="SECONDS", help=meaning)
     meaning = "default: the user's cache folder, where the other commands find it"
@@ -43,6 +45,7 @@ def _run(args: argparse.Namespace) -> None:
         width=args.width,
         height=args.height,
         batch=args.batch,
+        memory=args.memory,
         budget_s=args.budget,
         output=args.output,
     )

@@ -40,12 +40,17 @@ __all__ = [
     "RunNetwork",
     "RunSize",
     "read_after",
+    "usual_memory",
 ]
 
-Memory = Literal["normal", "low"]
-"""normal keeps all networks on the device; in low they take turns, and the denoiser takes its rows one by one."""
+Memory = Literal["normal", "low", "high"]
+"""normal keeps all networks on the device; in low they take turns, and the denoiser takes its rows one by one; in high
+the transformed filters of the denoiser's Winograd convolutions stay there as well, for speed."""
 
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
+
+_PLENTY_BYTES = 20 << 30
+"""A device with so much memory of its own holds SDXL and its transformed filters, and leaves others as much again."""
 
 UPDATE = "update"
 """In low memory the graph of guidance and the scheduler's update, which come after all rows of the denoiser."""
@@ -124,6 +129,11 @@ class Network:
     record: Callable[[Kernels, RunSize], Graph]
     size_of: Callable[[RunSize], Hashable]
     """What of the size the graph depends on: sizes of which this is equal have one graph."""
+
+
+def usual_memory(capabilities: Capabilities) -> Memory:
+    """high where the driver says that the device has plenty, else normal."""
+    return "high" if (capabilities.memory_bytes or 0) >= _PLENTY_BYTES else "normal"
 
 
 def read_after(graph: Graph) -> list[str]:
@@ -353,7 +363,7 @@ class Family(ABC):
 
     def require_fits(self, size: RunSize, capabilities: Capabilities, dtype: DType, memory: Memory = "normal") -> None:
         """DeviceLimitError, before anything is recorded, for a size that the device surely cannot hold."""
-        size = size if memory == "normal" else size.one_row
+        size = size.one_row if memory == "low" else size
         most = min(capabilities.max_buffer_bytes, _MAX_BINDINGS * capabilities.max_binding_bytes)
         for name, values in self.largest_tensors(size, memory).items():
             needed = values * dtype_size_bytes("f32" if name in self.wide_networks else dtype)
@@ -375,7 +385,7 @@ class Family(ABC):
 
     def networks_in(self, memory: Memory) -> Mapping[str, Network]:
         """What an engine runs: the networks, or in low memory the denoiser of one row, UPDATE, a decoder in bands."""
-        if memory == "normal":
+        if memory != "low":
             return self.networks
         denoiser = self.networks[self.denoiser]
         row = replace(
@@ -389,14 +399,15 @@ class Family(ABC):
 
     def turns(self, memory: Memory) -> list[tuple[str, ...]]:
         """Which of `networks_in` are on the device together: in low memory one network after the other."""
-        if memory == "normal":
+        if memory != "low":
             return [tuple(self.networks)]
         return [(name, UPDATE) if name == self.denoiser else (name,) for name in self.networks]
 
     def kernels_in(self, memory: Memory, kernels: Kernels) -> dict[str, Kernels]:
         """Those of each of `networks_in`, and of the optional networks: UPDATE has its denoiser's."""
         own = self.kernels(kernels)
-        return own if memory == "normal" else own | {UPDATE: own[self.denoiser]}
+        own[self.denoiser] = replace(own[self.denoiser], keeps_filters=memory == "high")  # it alone runs in every step
+        return own | {UPDATE: own[self.denoiser]} if memory == "low" else own
 
     def record(self, kernels: Kernels, size: RunSize, memory: Memory = "normal") -> dict[str, Graph]:
         """Graphs of all that an engine runs."""

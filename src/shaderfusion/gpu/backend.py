@@ -12,7 +12,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
@@ -66,10 +66,6 @@ class Runtime(ABC):
         """The same in the implementation's order."""
 
     @abstractmethod
-    def suits(self, adapter: Any) -> bool:
-        """Whether this implementation is the one to take for an adapter, where there is a choice."""
-
-    @abstractmethod
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         """The opened device, which several threads may call; `limits` by WebGPU's names. RuntimeError if it fails.
 
@@ -101,6 +97,10 @@ class Runtime(ABC):
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
         """The products of f16, summed in f32, that the adapter's matrix units do."""
         return ()
+
+    def memory_bytes(self, adapter: Any) -> int | None:
+        """The adapter's own memory; None where the implementation does not say."""
+        return None
 
     @cached_property
     def _api(self) -> Any:
@@ -139,9 +139,6 @@ class _WgpuNative(Runtime):
     @cached_property
     def _found(self) -> list[Any]:
         return [a for a in self._api.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
-
-    def suits(self, adapter: Any) -> bool:
-        return True
 
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         names = [self.features[feature] for feature in features]
@@ -228,9 +225,6 @@ class _Dawn(Runtime):
             self._why_no_adapter = "; ".join(warnings)
         return self._fresh
 
-    def suits(self, adapter: Any) -> bool:
-        return adapter.info["adapter_type"] != "CPU" and bool(self.matrix_shapes(adapter))
-
     def open(self, adapter: Any, features: Sequence[Feature], limits: Mapping[str, int], *, trusted: bool) -> Any:
         from wgpudawn.backends.dawn.extras import request_device_sync
 
@@ -253,7 +247,9 @@ class _Dawn(Runtime):
     def matrix_shapes(self, adapter: Any) -> tuple[MatrixShape, ...]:
         features, sizes = self.features_of(adapter), self.subgroup_sizes(adapter)
         one_size = sizes is not None and sizes[0] == sizes[1]
-        if not {"f16", "matrix_units"} <= set(features) or not (one_size or "subgroup_size_control" in features):
+        if not {"f16", "subgroups", "matrix_units"} <= set(features) or not (
+            one_size or "subgroup_size_control" in features
+        ):
             return ()
         from wgpudawn.backends.dawn.extras import get_adapter_properties
 
@@ -263,6 +259,12 @@ class _Dawn(Runtime):
         ]
         return tuple(dict.fromkeys(shape for shape in found if (shape.operand, shape.result) == ("f16", "f32")))
 
+    def memory_bytes(self, adapter: Any) -> int | None:
+        from wgpudawn.backends.dawn.extras import get_adapter_properties
+
+        heaps = get_adapter_properties(adapter).get("memory_heaps", ())
+        return max((heap["size"] for heap in heaps if "device-local" in heap["properties"]), default=None)
+
 
 @contextmanager
 def _caught_from_stderr() -> Iterator[list[str]]:
@@ -271,12 +273,13 @@ def _caught_from_stderr() -> Iterator[list[str]]:
     Dawn tells only there why it refuses an adapter.
     """
     caught: list[str] = []
-    try:
-        stderr = os.dup(2)
-    except OSError:  # a process without a stderr
-        yield caught
-        return
-    with tempfile.TemporaryFile() as file:
+    with ExitStack() as cleanup:
+        try:
+            file = cleanup.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # no place for files, or a process without a stderr
+            yield caught
+            return
         os.dup2(file.fileno(), 2)
         try:
             yield caught

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from shaderfusion.gpu.turn import Turn
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS, Capabilities
 from shaderfusion.tensor import DType
 
-__all__ = ["Device", "DeviceInfo", "list_devices", "open_device"]
+__all__ = ["Device", "DeviceInfo", "list_devices", "open_device", "refusals"]
 
 INSTALL_HINT = (
     "no GPU adapter answers. Install your GPU's driver, or software Vulkan, which needs no GPU: "
@@ -49,7 +50,7 @@ class DeviceInfo:
     has_f16: bool
     has_timestamps: bool
     has_matrix_units: bool
-    """Its shaders reach matrix units, with the products that kernels use (`Capabilities.matrix_shapes`)."""
+    """Its shaders reach matrix units that kernels use (`Capabilities.matrix_units`)."""
     max_binding_bytes: int
 
     @property
@@ -74,20 +75,15 @@ class Device:
         self.info = info
         runtime = RUNTIMES[info.runtime]
         features = runtime.features_of(adapter)
-        matrix_shapes, subgroup_sizes = runtime.matrix_shapes(adapter), runtime.subgroup_sizes(adapter)
+        can = _capabilities(runtime, adapter)  # before the adapter is used up
         granted = asdict(WEBGPU_DEFAULTS) if default_limits else {}
         limits = {name: granted.get(field, adapter.limits[name]) for field, name in _LIMITS.items()}
         with gpu_errors(f"device {info.index} ({info.name}) could not be opened"):
             self.handle = runtime.open(adapter, features, limits, trusted=trusted)
-        self.capabilities = Capabilities(
-            **{field: self.handle.limits[name] for field, name in _LIMITS.items()},
-            subgroup_sizes=subgroup_sizes,
-            has_f16="f16" in features,
-            has_int64="int64" in features,
-            has_subgroups="subgroups" in features,
-            matrix_shapes=matrix_shapes,
+        self.capabilities = replace(
+            can,
+            **_limits(self.handle.limits),
             timestamp_period_ns=runtime.timestamp_period_ns(self.handle) if "timestamps" in features else None,
-            is_cpu=info.kind == "CPU",
         )
         self.pipelines = PipelineCache(runtime, self.handle, trusted=trusted)
         self.turn = Turn()
@@ -120,9 +116,29 @@ def _describe(runtime: Runtime, index: int, adapter: Any) -> DeviceInfo:
         kind=info["adapter_type"],
         has_f16="f16" in features,
         has_timestamps="timestamps" in features,
-        has_matrix_units=bool(runtime.matrix_shapes(adapter)),
+        has_matrix_units=_capabilities(runtime, adapter).matrix_units is not None,
         max_binding_bytes=adapter.limits["max-storage-buffer-binding-size"],
     )
+
+
+def _capabilities(runtime: Runtime, adapter: Any) -> Capabilities:
+    """The adapter's, but for what an opened device alone knows: how long its timestamps' ticks are."""
+    features = runtime.features_of(adapter)
+    return Capabilities(
+        **_limits(adapter.limits),
+        subgroup_sizes=runtime.subgroup_sizes(adapter),
+        has_f16="f16" in features,
+        has_int64="int64" in features,
+        has_subgroups="subgroups" in features,
+        matrix_shapes=runtime.matrix_shapes(adapter),
+        is_cpu=adapter.info["adapter_type"] == "CPU",
+        memory_bytes=runtime.memory_bytes(adapter),
+    )
+
+
+def _limits(limits: Mapping[str, int]) -> dict[str, Any]:
+    """By our names."""
+    return {field: limits[name] for field, name in _LIMITS.items()}
 
 
 def list_devices(runtime: str = "auto") -> list[DeviceInfo]:
@@ -148,7 +164,7 @@ def open_device(
         info = next((info for info in _listed(each) if _matches(text, info)), None)
         if info is not None:
             found.append((each, info))
-            if each.suits(each.adapters()[info.index]):
+            if info.has_matrix_units:
                 break
     if not found:
         raise _not_found(text, runtime)
@@ -165,8 +181,16 @@ def _not_found(text: str, runtime: str) -> DeviceError | InputError:
     if devices:
         known = "; ".join(f"{info.index}: {info.name}" for info in devices)
         return InputError(f"device (={text!r}) must be an index or part of a name; this machine has {known}")
-    reasons = [why for each in runtimes(runtime) if (why := each.why_no_adapter)]
     if runtime == "dawn":
-        because = f" ({reasons[0]})" if reasons else ""
-        return DeviceError(f"Dawn finds no GPU adapter that it can use{because}; use the runtime wgpu")
+        return DeviceError(f"{_finds_none(RUNTIMES[runtime])}; use the runtime wgpu")
     return DeviceError(INSTALL_HINT)
+
+
+def refusals() -> list[str]:
+    """Why runtimes that are installed list no adapter, a sentence each, of those that say it."""
+    return [_finds_none(each) for each in runtimes() if not _listed(each) and each.why_no_adapter]
+
+
+def _finds_none(runtime: Runtime) -> str:
+    because = f" ({runtime.why_no_adapter})" if runtime.why_no_adapter else ""
+    return f"{runtime.name.title()} finds no GPU adapter that it can use{because}"

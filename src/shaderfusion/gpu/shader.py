@@ -48,9 +48,8 @@ class ShaderSource:
         """
 
         def replace(match: re.Match[str]) -> str:
-            line = int(match["line"])
-            origin = self.origins[line - 1] if 0 < line <= len(self.origins) else "?"
-            return f"{origin}:{match['column']}"
+            line = min(int(match["line"]), len(self.origins))  # naga finds the end of the text on a line after the last
+            return f"{self.origins[line - 1]}:{match['column']}"
 
         label = r"(?:[\w/.]+\.)?\bwgsl|(?<!\S)(?=:\d+:\d+ (?:error|warning|note)\b)"
         return re.sub(rf"(?:{label}):(?P<line>\d+):(?P<column>\d+)", replace, message)

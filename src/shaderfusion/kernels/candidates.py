@@ -171,13 +171,11 @@ def _tiles(
 
 def _matrix_tiles(units: MatrixUnits, capabilities: Capabilities) -> list[MatrixTile]:
     """Those that divide evenly among subgroups and threads, and that a workgroup can hold."""
-    _, largest_subgroup = capabilities.subgroup_sizes or (1, units.subgroup_size)
 
     def fits(tile: MatrixTile) -> bool:
         shared_bytes = max(tile.shared_bytes(), tile.shared_bytes(transposed=True))
-        is_whole = tile.num_threads % largest_subgroup == 0  # WebGPU asks for it
         fits = tile.num_threads <= capabilities.max_workgroup_size and shared_bytes <= capabilities.max_workgroup_bytes
-        return is_whole and fits and _is_even(tile)
+        return fits and _is_even(tile)
 
     sizes = [EMULATED_TILE] if units.emulated else _MATRIX_TILE_SIZES
     return [tile for tile in (MatrixTile(*size, units) for size in sizes) if fits(tile)]

@@ -7,6 +7,10 @@ from shaderfusion.tensor import DType
 
 __all__ = ["DESKTOP_GPU", "WEBGPU_DEFAULTS", "Capabilities", "MatrixShape"]
 
+_MATRIX_SIDES = frozenset((8, 16))
+_MATRIX_SUBGROUP_SIZES = frozenset((8, 16, 32, 64))
+"""Those that all tiles of matrix units can be divided into."""
+
 
 @dataclass(frozen=True)
 class MatrixShape:
@@ -44,24 +48,28 @@ class Capabilities:
     has_subgroups: bool = False
     """Shaders exchange values within a subgroup."""
     matrix_shapes: tuple[MatrixShape, ...] = ()
-    """Of products on matrix units that kernels may use: of f16, summed in f32. A workgroup's first dimension is then a
-    multiple of the largest subgroup."""
+    """Of products of f16, summed in f32, on the device's matrix units."""
     timestamp_period_ns: float | None = None
     """What a timestamp counts; None where the device has no timestamps."""
     is_cpu: bool = False
     """A software implementation, such as llvmpipe."""
+    memory_bytes: int | None = None
+    """Of the device's own memory, where the driver says."""
 
     @property
     def matrix_units(self) -> MatrixUnits | None:
-        """The largest product of `matrix_shapes`, by a subgroup of a size that the device has.
+        """The largest product of `matrix_shapes` that kernels can use, by a subgroup of a size that the device has.
 
-        None where there is none, or too little workgroup memory for its tiles.
+        None where there is none, or too little workgroup memory for its tiles, and on CPUs, whose lanes do as well.
         """
-        if not self.matrix_shapes or self.subgroup_sizes is None or self.max_workgroup_bytes < MATRIX_WORKGROUP_BYTES:
+        if self.exchanges_lanes or self.max_workgroup_bytes < MATRIX_WORKGROUP_BYTES:
             return None
-        shape = max(self.matrix_shapes, key=lambda shape: (shape.m * shape.n * shape.k, shape.m))
-        least, largest = self.subgroup_sizes
+        shapes = [shape for shape in self.matrix_shapes if {shape.m, shape.n, shape.k} <= _MATRIX_SIDES]
+        least, largest = self.subgroup_sizes or (0, 0)
         size = max(least, min(32, largest))
+        if not shapes or size not in _MATRIX_SUBGROUP_SIZES:
+            return None
+        shape = max(shapes, key=lambda shape: (shape.m * shape.n * shape.k, shape.m))
         return MatrixUnits(shape.m, shape.n, shape.k, size, sized=least < largest)
 
     def matrix_units_of(self, dtype: DType) -> MatrixUnits | None:

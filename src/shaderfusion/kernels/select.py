@@ -81,8 +81,8 @@ _MAX_SCORES_BYTES = 128 << 20
 """Of attention without FlashAttention, at a time: enough queries to fill a GPU, in no more memory than layers take."""
 _FUSED_GEGLU_SIZE = 1 << 21
 """A GEGLU of at least so many values, 512 tiles that fill a GPU without splits, is the epilogue of its projection."""
-_FUSED_GROUP_SIZE = 1 << 18
-"""Groups of more values occupy a GPU better by many workgroups, in several dispatches."""
+_FUSED_GROUP_SIZE = 1 << 16
+"""Groups of more values occupy a GPU better by many workgroups, in three dispatches."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Kernels:
     optimizations: Optimizations = ALL_OPTIMIZATIONS
     tuning: Tuning = NO_TUNING
     """What was found to be faster on the device than the rules here."""
+    keeps_filters: bool = False
+    """Transformed filters of Winograd's are made when weights are loaded, whatever memory they take."""
 
     def matmul(self, x: TensorSpec, weight: TensorSpec, out: TensorSpec, epilogue: Epilogue) -> Calls:
         """A linear layer: x (..., M, K), weight (K, N)."""
@@ -131,7 +133,7 @@ class Kernels:
         """
         if padding != 1 and stride == 1:
             raise ShapeError(f"conv2d: padding (={padding}) of {x} must be 1 where stride is")
-        operation = part.whole if part else Convolution.of(x, out, stride)
+        operation = part.whole if part else self.convolution(x, out, stride)
         rows = part and part.rows
         choice = self._choose_convolution(operation)
         if isinstance(choice, Winograd):
@@ -178,7 +180,7 @@ class Kernels:
 
     def folds_group_norm(self, x: TensorSpec, out: TensorSpec, *, num_groups: int) -> bool:
         """Whether the convolution from x to out had better normalize x as it loads it: then no tensor of it is made."""
-        is_winograd = isinstance(self._choose_convolution(Convolution.of(x, out, stride=1)), Winograd)
+        is_winograd = isinstance(self._choose_convolution(self.convolution(x, out, stride=1)), Winograd)
         return is_winograd and self.optimizations.group_norm and _group_size(x, num_groups) > _FOLDED_GROUP_SIZE
 
     def conv2d_layout(
@@ -186,14 +188,19 @@ class Kernels:
     ) -> FilterLayout:
         """How `conv2d` wants the 3x3 filters from x (B, H, W, C_in) to out (B, H', W', C_out).
 
-        Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run.
+        Transformed filters are larger, so that only small ones are kept so on a GPU; others are transformed in the run,
+        but with `keeps_filters`.
         """
-        choice = self._choose_convolution(part.whole if part else Convolution.of(x, out, stride))
+        choice = self._choose_convolution(part.whole if part else self.convolution(x, out, stride))
         if not isinstance(choice, Winograd):
             return "conv2d"
         filters_bytes = (choice.m + 2) ** 2 * x.shape[-1] * out.shape[-1] * dtype_size_bytes(self.dtype)
-        loaded = filters_bytes <= min(self._max_bytes, self._max_bytes if self._lanes else _MAX_LOADED_FILTERS_BYTES)
-        return _WINOGRAD_LAYOUTS[choice.m] if loaded else "conv2d"
+        kept = self.keeps_filters or self._lanes or filters_bytes <= _MAX_LOADED_FILTERS_BYTES
+        return _WINOGRAD_LAYOUTS[choice.m] if kept and filters_bytes <= self._max_bytes else "conv2d"
+
+    def convolution(self, x: TensorSpec, out: TensorSpec, stride: int) -> Convolution:
+        """The operation from x to out."""
+        return Convolution(x.dtype, x.shape, out.shape, stride, self.keeps_filters)
 
     def _choose_convolution(self, operation: Convolution) -> Tiling | Winograd:
         m = self._winograd_m(operation)
@@ -204,8 +211,8 @@ class Kernels:
         """The m of F(m x m, 3x3) where it pays and can be bound, else None: it takes enough channels and tiles.
 
         Of few tiles the transforms and the filters' traffic take the gain; with those in between F(2x2) is as fast as
-        F(4x4), and exacter, and on matrix units the direct convolution. SwiftShader transforms lane by lane, which
-        takes more than is gained. docs/tuning.md has the times.
+        F(4x4), and exacter, and on matrix units the direct convolution, unless filters are kept. SwiftShader transforms
+        lane by lane, which takes more than is gained. docs/tuning.md has the times.
         """
         channels = (operation.x_shape[-1], operation.out_shape[-1])
         if not self.optimizations.winograd_conv or operation.stride != 1 or min(channels) < 32:
@@ -213,7 +220,7 @@ class Kernels:
         if self.capabilities.has_four_lanes or (self.matrix_units and max(channels) < 256):
             return None
         tiles = operation.num_tiles(4)
-        if tiles < (128 if self.matrix_units else 32):
+        if tiles < (128 if self.matrix_units and not operation.keeps_filters else 32):
             return None
         m = _WINOGRAD_M if tiles >= 128 or self._lanes else _FEW_TILES_WINOGRAD_M
         return m if winograd_fits(operation, m, self.capabilities) else None
@@ -251,17 +258,13 @@ class Kernels:
         )
 
     def group_norm_workgroups(self, x: TensorSpec, num_groups: int) -> dict[str, int]:
-        """workgroup_size and shares of the one dispatch, whatever the size of the groups."""
-        group_size = _group_size(x, num_groups)
+        """workgroup_size and shares of the one dispatch."""
         if self._lanes:  # on a CPU every lane of a workgroup passes each barrier
             return {"workgroup_size": 64, "shares": 1}
-        if group_size < 1 << 14:
+        if _group_size(x, num_groups) < 1 << 14:
             return {"workgroup_size": 256, "shares": 1}
         # Groups of that many values read twice, by two workgroups, are faster than read once by one.
-        return {
-            "workgroup_size": min(1024, self.capabilities.max_workgroup_size),
-            "shares": 2 if group_size <= 1 << 16 else 1,
-        }
+        return {"workgroup_size": min(1024, self.capabilities.max_workgroup_size), "shares": 2}
 
     def group_norm_statistics(self, x: TensorSpec, means: TensorSpec, variances: TensorSpec) -> Calls:
         """Mean and variance of each group of x (B, ..., C), (B, G)."""

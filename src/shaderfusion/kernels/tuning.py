@@ -60,11 +60,8 @@ class Convolution:
     x_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     stride: int
-
-    @classmethod
-    def of(cls, x: TensorSpec, out: TensorSpec, stride: int) -> Self:
-        """That from x to out."""
-        return cls(x.dtype, x.shape, out.shape, stride)
+    keeps_filters: bool = False
+    """Transformed filters are made before the run, whatever memory they take."""
 
     def num_tiles(self, m: int) -> int:
         """Winograd's tiles of m x m pixels in the output."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.call import InputRows, ceil_div
 from shaderfusion.kernels.common.group_norm_statistics import FoldedGroupNorm
-from shaderfusion.kernels.tuning import Convolution, ConvolutionRows
+from shaderfusion.kernels.tuning import ConvolutionRows
 from shaderfusion.models.blocks import conv2d, linear, norm_conv2d, resnet_block, upsample
 from shaderfusion.tensor import VIEW_ALIGNMENT_BYTES, TensorSpec, dtype_size_bytes
 
@@ -106,7 +106,7 @@ class _Convolution:
                 normalized = g.tensor(f"{self.name}.normalized", *h.shape[:-1], channels=h.channels)
                 g.add(*g.kernels.normalize(h, norm, normalized))
                 h, norm = normalized, None
-            part = ConvolutionRows(Convolution.of(self.x.spec, self.out, stride=1), rows)
+            part = ConvolutionRows(g.kernels.convolution(self.x.spec, self.out, stride=1), rows)
             options = {"upsample": self.upsample, "residual": residual, "norm": norm, "out": out, "part": part}
             return Band(conv2d(g, self.name, h, self.out.channels, size=(len(span), W), **options), span.start)
 

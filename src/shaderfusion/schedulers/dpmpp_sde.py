@@ -7,15 +7,18 @@ each of the two targets s the sigma_up(s) and sigma_down(s) of Euler's method wi
     x'     = r(sigma_mid) x + (1 - r(sigma_mid)) x_0(x, sigma) + sigma_up(sigma_mid) n_mid
     x_prev = r(sigma_prev) x + (1 - r(sigma_prev)) x_0(x', sigma_mid) + sigma_up(sigma_prev) n
 
-Both noises are of one Brownian path over sigma, so that n = sqrt(a) n_mid + sqrt(1 - a) n_new, where
-a = (sigma - sigma_mid) / (sigma - sigma_prev). What n_mid was follows from x', x and x_0, which are kept. The last
-step, to sigma = 0, is Euler's.
+Both noises are increments of one Brownian path over sigma, so that n = sqrt(a) n_mid + sqrt(1 - a) n_new, where
+a = (sigma - sigma_mid) / (sigma - sigma_prev), and n_new is the increment after n_mid's. What n_mid was follows from
+x', x and x_0, which are kept. The last step, to sigma = 0, is Euler's.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
+from shaderfusion.brownian import Times
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers.dpm2 import interleaved
 from shaderfusion.schedulers.schedule import Schedule, Update
@@ -27,8 +30,7 @@ __all__ = ["dpmpp_sde"]
 def dpmpp_sde(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     """The updates of diffusers' DPMSolverSDEScheduler with its defaults: two for each step, one for the last.
 
-    The noise has the same distribution, but its numbers are new ones for each call, not those of torchsde's Brownian
-    tree. Raises InputError (number of steps) and ModelError (two spacings of sigmas at once).
+    Raises InputError (number of steps) and ModelError (two spacings of sigmas at once).
     """
     config = config.with_defaults(beta_start=0.00085, beta_end=0.012)
     trained = trained_sigmas(config, zero_terminal_snr=False)
@@ -40,7 +42,20 @@ def dpmpp_sde(config: SchedulerConfig, num_inference_steps: int) -> Schedule:
     x0_x, x0_m = x0_of(sigmas[-1], config.prediction_type)
     updates.append(Update(c_x=x0_x, c_m=x0_m))
     timesteps = interleaved(timesteps, timesteps_at(np.array(middles), trained))
-    return with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)
+    schedule = with_sigmas(config, timesteps, interleaved(sigmas, middles).tolist(), updates, calls_per_step=2)
+    return replace(schedule, path_times=_times(sigmas))
+
+
+def _times(sigmas: Sequence[float]) -> Times:
+    """Sigmas as diffusers asks for their noise, by way of float32 logarithms: the last digit decides what it is.
+
+    Logarithms and exponentials are rounded to the nearest here, as nearly all of torch's are on Intel's processors.
+    """
+    rounded = np.array(sigmas, dtype=np.float32)
+    t = -np.log(rounded.astype(np.float64)).astype(np.float32)
+    t_mid = t[:-1] + (t[1:] - t[:-1]) * np.float32(0.5)
+    at = np.exp(-interleaved(t, t_mid)).astype(np.float32)
+    return Times(float(rounded.min()), float(rounded.max()), tuple(at.tolist()))
 
 
 def _step(sigma: float, middle: float, sigma_prev: float, config: SchedulerConfig) -> tuple[Update, Update]:

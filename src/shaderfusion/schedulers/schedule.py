@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from shaderfusion.brownian import Times
 from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.schedulers.noise import PredictionType, prediction
@@ -63,6 +64,8 @@ class Schedule:
     """In SCHEDULERS, once it is known."""
     calls_per_step: int = 1
     """A run may begin at calls that are multiples of it."""
+    path_times: Times | None = None
+    """Of the Brownian path whose increments are the noise; None where each noise is new."""
     updates_from: Callable[[int], tuple[Update, ...]] | None = field(default=None, repr=False, compare=False)
     """The updates of a run that begins at that call; None where they are the last ones of the whole run."""
 
@@ -87,6 +90,7 @@ class Schedule:
             input_scales=self.input_scales[first_call:],
             updates=updates,
             alphas=self.alphas[first_call:],
+            path_times=self.path_times and self.path_times._replace(at=self.path_times.at[first_call:]),
             updates_from=None,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family, Memory, RunSize, usual_memory
 from shaderfusion.files import exists, is_folder
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.info import measure_memory
@@ -117,6 +117,11 @@ class Models:
         """In which networks run, unless their configuration asks for f32."""
         return choose_dtype(self.device, self._common.get("dtype"))
 
+    @property
+    def memory(self) -> Memory:
+        """How models use the device's."""
+        return self._common.get("memory") or usual_memory(self.device.capabilities)
+
     def family(self, name: str) -> Family:
         """A known model's configurations and tokenizers; ModelError where its files have changed."""
         with self._lock:
@@ -149,7 +154,7 @@ class Models:
             optimizations=optimizations,
             size=sizes[0],
             tuning=self._common.get("tuning", "auto"),
-            memory=self._common.get("memory", "normal"),
+            memory=self.memory,
         )
         self.current, self._optimizations = name, optimizations
         return self._pipe
@@ -158,8 +163,8 @@ class Models:
         """Bytes of the device that the largest of these runs takes, which are then the planned ones."""
         tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, self.dtype)
         kernels = Kernels(self.dtype, self.device.capabilities, optimizations, tuning)
-        family, memory = self.family(name), self._common.get("memory", "normal")
-        self.planned_bytes = max(measure_memory(family, kernels, size, memory).peak_bytes for size in sizes)
+        family = self.family(name)
+        self.planned_bytes = max(measure_memory(family, kernels, size, self.memory).peak_bytes for size in sizes)
         self._sizes = set(sizes)
         return self.planned_bytes
 

@@ -92,7 +92,7 @@ def prepare(
         for name, side in (("width", size.width_px), ("height", size.height_px)):
             if side > most:
                 raise RefusedError(400, f"{name} (={side}) must be at most {most}, as this server is set", name)
-        family.require_fits(size, models.device.capabilities, models.dtype, setup.common.get("memory", "normal"))
+        family.require_fits(size, models.device.capabilities, models.dtype, models.memory)
     for name, picture in pictures.items():
         setattr(args, name, f"{picture.width}x{picture.height} px")  # as the picture's file says it
     if request.source:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shaderfusion.bench.runs import NUM_STEPS
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.errors import InputError
+from shaderfusion.files import exists
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.tuning import Tuning
 from shaderfusion.output import Table, progress_bar, require_writable, say, show
@@ -19,6 +20,7 @@ from shaderfusion.tune.survey import Case, find_cases
 from shaderfusion.tuning_file import TunedOperation, default_path, read_tuning, write_tuning
 
 if TYPE_CHECKING:
+    from shaderfusion.families.family import Memory
     from shaderfusion.tensor import DType
 
 __all__ = ["run_tune"]
@@ -37,33 +39,37 @@ def run_tune(
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
+    memory: Memory = "normal",
     budget_s: float | None = None,
     output: Path | None = None,
 ) -> None:
     """Searches, compares whole networks, writes the choices of those that gained and prints what and where.
 
-    The file keeps what it has of other operations. Ctrl-C ends the search, and what it found so far is kept;
+    The file keeps what it has of other operations, which are compared with those that were tried. Ctrl-C ends the
+    search; what was found so far is then kept where it gains, and nothing is taken out where it does not.
     KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
     """
     opened = open_device(device, runtime=runtime)
-    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch)
+    subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, memory=memory)
     info, dtype = subject.device.info, subject.dtype
     path = _in_cache(default_path(info, dtype)) if output is None else output
     require_writable("--output", path, ".json", "tuning.json")
-    cases = find_cases(lambda kernels: subject.model.record(kernels, subject.size), subject.kernels())
+    cases = find_cases(subject.graphs, subject.kernels())
     if budget_s is None:
         budget_s = _CPU_BUDGET_S if info.kind == "CPU" else _GPU_BUDGET_S
     tried, was_interrupted = _search(subject, cases, budget_s)
 
-    found = [(case, row) for case, row in tried if row]
-    compared = list(compare(subject, Tuning({row.operation: row.choice for _, row in found})))
-    gained = {comparison.network for comparison in compared if comparison.is_gain}
-    kept = [row for case, row in found if gained & set(case.layers)]
-    if compared:
-        show(_table(compared, found).text())
     before = _rows_of(path, subject)
-    names = {repr(case.operation) for case, _ in tried}
-    rows = [row for row in before if row.operation not in names] + kept
+    was_tried = {repr(case.operation) for case, _ in tried}
+    rows = [row for row in before if row.operation not in was_tried] + [row for _, row in tried if row]
+    tuning = Tuning({row.operation: row.choice for row in rows})
+    compared = list(compare(subject, tuning)) if any(row for _, row in tried) else []
+    if compared:
+        show(_table(compared, cases, tuning).text())
+    gained = {comparison.network for comparison in compared if comparison.is_gain}
+    kept = [row for case, row in tried if row and gained & set(case.layers)]
+    replaced = {repr(case.operation) for case, _ in tried if gained & set(case.layers) or not was_interrupted}
+    rows = [row for row in before if row.operation not in replaced] + kept
     if rows != before:
         write_tuning("--output", path, rows, info, dtype)
         show(str(path))
@@ -111,17 +117,20 @@ def _search(
 
 
 def _rows_of(path: Path, subject: Subject) -> list[TunedOperation]:
-    """What the file holds already; nothing where it cannot be used."""
+    """What the file holds already; nothing where there is none, or where it cannot be used, which is said."""
+    if not exists(path):
+        return []
     try:
         return read_tuning(path, subject.device.info, subject.dtype)
-    except InputError:
+    except InputError as error:
+        say(f"{error}; what is found now replaces it")
         return []
 
 
-def _table(compared: Sequence[Comparison], found: Sequence[tuple[Case, TunedOperation]]) -> Table:
+def _table(compared: Sequence[Comparison], cases: Sequence[Case], tuning: Tuning) -> Table:
     rows = []
     for c in compared:
-        changed = sum(c.network in case.layers for case, _ in found)
+        changed = sum(c.network in case.layers and repr(case.operation) in tuning.names for case in cases)
         gain = f"{100 * (1 - c.tuned_ms / c.static_ms):.1f}"
         kept = "yes" if c.is_gain else "no: not faster" if c.agree else "no: its results differ"
         rows.append((c.network, str(changed), f"{c.static_ms:,.2f}", f"{c.tuned_ms:,.2f}", gain, kept))

@@ -52,7 +52,7 @@ class Comparison:
 
 def compare(subject: Subject, tuning: Tuning) -> Iterator[Comparison]:
     """One for each network that the tuning changes, with the model's weights, on normal values."""
-    kernels = subject.model.kernels(subject.kernels())
+    kernels = subject.model.kernels_in(subject.memory, subject.kernels())
     for name, network in subject.model.networks.items():
         static, tuned = (
             network.record(replace(kernels[name], tuning=choices), subject.size) for choices in (NO_TUNING, tuning)

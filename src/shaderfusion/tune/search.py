@@ -11,6 +11,7 @@ from typing import Any
 from shaderfusion.bench.measure import DOES_NOT_FIT, time_once_ms
 from shaderfusion.bench.values import normal
 from shaderfusion.bench.work import work_of
+from shaderfusion.errors import ShaderError
 from shaderfusion.gpu.buffers import allocate, upload
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.arena import Arena
@@ -49,7 +50,7 @@ class Search:
         self._runs = runs
         self._budget_s = budget_s
         self._arena = Arena(device)
-        self._inputs: dict[tuple[int, DType], Any] = {}
+        self._inputs: dict[tuple[int, DType, bool], Any] = {}
         self._pipelines: list[Any] = []  # kept, as operations share them
 
     def __iter__(self) -> Iterator[tuple[Case, TunedOperation | None]]:
@@ -83,17 +84,21 @@ class Search:
         return once_ms
 
     def _search(self, case: Case, static_ms: float, ends: float) -> TunedOperation | None:
-        self._pipelines += self._device.pipelines.get_all(call for calls in case.ways.values() for call in calls)
+        with suppress(ShaderError):  # ways that the driver does not compile are left out, as those that do not fit
+            self._pipelines += self._device.pipelines.get_all(call for calls in case.ways.values() for call in calls)
         repeats = max(1, min(_MAX_REPEATS, round(_REPEATED_MS / static_ms)))
         programs: dict[Any, Program] = {}
         for choice, calls in case.ways.items():
-            with suppress(*DOES_NOT_FIT):
+            with suppress(*DOES_NOT_FIT, ShaderError):
                 programs[choice] = self._program(calls * repeats)
         best_ms = dict(zip(programs, self._race(list(programs.values()), ends), strict=True))
         for program in programs.values():
             program.close()
-        static, fastest = next(iter(case.ways)), min(best_ms, key=lambda choice: best_ms[choice])
-        if static not in best_ms or best_ms[fastest] > (1 - _LEAST_GAIN) * best_ms[static]:
+        static = next(iter(case.ways))
+        if static not in best_ms:
+            return None
+        fastest = min(best_ms, key=lambda choice: best_ms[choice])
+        if best_ms[fastest] > (1 - _LEAST_GAIN) * best_ms[static]:
             return None
         names = (repr(case.operation), repr(fastest))
         return TunedOperation(*names, best_ms[static] / repeats, best_ms[fastest] / repeats)
@@ -119,12 +124,16 @@ class Search:
         return Program(self._device, graph, self._buffers(calls), self._arena)
 
     def _buffers(self, calls: Sequence[KernelCall]) -> Buffers:
-        """For each tensor that is only read a buffer, which the tensor of that place among other calls' uses too."""
-        bound = (binding.tensor.storage for call in calls for binding in call.bindings)
-        tensors = dict.fromkeys(tensor for tensor in bound if tensor.role == "weight")
+        """For each tensor that is read a buffer, which the tensor of that place among other calls' uses too.
+
+        Those that are added to grow from run to run: no other calls read them.
+        """
+        bindings = [binding for call in calls for binding in call.bindings]
+        tensors = dict.fromkeys(b.tensor.storage for b in bindings if b.tensor.storage.role == "weight")
+        added_to = {b.tensor.storage for b in bindings if b.access == "read_write"}
         found: Buffers = {}
         for place, tensor in enumerate(tensors):
-            key = (place, tensor.dtype)
+            key = (place, tensor.dtype, tensor in added_to)
             if key not in self._inputs or self._inputs[key].size < tensor.size_bytes:
                 self._inputs[key] = allocate(self._device, tensor.size_bytes, tensor.name)
                 upload(self._device, self._inputs[key], tensor, normal(f"{place}", tensor.shape))

@@ -35,7 +35,7 @@ def test_statistics(
     tx = replace(tensor_in("x", x), padding=padding)
     means, variances = tensor_out("mean", shape[0], num_groups), tensor_out("variance", shape[0], num_groups)
     calls = group_norm_statistics(tx, means, variances, max_binding_bytes=max_binding_bytes)
-    assert (len(calls) > 4) is in_strips
+    assert (len(calls) > 2) is in_strips
     actual = run_calls(any_device, calls, {tx: x}, means, variances)
     channels = x[..., : shape[-1] - padding]
     expected = reference.group_norm_statistics(channels, num_groups=num_groups)

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runner import matrix_tile, relative_error, rounded, run_calls, skip_without, tensor_in, tensor_out
+from kernel_runner import (
+    matrix_tile,
+    own_units,
+    relative_error,
+    rounded,
+    run_calls,
+    skip_without,
+    tensor_in,
+    tensor_out,
+)
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -141,6 +150,20 @@ def test_matrix_units(any_device: Device, a_shape: tuple[int, ...], num_columns:
     tile, names = matrix_tile(any_device), ("bias", "image_bias", "residual")
     options = {"num_splits": num_splits, "num_images": a_shape[0]}
     assert _matmul_error(any_device, a_shape, num_columns, "f16", tile, names, **options) < BOUNDS["f16"]
+
+
+def test_matrices_that_are_not_square(device: Device) -> None:
+    # Of Intel's kind: where they are square, rows, columns and depth could be taken for each other.
+    if own_units(device):
+        pytest.skip("it has units of its own, which emulated ones stand for")
+    tile = MatrixTile(4, 32, 16, 1, 1, MatrixUnits(2, 16, 8, 8, emulated=True))
+    names = ("bias", "image_bias", "residual")
+    assert _matmul_error(device, (2, 9, 40), 40, "f16", tile, names, num_images=2) < BOUNDS["f16"]
+    q, k = np.random.default_rng(5).standard_normal((2, 1, 9, 24))
+    tq, tk, out = tensor_in("q", q, "f16"), tensor_in("k", k, "f16"), tensor_out("out", 1, 1, 9, 12, dtype="f16")
+    calls = attention_scores(tq, tk, out, num_heads=1, scale=1.0, tile=tile)
+    (scores,) = run_calls(device, calls, {tq: q, tk: k}, out)
+    assert relative_error(scores[0, 0, :, :9], rounded(q[0], "f16") @ rounded(k[0], "f16").T) < BOUNDS["f16"]
 
 
 def test_great_depth_on_matrix_units(any_device: Device) -> None:

@@ -122,6 +122,17 @@ def test_matrix_units(request: pytest.FixtureRequest, device_name: str, tile: Ma
     check(request.getfixturevalue(device_name), tile, head_dim, "f16")
 
 
+@pytest.mark.parametrize("head_dim", [*HEAD_DIMS, 16, 48, 72, 104, 128, 136])
+def test_the_devices_own_matrix_units(any_device: Device, head_dim: int) -> None:
+    """Head dims that would compile too slowly on emulated ones."""
+    units = any_device.capabilities.matrix_units
+    if units is None:
+        pytest.skip("this device has no matrix units")
+    tile = choose_matrix_flash_tile(head_dim, units, any_device.capabilities)
+    assert tile is not None
+    check(any_device, tile, head_dim, "f16")
+
+
 def check(device: Device, tile: FlashTile | MatrixFlashTile, head_dim: int, dtype: DType) -> None:
     """Asserts that it is as exact as it may be, and nearly as exact as the unfused kernels, on all sizes."""
     tile = own_tile(device, tile, head_dim)

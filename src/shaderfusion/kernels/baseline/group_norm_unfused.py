@@ -15,6 +15,8 @@ from shaderfusion.tensor import TensorSpec
 __all__ = ["group_norm_unfused", "normalize"]
 
 _WORKGROUP_SIZE = 128
+_PIXELS = 4
+"""That an invocation normalizes: what it knows of its channels serves all of them."""
 
 
 def group_norm_unfused(
@@ -55,7 +57,8 @@ def normalize(
 
     out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias)
     """
-    C = x.shape[-1]
+    B, C = x.shape[0], x.shape[-1]
+    pixels = x.size // (B * C)
     num_groups = norm.means.shape[-1]
     require_group_norm_shapes(x, norm.weight, norm.bias, out, num_groups=num_groups)
     chunk = 4 if C % 4 == 0 else 1
@@ -68,17 +71,22 @@ def normalize(
         entry_point="group_norm_unfused",
         dtype=x.dtype,
         bindings=read(x, norm.means, norm.variances, norm.weight, norm.bias) + write(normalized),
-        constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "VEC4": chunk == 4, "ACTIVATION": folded or "none"},
+        constants={
+            "WORKGROUP_SIZE": _WORKGROUP_SIZE,
+            "PIXELS": _PIXELS,
+            "VEC4": chunk == 4,
+            "ACTIVATION": folded or "none",
+        },
         params={
-            "batch": x.shape[0],
-            "pixels": x.size // (x.shape[0] * C),
+            "batch": B,
+            "pixels": pixels,
             "channels": C,
             "first_image": norm.first_image,
             "num_groups": num_groups,
             "group_channels": x.channels // num_groups,
             "eps": float(norm.eps),
         },
-        workgroups=spread_workgroups(ceil_div(x.size // chunk, _WORKGROUP_SIZE)),
+        workgroups=spread_workgroups(ceil_div(B * ceil_div(pixels, _PIXELS) * C // chunk, _WORKGROUP_SIZE)),
     )
     if normalized is out:
         return (call,)

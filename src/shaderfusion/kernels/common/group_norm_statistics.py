@@ -1,6 +1,5 @@
 """Mean and variance of each group of channels, for kernels that normalize by statistics they are given."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from shaderfusion.errors import ShapeError
@@ -12,8 +11,10 @@ from shaderfusion.tensor import TensorSpec
 __all__ = ["FoldedGroupNorm", "group_norm_statistics", "merge_statistics", "require_group_norm_shapes"]
 
 _WORKGROUP_SIZE = 128
-_SUM_INVOCATIONS = 65536
-"""How many partial sums keep a large GPU busy; more of them only make the tensors between larger."""
+_LOADS = 8
+_JOIN_LANES = 256
+_SLICE_INVOCATIONS = 65536
+"""How many invocations keep a large GPU busy; more of them only make the tensors between larger."""
 _MIN_SLICE_PIXELS = 8
 
 
@@ -58,8 +59,8 @@ def group_norm_statistics(
 ) -> tuple[KernelCall, ...]:
     """Mean and variance of each group, x's padding channels left out; x: (B, ..., C), means, variances: (B, G) f32.
 
-    Dispatches: partial sums, mean, partial sums of squares about the mean, variance. Where x is larger than
-    max_binding_bytes, each of its strips has a dispatch of partial sums.
+    Dispatches: the statistics of each channel in slices of the image, and those of a group's slices joined (Chan, Golub
+    and LeVeque 1979). Where x is larger than max_binding_bytes, each of its strips has the first one.
     """
     B, C = x.shape[0], x.shape[-1]
     num_groups = _require_statistics(x, means, variances, range(B))
@@ -67,59 +68,53 @@ def group_norm_statistics(
     slice_pixels = _slice_pixels(x, max_binding_bytes, len(strips))
     strip_slices = [ceil_div(_num_pixels(strip.tensors[0]), slice_pixels) for strip in strips]
     slices = sum(count for strip, count in zip(strips, strip_slices, strict=True) if strip.first_image == 0)
-    sums = TensorSpec(f"{means.name}.sums", (B, slices, C), "f32")
-    squares = TensorSpec(f"{variances.name}.squares", sums.shape, "f32")
+    slice_means = TensorSpec(f"{means.name}.slices", (B, slices, C), "f32")
+    slice_squares = TensorSpec(f"{variances.name}.slices", slice_means.shape, "f32")
+    common = {"channels": C, "slices": slices, "slice_pixels": slice_pixels}
 
-    def step(entry_point: str, kind: str, bindings: tuple[Binding, ...], workgroups: int, **params: int) -> KernelCall:
-        return KernelCall(
-            source="common/group_norm_statistics.wgsl",
-            entry_point=entry_point,
-            dtype=x.dtype,
-            bindings=bindings,
-            constants={
-                "WORKGROUP_SIZE": _WORKGROUP_SIZE,
-                "ROW_LANES": _WORKGROUP_SIZE,
-                "VEC4": C % 4 == 0,
-                "PASS": kind,
-            },
-            params={
-                "channels": C,
-                "num_groups": num_groups,
-                "group_channels": x.channels // num_groups,
-                "slices": slices,
-                **params,
-            },
-            workgroups=spread_workgroups(workgroups),
-        )
-
-    def partial_sums(entry_point: str, more: tuple[TensorSpec, ...], out: TensorSpec) -> Iterator[KernelCall]:
-        first_slice = 0
-        for strip, count in zip(strips, strip_slices, strict=True):
-            (part,) = strip.tensors
-            yield step(
-                entry_point,
-                "slices",
-                read(part, *more) + write(out),
-                ceil_div(part.shape[0] * count * C // (4 if C % 4 == 0 else 1), _WORKGROUP_SIZE),
-                strip_batch=part.shape[0],
-                strip_pixels=_num_pixels(part),
-                strip_slices=count,
-                slice_pixels=slice_pixels,
-                first_image=strip.first_image,
-                first_slice=first_slice,
+    calls: list[KernelCall] = []
+    first_slice = 0
+    for strip, count in zip(strips, strip_slices, strict=True):
+        (part,) = strip.tensors
+        calls.append(
+            KernelCall(
+                source="common/group_norm_statistics.wgsl",
+                entry_point="slice_statistics",
+                dtype=x.dtype,
+                bindings=read(part) + write(slice_means, slice_squares),
+                constants={"WORKGROUP_SIZE": _WORKGROUP_SIZE, "VEC4": C % 4 == 0, "PASS": "slices", "LOADS": _LOADS},
+                params={
+                    **common,
+                    "strip_batch": part.shape[0],
+                    "strip_pixels": _num_pixels(part),
+                    "strip_slices": count,
+                    "first_image": strip.first_image,
+                    "first_slice": first_slice,
+                },
+                workgroups=spread_workgroups(
+                    ceil_div(part.shape[0] * count * C // (4 if C % 4 == 0 else 1), _WORKGROUP_SIZE)
+                ),
             )
-            first_slice = (first_slice + count) % slices
-
-    def average(entry_point: str, partials: TensorSpec, out: TensorSpec) -> KernelCall:
-        pixels = _num_pixels(x)
-        return step(entry_point, "average", read(partials) + write(out), B * num_groups, batch=B, image_pixels=pixels)
-
-    return (
-        *partial_sums("sum_channels", (), sums),
-        average("mean", sums, means),
-        *partial_sums("sum_squares", (means,), squares),
-        average("variance", squares, variances),
+        )
+        first_slice = (first_slice + count) % slices
+    join = KernelCall(
+        source="common/group_norm_statistics.wgsl",
+        entry_point="join_slices",
+        dtype=x.dtype,
+        bindings=read(slice_means, slice_squares) + write(means, variances),
+        constants={"WORKGROUP_SIZE": _JOIN_LANES, "ROW_LANES": _JOIN_LANES, "PASS": "join"},
+        params={
+            **common,
+            "batch": B,
+            "num_groups": num_groups,
+            "group_channels": x.channels // num_groups,
+            "image_pixels": _num_pixels(x),
+            "strip_pixels": _num_pixels(strips[0].tensors[0]),
+            "strip_slices": strip_slices[0],
+        },
+        workgroups=spread_workgroups(B * num_groups),
     )
+    return (*calls, join)
 
 
 def merge_statistics(
@@ -155,7 +150,7 @@ def _num_pixels(x: TensorSpec) -> int:
 def _slice_pixels(x: TensorSpec, max_binding_bytes: int | None, num_strips: int) -> int:
     """Pixels of each slice of an image, but the last of a strip: a partial sum is over one slice."""
     B, C, pixels = x.shape[0], x.shape[-1], _num_pixels(x)
-    slices = min(ceil_div(_SUM_INVOCATIONS * (4 if C % 4 == 0 else 1), B * C), ceil_div(pixels, _MIN_SLICE_PIXELS))
+    slices = min(ceil_div(_SLICE_INVOCATIONS * (4 if C % 4 == 0 else 1), B * C), ceil_div(pixels, _MIN_SLICE_PIXELS))
     if max_binding_bytes is not None:  # that the partial sums fit into, with one slice more for each strip
         slices = max(1, min(slices, max_binding_bytes // (4 * B * C) - num_strips))
     return ceil_div(pixels, slices)

@@ -1,96 +1,95 @@
 // mean_g and var_g = mean of (x - mean_g)^2 over the P pixels and C/G channels of each group g of an image (Wu and He,
-// arXiv 1803.08494). The image's pixels are cut into S slices. sum_channels, sum_squares: an invocation adds one chunk of
-// channels over one slice, so that neighbours read neighbouring memory; x holds all images, or a strip of one. mean,
-// variance: a workgroup adds one group's S C/G partial sums. In all, x is read twice. Channels after the last group's
-// are padding and count in none.
+// arXiv 1803.08494), from one reading of x. The image's pixels are cut into S slices. slice_statistics: an invocation
+// finds mean_i and the sum of squares Q_i about it of one chunk of channels over one slice, LOADS pixels at once, so that
+// neighbours read neighbouring memory; x holds all images, or a strip of one. join_slices: a workgroup joins those of one group, of n_i
+// values each (Chan, Golub and LeVeque 1979):
+//   mean = sum of n_i mean_i / n, var = sum of (Q_i + n_i (mean_i - mean)^2) / n
+// Channels after the last group's are padding and count in none.
 #import fragments/indexing
 
 #ifdef PASS_SLICES
-#import fragments/groups
+#import fragments/chunk
 
-@group(0) @binding(1) var<storage, read> x: array<Chunk>; // (strip_batch, strip_pixels, C)
+@group(0) @binding(1) var<storage, read> x: array<Chunk>;                      // (strip_batch, strip_pixels, C)
+@group(0) @binding(2) var<storage, read_write> slice_means: array<ChunkF32>;   // (B, S, C)
+@group(0) @binding(3) var<storage, read_write> slice_squares: array<ChunkF32>; // (B, S, C)
 
-// sum_channels
-@group(0) @binding(2) var<storage, read_write> sums_out: array<ChunkF32>; // (B, S, C)
-
-// sum_squares
-@group(0) @binding(2) var<storage, read> means: array<f32>;                  // (B, G)
-@group(0) @binding(3) var<storage, read_write> squares_out: array<ChunkF32>; // (B, S, C)
-
-struct Slice { image: u32, c: u32, start: u32, end: u32, place: u32 } // chunk c of pixels start to end, all in x
-
-// What invocation i of (strip_batch, strip_slices, C / CHUNK) adds, and the place of the sum in (B, S, C / CHUNK).
-fn slice_of(i: u32) -> Slice {
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn slice_statistics(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+                    @builtin(local_invocation_index) lane: u32) {
     let chunks = params.channels / CHUNK;
-    let b = i / (params.strip_slices * chunks);
+    let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane; // of (strip_batch, strip_slices, C / CHUNK)
+    if (i >= params.strip_batch * params.strip_slices * chunks) { return; }
+    let c = i % chunks;
     let slice = i / chunks % params.strip_slices;
+    let b = i / (chunks * params.strip_slices);
     let start = slice * params.slice_pixels;
-    let end = min(start + params.slice_pixels, params.strip_pixels);
-    let image = params.first_image + b;
-    let place = (image * params.slices + params.first_slice + slice) * chunks + i % chunks;
-    return Slice(image, i % chunks, b * params.strip_pixels + start, b * params.strip_pixels + end, place);
-}
+    let count = min(params.slice_pixels, params.strip_pixels - start);
+    let first = (b * params.strip_pixels + start) * chunks + c;
 
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn sum_channels(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
-                @builtin(local_invocation_index) lane: u32) {
-    let chunks = params.channels / CHUNK;
-    let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane;
-    if (i >= params.strip_batch * params.strip_slices * chunks) { return; }
-    let slice = slice_of(i);
-    var sums = ChunkF32();
-    for (var p = slice.start; p < slice.end; p++) { sums += ChunkF32(x[p * chunks + slice.c]); }
-    sums_out[slice.place] = sums;
-}
-
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn sum_squares(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
-               @builtin(local_invocation_index) lane: u32) {
-    let chunks = params.channels / CHUNK;
-    let i = flat_workgroup(group, grid) * WORKGROUP_SIZE + lane;
-    if (i >= params.strip_batch * params.strip_slices * chunks) { return; }
-    let slice = slice_of(i);
-    let mean = mean_of(groups_of(slice.image, slice.c));
+    // Differences from the first pixel: squares of values far from zero would round away what tells them apart.
+    let origin = ChunkF32(x[first]);
+    var sum = ChunkF32();
     var squares = ChunkF32();
-    for (var p = slice.start; p < slice.end; p++) {
-        let centered = ChunkF32(x[p * chunks + slice.c]) - mean;
-        squares += centered * centered;
+    for (var p = 0u; p < count; p += LOADS) {
+        var d: array<ChunkF32, LOADS>;
+#unroll
+        for (var j = 0u; j < LOADS; j++) {
+            d[j] = ChunkF32(x[first + min(p + j, count - 1) * chunks]) - origin;
+        }
+#unroll
+        for (var j = 0u; j < LOADS; j++) {
+            let counted = select(ChunkF32(), d[j], p + j < count);
+            sum += counted;
+            squares += counted * counted;
+        }
     }
-    squares_out[slice.place] = squares;
+    let mean = sum / f32(count);
+    let place = ((params.first_image + b) * params.slices + params.first_slice + slice) * chunks + c;
+    slice_means[place] = origin + mean;
+    slice_squares[place] = max(squares - mean * sum, ChunkF32());
 }
 #endif
 
-#ifdef PASS_AVERAGE
+#ifdef PASS_JOIN
 #import fragments/reduce
 
-@group(0) @binding(1) var<storage, read> partials: array<f32>;          // (B, S, C)
-@group(0) @binding(2) var<storage, read_write> average_out: array<f32>; // (B, G)
+@group(0) @binding(1) var<storage, read> slice_means: array<f32>;    // (B, S, C)
+@group(0) @binding(2) var<storage, read> slice_squares: array<f32>;  // (B, S, C)
+@group(0) @binding(3) var<storage, read_write> means: array<f32>;     // (B, G)
+@group(0) @binding(4) var<storage, read_write> variances: array<f32>; // (B, G)
 
-// The sum over a group's partial sums, divided by how many values of x they stand for.
-fn average(bg: u32, lane: u32) -> f32 {
+// Pixels of a slice of an image, whose strips are all as large but for the last.
+fn pixels_of(slice: u32) -> u32 {
+    let strip = slice / params.strip_slices;
+    let start = slice % params.strip_slices * params.slice_pixels;
+    return min(params.slice_pixels, min(params.strip_pixels, params.image_pixels - strip * params.strip_pixels) - start);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn join_slices(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
+               @builtin(local_invocation_index) lane: u32) {
+    let bg = min(flat_workgroup(group, grid), params.batch * params.num_groups - 1);
     let channels = params.group_channels;
     let first = bg / params.num_groups * params.slices * params.channels + bg % params.num_groups * channels;
+    let count = f32(params.image_pixels) * f32(channels);
+
     var sum = 0.0;
     for (var i = lane; i < params.slices * channels; i += WORKGROUP_SIZE) {
-        sum += partials[first + i / channels * params.channels + i % channels];
+        sum += f32(pixels_of(i / channels)) * slice_means[first + i / channels * params.channels + i % channels];
     }
-    return row_sum(sum, lane) / (f32(params.image_pixels) * f32(channels));
-}
-
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn mean(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-    let bg = min(flat_workgroup(group, grid), params.batch * params.num_groups - 1);
-    let value = average(bg, lane);
-    if (lane == 0) { average_out[bg] = value; }
-}
-
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn variance(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u,
-            @builtin(local_invocation_index) lane: u32) {
-    let bg = min(flat_workgroup(group, grid), params.batch * params.num_groups - 1);
-    let value = average(bg, lane);
-    if (lane == 0) { average_out[bg] = value; }
+    let mean = row_sum(sum, lane) / count;
+    var squares = 0.0;
+    for (var i = lane; i < params.slices * channels; i += WORKGROUP_SIZE) {
+        let place = first + i / channels * params.channels + i % channels;
+        let d = slice_means[place] - mean;
+        squares += slice_squares[place] + f32(pixels_of(i / channels)) * d * d;
+    }
+    let variance = row_sum(squares, lane) / count;
+    if (lane == 0) {
+        means[bg] = mean;
+        variances[bg] = variance;
+    }
 }
 #endif
 
