@@ -200,15 +200,27 @@ def test_json_of_another_kind_is_a_demand(value: object) -> None:
     assert set(recipe.demands) == {"steps"}
 
 
-def test_eta_of_ddim_and_the_order_of_unipc() -> None:
+def test_eta_of_ddim() -> None:
     eta = {"scheduler": "ddim", "eta": 0.5, "lora": [], "embedding": []}
     text = make_texts({**SETTINGS, **eta})["parameters"]
     assert ", Eta DDIM: 0.5, " in text
     for written in (text, text.replace("shaderfusion", "v")):
         assert read_recipes("a.png", {"parameters": written})[0].options["eta"] == 0.5
-    (recipe,) = read_recipes("a.png", {"parameters": "x\nSteps: 20, Sampler: UniPC, Seed: 5, Size: 8x8"})
-    assert recipe.options["scheduler"] == "unipc"
-    assert set(recipe.demands) == {"UniPC order"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "demands"),
+    [
+        ("UniPC", "unipc", {"Sampler": "UniPC, there of order 3 with bh1, where models mostly have 2 with bh2"}),
+        ("DPM2 a Karras", "dpm2_a_karras", {"Sampler": "DPM2 a Karras, there without the last noise level but one"}),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde_linspace", {"Sampler": "DPM++ 2M SDE, there with the noise of a Brownian path"}),
+        ("DPM++ 2M", "dpmpp_2m_linspace", {}),
+    ],
+)
+def test_samplers_that_are_not_as_there(sampler: str, scheduler: str, demands: dict[str, str]) -> None:
+    (recipe,) = read_recipes("a.png", {"parameters": f"x\nSteps: 20, Sampler: {sampler}, Seed: 5, Size: 8x8"})
+    assert recipe.options["scheduler"] == scheduler
+    assert recipe.demands == demands
 
 
 def test_samplers_of_all_schedulers() -> None:

@@ -14,7 +14,7 @@ from shaderfusion.files import parse_json
 from shaderfusion.metadata.image_files import OWN, PARAMETERS
 from shaderfusion.metadata.infotext import read_infotext
 from shaderfusion.metadata.resources import find_resources
-from shaderfusion.metadata.samplers import find_sampler, find_web_uis, says_schedule
+from shaderfusion.metadata.samplers import find_sampler, find_web_uis, not_as_there, says_schedule
 from shaderfusion.metadata.second_pass import UPSCALER, read_second_pass, read_strength
 
 __all__ = ["COMFY_UI", "Recipe", "is_read", "read_recipes"]
@@ -222,10 +222,8 @@ def _read_parameters(name: str, text: str) -> Recipe:
         recipe.options["seeds"] = "each"
     if fields and recipe.is_web_uis:
         recipe.options.setdefault("emphasis", "original")
-        if recipe.options.get("scheduler") == "unipc":
-            recipe.demands.setdefault(
-                "UniPC order", "3 with bh1, the web UIs' own, where models mostly have 2 with bh2"
-            )
+        if "scheduler" in recipe.options and (how := not_as_there(recipe.options["scheduler"])):
+            recipe.demands["Sampler"] = f"{fields['Sampler']}, there {how}"
     if networks:
         recipe.demands["Lora"] = ", ".join(networks)
     return recipe

@@ -7,7 +7,16 @@ from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler
 
-__all__ = ["AUTOMATIC", "HAVE_OWN", "find_sampler", "find_web_uis", "says_schedule", "schedule_type", "web_ui_name"]
+__all__ = [
+    "AUTOMATIC",
+    "HAVE_OWN",
+    "find_sampler",
+    "find_web_uis",
+    "not_as_there",
+    "says_schedule",
+    "schedule_type",
+    "web_ui_name",
+]
 
 AUTOMATIC: Mapping[str, str] = {
     "dpmpp_2m": "karras",
@@ -23,6 +32,14 @@ AUTOMATIC: Mapping[str, str] = {
 """The spacings that web UIs take where the scheduler is Automatic; of other rules, the model's own."""
 HAVE_OWN = ("ddim", "pndm", "unipc")
 """Rules of web UIs that no scheduler changes."""
+
+_NOT_AS_THERE: Mapping[str, str] = {
+    "dpm2": "without the last noise level but one",
+    "dpm2_a": "without the last noise level but one",
+    "dpmpp_2m_sde": "with the noise of a Brownian path",
+    "unipc": "of order 3 with bh1, where models mostly have 2 with bh2",
+}
+"""How web UIs run the rules that make other pictures here."""
 
 _SCHEDULE_TYPES: Mapping[str, str] = {
     "ays": "Align Your Steps",
@@ -67,6 +84,11 @@ def find_web_uis(name: str, schedule: str | None) -> tuple[str | None, str | Non
     if choice.spacing is None and choice.rule in AUTOMATIC:
         choice = choice._replace(spacing="linspace" if schedule is None else AUTOMATIC[choice.rule])
     return str(choice), left
+
+
+def not_as_there(scheduler: str) -> str | None:
+    """What web UIs do with that scheduler of ours and is not done here."""
+    return _NOT_AS_THERE.get(find_scheduler(scheduler).rule)
 
 
 def says_schedule(scheduler: str, schedule: str) -> bool:
