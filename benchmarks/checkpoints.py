@@ -28,7 +28,7 @@ from benchmarks.startup import NUM_RUNS, as_installed, save_file_of
 from shaderfusion.bench.measure import environment
 from shaderfusion.bench.values import normal
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES
+from shaderfusion.families.run_size import MEMORIES
 from shaderfusion.gpu.device import open_device
 from shaderfusion.info import describe
 from shaderfusion.kernels.select import Kernels

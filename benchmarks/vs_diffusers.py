@@ -43,7 +43,7 @@ from shaderfusion.bench.subject import RANDOM_MODELS, Subject, open_subject
 from shaderfusion.bench.values import normal
 from shaderfusion.config import NUM_TIME_IDS
 from shaderfusion.engine import Engine
-from shaderfusion.families.family import Memory
+from shaderfusion.families.run_size import Memory
 from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.models.clip import TOKEN_TABLE

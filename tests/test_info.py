@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES
+from shaderfusion.families.run_size import MEMORIES
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.info import describe

@@ -11,7 +11,8 @@ from golden.models import FOLDER, Run, golden, model_folder
 
 from shaderfusion.errors import DeviceError, GpuMemoryError, InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES, UPDATE, Memory
+from shaderfusion.families.family import UPDATE
+from shaderfusion.families.run_size import MEMORIES, Memory
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.program import Program
 from shaderfusion.info import MemoryInfo, measure_memory

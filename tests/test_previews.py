@@ -15,7 +15,7 @@ from shaderfusion.denoising import Step
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES
+from shaderfusion.families.run_size import MEMORIES
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.tiny_autoencoder import tiny_decoder_graph

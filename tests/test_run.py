@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import PrecisionWarning
 from shaderfusion.errors import DeviceError, GpuMemoryError, InputError, NotFiniteError
-from shaderfusion.families.family import Memory
+from shaderfusion.families.run_size import Memory
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.turn import Turn

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, RunSize
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.schedulers import Update
 

@@ -15,16 +15,8 @@ import numpy as np
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
-from shaderfusion.families.family import (
-    CARRIED,
-    UPDATE,
-    Conditioning,
-    Family,
-    Memory,
-    RunSize,
-    read_after,
-    usual_memory,
-)
+from shaderfusion.families.family import CARRIED, UPDATE, Conditioning, Family, read_after
+from shaderfusion.families.run_size import Memory, RunSize, usual_memory
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
 from shaderfusion.gpu.pipelines import Pipeline

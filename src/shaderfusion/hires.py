@@ -10,7 +10,8 @@ from PIL import Image
 
 from shaderfusion.arguments import LARGEST_SCALE, require_strength
 from shaderfusion.errors import InputError
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.images import AnyPicture, read_source
 from shaderfusion.progress import Stage
 from shaderfusion.prompts.scheduled import ScheduledPrompts

@@ -12,7 +12,8 @@ from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig, VaeCo
 from shaderfusion.config_rules import Config
 from shaderfusion.errors import DeviceLimitError, ModelError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize, read_after
+from shaderfusion.families.family import Family, read_after
+from shaderfusion.families.run_size import MEMORIES, Memory, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.memory_plan import largest_of_each, plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU, Capabilities

@@ -10,7 +10,8 @@ import shaderfusion
 from shaderfusion.errors import InputError
 
 if TYPE_CHECKING:
-    from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.families.family import Family
+    from shaderfusion.families.run_size import RunSize
     from shaderfusion.gpu.device import Device
     from shaderfusion.hires import SecondPass
     from shaderfusion.pipeline import StableDiffusionPipeline

@@ -16,7 +16,8 @@ from shaderfusion.callbacks import TENSOR_INPUTS, StepCallback, make_change
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import MEMORIES, Family, Memory, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import MEMORIES, Memory, RunSize
 from shaderfusion.files import shown
 from shaderfusion.gpu.backend import runtimes
 from shaderfusion.gpu.device import Device, open_device

@@ -12,7 +12,8 @@ import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT, require_guidance_scale, require_strength
 from shaderfusion.errors import InputError
-from shaderfusion.families.family import Conditioning, Family, RunSize
+from shaderfusion.families.family import Conditioning, Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.files import shown
 from shaderfusion.images import AnyPicture, Source, read_source
 from shaderfusion.prompts.combined import combine

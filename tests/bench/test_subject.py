@@ -10,7 +10,7 @@ from shaderfusion.bench.runs import make_image, run_iteration
 from shaderfusion.bench.subject import RandomCheckpoint, RandomFolder, default_model, open_subject
 from shaderfusion.bench.values import normal
 from shaderfusion.errors import InputError, ModelError
-from shaderfusion.families.family import RunSize
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.gpu.device import Device
 

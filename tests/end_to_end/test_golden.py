@@ -11,7 +11,7 @@ from kernel_runner import own_capabilities, relative_error
 
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.families import open_model
-from shaderfusion.families.family import RunSize
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.gpu.device import Device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels import select

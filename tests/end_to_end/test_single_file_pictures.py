@@ -13,7 +13,7 @@ from weights.ldm_files import write_weights
 from weights.safetensors_file import to_bytes
 
 from shaderfusion.denoising import DenoisingState, Step
-from shaderfusion.families.family import RunSize
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.gpu.device import Device
 from shaderfusion.kernels.common.prepare_weight import StoredDType
 from shaderfusion.pipeline import StableDiffusionPipeline

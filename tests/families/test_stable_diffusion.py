@@ -13,7 +13,8 @@ import pytest
 from shaderfusion.bench.subject import SD14_FOLDER
 from shaderfusion.errors import DeviceLimitError, InputError, ModelError
 from shaderfusion.families import find_model, open_model
-from shaderfusion.families.family import BESIDE_LATENTS, usual_memory
+from shaderfusion.families.family import BESIDE_LATENTS
+from shaderfusion.families.run_size import usual_memory
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion
 from shaderfusion.graph.memory_plan import plan_memory
 from shaderfusion.kernels.capabilities import DESKTOP_GPU

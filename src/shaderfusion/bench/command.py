@@ -17,7 +17,7 @@ from shaderfusion.gpu.device import open_device
 from shaderfusion.output import Table, require_writable, say, show, write_whole
 
 if TYPE_CHECKING:
-    from shaderfusion.families.family import Memory
+    from shaderfusion.families.run_size import Memory
     from shaderfusion.tensor import DType
 
 __all__ = ["BENCHMARKS", "Benchmark", "run_benchmark"]

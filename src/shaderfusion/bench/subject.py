@@ -11,7 +11,8 @@ import numpy as np
 from shaderfusion.bench.values import normal
 from shaderfusion.engine import Engine
 from shaderfusion.families import family_of, open_model
-from shaderfusion.families.family import Family, Memory, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import Memory, RunSize
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.optimizations import Optimizations

@@ -40,7 +40,8 @@ from shaderfusion.progress import DENOISE, JobProgress, Stage
 
 if TYPE_CHECKING:
     from shaderfusion.batch.interrupts import Interrupts
-    from shaderfusion.families.family import Family, RunSize
+    from shaderfusion.families.family import Family
+    from shaderfusion.families.run_size import RunSize
     from shaderfusion.pipeline import StableDiffusionPipeline
     from shaderfusion.request import Request
 

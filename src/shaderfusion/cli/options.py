@@ -146,7 +146,7 @@ def rngs() -> Iterable[str]:
 
 
 def _memories() -> Iterable[str]:
-    from shaderfusion.families.family import MEMORIES
+    from shaderfusion.families.run_size import MEMORIES
 
     return MEMORIES
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Self, get_args
+from typing import ClassVar, Self
 
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
 from shaderfusion.config import ClipTextConfig, Config, SchedulerConfig
 from shaderfusion.errors import DeviceLimitError, InputError
+from shaderfusion.families.run_size import Defaults, Memory, RunSize
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.capabilities import Capabilities
@@ -29,28 +30,14 @@ from shaderfusion.weights.model_files import ModelFiles, ModelFolder
 __all__ = [
     "BESIDE_LATENTS",
     "CARRIED",
-    "MEMORIES",
     "TEXT_WEIGHTS",
     "UPDATE",
     "Conditioning",
-    "Defaults",
     "Family",
-    "Memory",
     "Network",
     "RunNetwork",
-    "RunSize",
     "read_after",
-    "usual_memory",
 ]
-
-Memory = Literal["normal", "low", "high"]
-"""normal keeps all networks on the device; in low they take turns, and the denoiser takes its rows one by one; in high
-the transformed filters of the denoiser's Winograd convolutions stay there as well, for speed."""
-
-MEMORIES: tuple[Memory, ...] = get_args(Memory)
-
-_PLENTY_BYTES = 20 << 30
-"""A device with so much memory of its own holds SDXL and its transformed filters, and leaves others as much again."""
 
 UPDATE = "update"
 """In low memory the graph of guidance and the scheduler's update, which come after all rows of the denoiser."""
@@ -77,49 +64,6 @@ _MAX_BINDINGS = 4
 """A tensor may need so many bindings of the largest size: with more a graph would have many thousand calls."""
 
 
-class Defaults(NamedTuple):
-    """What a call that says nothing else means, as in diffusers' pipeline for such a model."""
-
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-
-    @property
-    def command_line_steps(self) -> int:
-        """Fewer, where today's samplers need no more."""
-        return min(self.num_inference_steps, 20)
-
-
-@dataclass(frozen=True)
-class RunSize:
-    """What of a run its graphs depend on."""
-
-    batch: int
-    height_px: int
-    width_px: int
-    guidance: bool
-    num_tokens: int
-    """Of a prompt's embedding."""
-    clip_skip: int = 0
-    """Layers of the text encoders whose states are not read, beyond those that the family never reads."""
-    weighted_texts: int = 0
-    """With guidance, texts for each picture whose weighted sum it goes towards; 0 is one text without a weight."""
-
-    @property
-    def rows(self) -> int:
-        """The denoiser's batch: with guidance the unconditional part, then one for each text."""
-        return self.batch * (1 + max(1, self.weighted_texts)) if self.guidance else self.batch
-
-    @property
-    def pixels(self) -> int:
-        """Of all pictures."""
-        return self.batch * self.height_px * self.width_px
-
-    @property
-    def one_row(self) -> RunSize:
-        """That of a single row of the denoiser."""
-        return replace(self, batch=1, guidance=False, weighted_texts=0)
-
-
 @dataclass(frozen=True)
 class Network:
     """One network of a family."""
@@ -129,11 +73,6 @@ class Network:
     record: Callable[[Kernels, RunSize], Graph]
     size_of: Callable[[RunSize], Hashable]
     """What of the size the graph depends on: sizes of which this is equal have one graph."""
-
-
-def usual_memory(capabilities: Capabilities) -> Memory:
-    """high where the driver says that the device has plenty, else normal."""
-    return "high" if (capabilities.memory_bytes or 0) >= _PLENTY_BYTES else "normal"
 
 
 def read_after(graph: Graph) -> list[str]:

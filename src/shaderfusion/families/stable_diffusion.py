@@ -18,16 +18,8 @@ from shaderfusion.families.autoencoder import (
     draw_latents,
     read_vae_config,
 )
-from shaderfusion.families.family import (
-    BESIDE_LATENTS,
-    Conditioning,
-    Defaults,
-    Family,
-    Memory,
-    Network,
-    RunNetwork,
-    RunSize,
-)
+from shaderfusion.families.family import BESIDE_LATENTS, Conditioning, Family, Network, RunNetwork
+from shaderfusion.families.run_size import Defaults, Memory, RunSize
 from shaderfusion.graph.graph import Graph
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.models.clip import TOKEN_TABLE, text_encoder_graph

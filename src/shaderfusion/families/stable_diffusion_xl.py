@@ -11,7 +11,8 @@ import numpy as np
 
 from shaderfusion.config import ClipTextConfig, Config
 from shaderfusion.errors import ModelError
-from shaderfusion.families.family import Conditioning, Defaults, Network, RunNetwork, RunSize
+from shaderfusion.families.family import Conditioning, Network, RunNetwork
+from shaderfusion.families.run_size import Defaults, RunSize
 from shaderfusion.families.stable_diffusion import ModelConfig, StableDiffusion, encode
 from shaderfusion.files import shown
 from shaderfusion.graph.graph import Graph

@@ -10,7 +10,8 @@ from typing import Any
 
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, Memory, RunSize, usual_memory
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import Memory, RunSize, usual_memory
 from shaderfusion.files import exists, is_folder
 from shaderfusion.gpu.device import Device, open_device
 from shaderfusion.info import measure_memory

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.hires import SecondPass, passes
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.making import (

@@ -20,7 +20,7 @@ from shaderfusion.tune.survey import Case, find_cases
 from shaderfusion.tuning_file import TunedOperation, default_path, read_tuning, write_tuning
 
 if TYPE_CHECKING:
-    from shaderfusion.families.family import Memory
+    from shaderfusion.families.run_size import Memory
     from shaderfusion.tensor import DType
 
 __all__ = ["run_tune"]

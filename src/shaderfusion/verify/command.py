@@ -12,7 +12,8 @@ from shaderfusion import __version__
 from shaderfusion.engine import Engine
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels

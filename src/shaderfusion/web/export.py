@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 from shaderfusion.bench.ablation import ROWS
 from shaderfusion.errors import InputError
 from shaderfusion.families import open_model
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.families.stable_diffusion import StableDiffusion
 from shaderfusion.kernels.capabilities import WEBGPU_DEFAULTS
 from shaderfusion.kernels.optimizations import ALL_OPTIMIZATIONS, Optimizations

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from shaderfusion import __version__
-from shaderfusion.families.family import Family, RunSize
+from shaderfusion.families.family import Family
+from shaderfusion.families.run_size import RunSize
 from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import COEFFICIENTS
 from shaderfusion.text.tokenizer import Tokenizer
