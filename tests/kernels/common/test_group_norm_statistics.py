@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_runner import relative_error, run_calls, tensor_in, tensor_out
+from kernel_runner import relative_error, rounded, run_calls, tensor_in, tensor_out
 
 from shaderfusion.errors import ShapeError
 from shaderfusion.gpu.device import Device
@@ -41,6 +41,15 @@ def test_statistics(
     expected = reference.group_norm_statistics(channels, num_groups=num_groups)
     for values, expected_values in zip(actual, expected, strict=True):
         assert relative_error(values, expected_values) < BOUND
+
+
+def test_values_far_from_zero(device: Device) -> None:
+    """The mean of their squares less the square of their mean would lose the variance."""
+    x = np.random.default_rng(7).standard_normal((2, 16, 16, 32)) + 1000
+    tx, means, variances = tensor_in("x", x), tensor_out("mean", 2, 8), tensor_out("variance", 2, 8)
+    _, actual = run_calls(device, group_norm_statistics(tx, means, variances), {tx: x}, means, variances)
+    _, expected = reference.group_norm_statistics(rounded(x, "f32"), num_groups=8)
+    assert relative_error(actual, expected) < 2e-5
 
 
 @pytest.mark.parametrize("parts", [(1, 1), (7, 130), (130, 7)], ids=str)

@@ -12,7 +12,9 @@ __all__ = ["FoldedGroupNorm", "group_norm_statistics", "merge_statistics", "requ
 
 _WORKGROUP_SIZE = 128
 _LOADS = 8
+"""Pixels that an invocation loads at once."""
 _JOIN_LANES = 256
+"""That join the slices of one group."""
 _SLICE_INVOCATIONS = 65536
 """How many invocations keep a large GPU busy; more of them only make the tensors between larger."""
 _MIN_SLICE_PIXELS = 8
@@ -151,7 +153,7 @@ def _slice_pixels(x: TensorSpec, max_binding_bytes: int | None, num_strips: int)
     """Pixels of each slice of an image, but the last of a strip: a partial sum is over one slice."""
     B, C, pixels = x.shape[0], x.shape[-1], _num_pixels(x)
     slices = min(ceil_div(_SLICE_INVOCATIONS * (4 if C % 4 == 0 else 1), B * C), ceil_div(pixels, _MIN_SLICE_PIXELS))
-    if max_binding_bytes is not None:  # that the partial sums fit into, with one slice more for each strip
+    if max_binding_bytes is not None:  # that the slices' statistics fit into, with one slice more for each strip
         slices = max(1, min(slices, max_binding_bytes // (4 * B * C) - num_strips))
     return ceil_div(pixels, slices)
 
