@@ -10,6 +10,7 @@ from golden.models import model_folder
 
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.cli import main
+from shaderfusion.families import run_size
 from shaderfusion.gpu.device import Device, list_devices
 from shaderfusion.kernels.tuning import Linear, Tuning
 from shaderfusion.tune import command
@@ -114,6 +115,18 @@ def test_the_file_is_used_unless_off(folder: Path, capsys: pytest.CaptureFixture
         subject = open_subject(MODEL, device=device, width=32, height=32, tuning=tuning)
         assert bool(subject.kernels().tuning.names) is is_tuned
         assert subject.as_dict()["tuning"] == (path if is_tuned else "off")
+
+
+@pytest.mark.usefixtures("fake_search", "fake_compare")
+@pytest.mark.parametrize("plenty", [False, True])
+def test_memory_is_what_generate_takes(plenty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_size, "_PLENTY_BYTES", 0 if plenty else 1 << 60)
+    assert main(TINY) == 0
+    convolutions = [
+        row.operation for row in read_tuning(default_path(INFO, DTYPE), INFO, DTYPE) if "Conv" in row.operation
+    ]
+    assert convolutions
+    assert all(("keeps_filters=True" in operation) is plenty for operation in convolutions)
 
 
 @pytest.mark.usefixtures("fake_search")

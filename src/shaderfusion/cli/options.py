@@ -86,9 +86,9 @@ def add_memory(
     parser.add_argument("--memory", choices=Names(_memories), metavar="NAME", help=meaning)
 
 
-def add_memory_at_once(parser: argparse.ArgumentParser) -> None:
-    meaning = "normal or high, as for `shaderfusion generate`; default: normal"
-    parser.add_argument("--memory", choices=("normal", "high"), default="normal", metavar="NAME", help=meaning)
+def add_memory_at_once(parser: argparse.ArgumentParser, default: str | None = "normal") -> None:
+    meaning = f"normal or high, as for `shaderfusion generate`; default: {default or 'what that takes on this device'}"
+    parser.add_argument("--memory", choices=("normal", "high"), default=default, metavar="NAME", help=meaning)
 
 
 def add_optimizations(parser: argparse.ArgumentParser) -> None:

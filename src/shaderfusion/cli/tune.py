@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     add_batch(tune)
     add_device(tune)
     add_dtype(tune, DTYPE_OF_DEVICE)
-    add_memory_at_once(tune)
+    add_memory_at_once(tune, default=None)
     meaning = "of the search; default: 40, on a CPU 120"
     tune.add_argument("--budget", type=whole_number(1, 60), metavar="SECONDS", help=meaning)
     meaning = "default: the user's cache folder, where the other commands find it"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shaderfusion.bench.runs import NUM_STEPS
 from shaderfusion.bench.subject import Subject, open_subject
 from shaderfusion.errors import InputError
+from shaderfusion.families.run_size import usual_memory
 from shaderfusion.files import exists
 from shaderfusion.gpu.device import open_device
 from shaderfusion.kernels.tuning import Tuning
@@ -39,7 +40,7 @@ def run_tune(
     width: int | None = None,
     height: int | None = None,
     batch: int = 1,
-    memory: Memory = "normal",
+    memory: Memory | None = None,
     budget_s: float | None = None,
     output: Path | None = None,
 ) -> None:
@@ -50,6 +51,7 @@ def run_tune(
     KeyboardInterrupt is raised in the end. Everything that can be refused is refused before the search.
     """
     opened = open_device(device, runtime=runtime)
+    memory = memory or usual_memory(opened.capabilities)  # of which the choices are names: others are not found
     subject = open_subject(model, device=opened, dtype=dtype, width=width, height=height, batch=batch, memory=memory)
     info, dtype = subject.device.info, subject.dtype
     path = _in_cache(default_path(info, dtype)) if output is None else output
