@@ -20,6 +20,7 @@ from shaderfusion.cli.options import (
 )
 from shaderfusion.errors import InputError
 from shaderfusion.output import say, show
+from shaderfusion.server.setup import Limits
 
 __all__ = ["add_parser"]
 
@@ -62,6 +63,7 @@ def add_parser(commands: Any) -> None:
     serve.add_argument("--allow-origin", type=text, action="append", default=[], metavar="ORIGIN", help=meaning)
     for name, (metavar, most, example, meaning) in _LIMITS.items():
         option = f"--{name.replace('_', '-')}"
+        meaning = f"{meaning}; default: {getattr(Limits, name)}"
         serve.add_argument(option, type=whole_number(1, example, most), metavar=metavar, help=meaning)
     add_device(serve)
     add_dtype(serve, DTYPE_OF_DEVICE)
@@ -82,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     from shaderfusion.server.safety import is_loopback
     from shaderfusion.server.service import Service
     from shaderfusion.server.settings import Fields
-    from shaderfusion.server.setup import Limits, Setup
+    from shaderfusion.server.setup import Setup
     from shaderfusion.web.folder import find_exports
 
     given = {name: value for name in _LIMITS if (value := getattr(args, name)) is not None}
