@@ -77,7 +77,7 @@ def add_dtype(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_memory(
-    parser: argparse.ArgumentParser, said: str = "high where the driver says that the device has plenty, else normal"
+    parser: argparse.ArgumentParser, said: str = "high where Dawn says that the device has 20 GiB or more, else normal"
 ) -> None:
     meaning = (
         "normal; low: networks take turns on the device, and pictures go through them one by one; high: weights of "
@@ -87,7 +87,9 @@ def add_memory(
 
 
 def add_memory_at_once(parser: argparse.ArgumentParser, default: str | None = "normal") -> None:
-    meaning = f"normal or high, as for `shaderfusion generate`; default: {default or 'what that takes on this device'}"
+    meaning = (
+        f"normal or high, as for `shaderfusion generate`; default: {default or 'what generate uses on this device'}"
+    )
     parser.add_argument("--memory", choices=("normal", "high"), default=default, metavar="NAME", help=meaning)
 
 
