@@ -74,6 +74,8 @@ def test_pictures_are_those_of_generate(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"out/{first}\n"
     assert pictures() == made
     assert all(path.stat().st_mtime_ns == old for path, old in before.items())
+    assert main(["batch", "jobs.csv", *SMALL, "--vary", "guidance=3,1"]) == 0
+    assert capsys.readouterr() == ("", "shaderfusion: no picture is missing: 4 of 4 are there\n")
 
 
 def test_adapters_that_prompts_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,8 +119,8 @@ def _run(args: argparse.Namespace) -> int:
             there = sum(task.path.exists() for task in tasks)
             say(f"interrupted; {there} of {len(tasks)} pictures are there, and the same command makes the others")
             return _INTERRUPTED
-    elif tasks:
-        say(f"no picture is missing: all {len(tasks)} are there")
+    elif tasks and not num_failed:
+        say(f"no picture is missing: {len(tasks)} of {len(tasks)} are there")
     if tasks:
         _write_contact_sheet(args, cells)
     return 1 if num_failed else 0
