@@ -33,7 +33,7 @@ def group_norm_unfused(
 ) -> tuple[KernelCall, ...]:
     """out = activation((x - mean_g) / sqrt(var_g + eps) * weight + bias); x, out: (B, ..., C), weight, bias: (C).
 
-    Groups are of the channels without x's padding, for which weight and bias hold zeros. Dispatches: the four of
+    Groups are of the channels without x's padding, for which weight and bias hold zeros. Dispatches: the two of
     group_norm_statistics, normalize and, if any, the activation, which `fold_activation` makes part of normalize, for
     groups that are too large for one workgroup; strip by strip where x is larger than max_binding_bytes.
     """
