@@ -84,6 +84,10 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("generate x --runtime best", "'best' (choose from"),
         ("bench kernels --runtime best", "'best' (choose from"),
         ("generate x --step 3", "unrecognized arguments: --step 3"),
+        (
+            "generate a red heart",
+            "unrecognized arguments: red heart; words that belong together, such as a prompt, go in quotes",
+        ),
         ("generate x --model=", "--model: '' must name a model"),
         ("info", "required: MODEL"),
         ("generate x --output none/a.png", "--output (=none/a.png) must be in a folder that exists; make none first"),

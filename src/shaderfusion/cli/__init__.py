@@ -58,6 +58,8 @@ class _Parser(argparse.ArgumentParser):
         show(message.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: ") and ": -" not in message:
+            message += "; words that belong together, such as a prompt, go in quotes"
         raise InputError(f"{message} (`{self.prog} --help` shows what there is)")
 
 
