@@ -93,7 +93,8 @@ class Engine(Networks):
         with self.device.turn:
             if self.memory != "low":
                 return self.model.condition(run, tokens)
-            rows = {(size.clip_skip, row.tobytes()): row for row in tokens}
+            keys = [(size.clip_skip, row.tobytes()) for row in tokens]
+            rows = dict(zip(keys, tokens, strict=True))
             missing = [key for key in rows if key not in self._prompts]
             made = self.model.condition(run, np.stack([rows[key] for key in missing])) if missing else {}
             known = {key: self._prompts.pop(key) for key in rows if key in self._prompts}
@@ -101,8 +102,7 @@ class Engine(Networks):
             self._prompts |= known  # the last ones come last
             for key in list(self._prompts)[:-_MAX_PROMPTS]:
                 del self._prompts[key]
-            found = [known[size.clip_skip, row.tobytes()] for row in tokens]
-            return {name: np.stack([row[name] for row in found]) for name in found[0]}
+            return {name: np.stack([known[key][name] for key in keys]) for name in known[keys[0]]}
 
     def encode(self, images: np.ndarray, size: RunSize) -> np.ndarray:
         """The moments (B, H, W, 2 C) of pictures (B, height, width, 3), in -1..1, for the family's `draw_latents`."""
@@ -131,12 +131,12 @@ class Engine(Networks):
     def _fit_projection(self) -> Projection:
         side, decoder = SAMPLE_CELLS * self.model.scale_factor, self.model.decoder
         size = self.model.run_size(width=side, height=side)
-        latents = sample_latents(self.model.latent_channels)
+        latents, key = sample_latents(self.model.latent_channels), self._key(decoder, size)
         with self.device.turn:
-            is_new = self._key(decoder, size) not in self._programs[decoder]
+            is_new = key not in self._programs[decoder]
             fitted = fit_projection(latents, self.decode(latents, size))
             if is_new:
-                self._drop(decoder, self._key(decoder, size))
+                self._drop(decoder, key)
         return fitted
 
     def run(
