@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from shaderfusion.config import ClipTextConfig, SchedulerConfig, TinyVaeConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.schedulers.config import SchedulerConfig
 
 SD1_UNET = {
     "_class_name": "UNet2DConditionModel",

@@ -63,6 +63,7 @@ ORDER = [
     "weights.slices",
     "weights.prepare",
     "weights.store",
+    "networks",
     "engine",
     "run",
     "callbacks",
@@ -80,8 +81,8 @@ ORDER = [
     "__main__",
 ]
 # cli only inside the functions that need it: tests/test_package.py.
-GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "engine", "pipeline", "bench"]
-GPU_USERS += ["tuning_file", "tune", "verify", "making", "server", "web", "cli"]
+GPU_USERS = ["gpu", "graph.arena", "graph.program", "weights.prepare", "weights.store", "networks", "engine"]
+GPU_USERS += ["pipeline", "bench", "tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 RUNTIME_USERS = ["gpu.backend"]
 VERSION_USERS = ["bench", "tuning_file", "tune", "verify", "making", "server", "web", "cli"]
 

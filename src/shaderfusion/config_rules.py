@@ -134,7 +134,7 @@ def _rule(annotation: Any) -> _Rule:
 
 @dataclass(frozen=True)
 class Config:
-    """Reading and checking, shared by the four configurations."""
+    """Reading and checking, shared by all configurations."""
 
     _FILE: ClassVar[str] = "config.json"
     _FIXED: ClassVar[Fixed] = {}

@@ -1,42 +1,33 @@
-"""A model's networks on one device: their weights, the programs of the last few sizes, and one denoising step."""
+"""The runs of a model's networks on one device: text to conditioning, one denoising step, latents to pictures."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from shaderfusion.denoising import DenoisingState, Step
-from shaderfusion.errors import DeviceError, DeviceLimitError, GpuMemoryError, NotFiniteError
+from shaderfusion.errors import DeviceLimitError, GpuMemoryError, NotFiniteError
 from shaderfusion.families.family import CARRIED, UPDATE, Conditioning, Family, read_after
-from shaderfusion.families.run_size import Memory, RunSize, usual_memory
+from shaderfusion.families.run_size import Memory, RunSize
 from shaderfusion.gpu.buffers import NUMPY_DTYPES
 from shaderfusion.gpu.device import Device
-from shaderfusion.gpu.pipelines import Pipeline
-from shaderfusion.graph.arena import Arena
 from shaderfusion.graph.graph import Graph
 from shaderfusion.graph.program import Program
 from shaderfusion.kernels.select import Kernels
+from shaderfusion.networks import Networks
 from shaderfusion.previews import SAMPLE_CELLS, Projection, fit_projection, sample_latents
-from shaderfusion.tensor import DType
-from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.lora.merge import Patch
 from shaderfusion.weights.lora.names import Targets
-from shaderfusion.weights.store import WeightStore
 
 __all__ = ["Engine", "PrecisionWarning"]
 
 _F16_EXPONENT = 0x7C00
-
-_MAX_SIZES = 2
-"""Programs of so many sizes are kept for each network, so that two runs may take turns; in low memory pipelines."""
 
 _MAX_PROMPTS = 32
 """In low memory what the text networks made of so many prompts is kept on the host."""
@@ -54,124 +45,22 @@ class _Held(NamedTuple):
     """The next step, where it is submitted already: then the state on the device is the one after it."""
 
 
-class Engine:
+class Engine(Networks):
     """A model on a device. Everything that changes from picture to picture is the caller's.
 
-    `kernels` has the dtype that networks run in, unless their configuration asks for f32. Methods may be called from
-    several threads: each takes its turn.
-
-    In low memory networks take turns on the device: that which runs has its weights and one program there, and all
-    others have nothing but pipelines. The denoiser reads a row of its batch at a time, as the decoder does anyway.
+    Methods may be called from several threads: each takes its turn. In low memory the denoiser reads a row of its batch
+    at a time, as the decoder does anyway.
     """
 
     def __init__(self, device: Device, model: Family, kernels: Kernels, memory: Memory | None = None) -> None:
-        self.device = device
-        self.model = model
-        self.memory: Memory = usual_memory(device.capabilities) if memory is None else memory
-        self._usual_networks = model.networks_in(self.memory)
-        self._networks = {**self._usual_networks, **model.optional_networks}
-        self._kernels = model.kernels_in(self.memory, kernels)
-        self._weights = WeightStore(device)
-        self._arena = Arena(device)
-        self._programs: dict[str, dict[Hashable, Program]] = {name: {} for name in self._networks}
-        self._pipelines: dict[RunSize, list[Pipeline]] = {}
-        """In low memory those of all networks, of the last sizes: programs come and go."""
+        super().__init__(device, model, kernels, memory)
         self._prompts: dict[tuple[int, bytes], Conditioning] = {}
         """In low memory what the text networks made of the last rows of token ids, by clip_skip and row."""
-        self._held: dict[Program, _Held] = {}
+        self._held: WeakKeyDictionary[Program, _Held] = WeakKeyDictionary()
+        """By program, as long as it is there."""
         self._projection: Projection | None = None
-        self._is_open = True
         for name in sorted(model.wide_networks) if kernels.dtype == "f16" else ():
             warnings.warn(f"{name}: runs in f32, which its configuration asks for", PrecisionWarning, stacklevel=2)
-
-    # ------------------------------------------------------------------------------------------ programs
-
-    def load(self, size: RunSize) -> None:
-        """Makes what all runs of that size need, where it is not there: weights, while pipelines compile beside.
-
-        In low memory pipelines alone: weights, which are looked for but not read, are loaded when their network runs.
-        """
-        with self.device.turn:
-            self.require_fits(size)
-            if self.memory != "low":
-                self._load(self._usual_networks, size)
-            elif size not in self._pipelines:
-                graphs = {self._record(name, size): self._source(name) for name in self._usual_networks}
-                self._weights.check(graphs)
-                for old in list(self._pipelines)[: 1 - _MAX_SIZES]:
-                    del self._pipelines[old]
-                self._pipelines[size] = self.device.pipelines.get_all(call for graph in graphs for call in graph.calls)
-
-    def _load(self, names: Iterable[str], size: RunSize) -> None:
-        """Programs of these networks, where they are not there."""
-        absent = [name for name in names if self._key(name, size) not in self._programs[name]]
-        missing = {name: self._record(name, size) for name in absent}
-        sources = {graph: self._source(name) for name, graph in missing.items()}
-        with ThreadPoolExecutor(1) as beside, ExitStack() as undo:
-            compiled = beside.submit(self.device.pipelines.get_all, [call for graph in sources for call in graph.calls])
-            self._weights.claim(sources)  # of those of other sizes, what they share stays
-            for graph in sources:
-                undo.callback(self._weights.release, graph)
-            self._make_room(missing)
-            programs: dict[str, Program] = {}
-            weights = self._weights.load(sources)
-            pipelines = compiled.result()
-            for (name, graph), buffers in zip(missing.items(), weights, strict=True):
-                programs[name] = Program(self.device, graph, buffers, self._arena)
-                undo.callback(programs[name].close)
-            del pipelines  # the programs have them
-            undo.pop_all()
-        for name, program in programs.items():
-            self._programs[name][self._key(name, size)] = program
-
-    def _make_room(self, missing: Iterable[str]) -> None:
-        """Frees programs of older sizes of these networks, and in low memory all that they do not run together with."""
-        together = {other for name in missing for other in self._together(name)}
-        for name, programs in self._programs.items():
-            kept = int(name in together) if self.memory == "low" else _MAX_SIZES
-            for key in list(programs)[: max(0, len(programs) + (name in missing) - kept)]:
-                self._drop(name, key)
-        if self.memory == "low":
-            self._arena.trim()
-            self.device.wait()  # a buffer is freed when the device is done with it
-
-    def _together(self, name: str) -> tuple[str, ...]:
-        """The networks that are on the device whenever this one is."""
-        return next((names for names in self.model.turns(self.memory) if name in names), (name,))
-
-    def require_fits(self, size: RunSize) -> None:
-        """DeviceLimitError for a size that the device surely cannot hold; DeviceError where the engine is closed."""
-        self._require_open()
-        dtype = self._kernels[self.model.denoiser].dtype
-        self.model.require_fits(size, self.device.capabilities, dtype, self.memory)
-
-    def _require_open(self) -> None:
-        if not self._is_open:
-            raise DeviceError("this pipeline is closed; open the model again with from_pretrained")
-
-    def program(self, name: str, size: RunSize) -> Program:
-        """The network's program for that size, made if it is not there."""
-        key, programs = self._key(name, size), self._programs[name]
-        if key not in programs:
-            self.require_fits(size)
-            self._load(self._together(name), size)
-        programs[key] = programs.pop(key)  # the last one used comes last
-        return programs[key]
-
-    def _key(self, name: str, size: RunSize) -> Hashable:
-        return self._networks[name].size_of(size)
-
-    def _record(self, name: str, size: RunSize) -> Graph:
-        return self._networks[name].record(self._kernels[name], size)
-
-    def _drop(self, name: str, key: Hashable) -> None:
-        program = self._programs[name].pop(key)
-        self._held.pop(program, None)
-        program.close()
-        self._weights.release(program.graph)
-
-    def _source(self, name: str) -> TensorSource:
-        return self.model.sources[self._networks[name].source]
 
     @cached_property
     def adapter_targets(self) -> Targets:
@@ -195,39 +84,6 @@ class Engine:
             self._prompts.clear()
             self._weights.set_patches({self.model.sources[name]: own for name, own in patches.items()})
 
-    @property
-    def used_bytes(self) -> int:
-        """Of the device's memory: weights, intermediate tensors, inputs and outputs of the programs that are there."""
-        programs = [program for own in self._programs.values() for program in list(own.values())]
-        externals = sum(tensor.size_bytes for program in programs for tensor in program.graph.externals)
-        return self._weights.size_bytes + self._arena.size_bytes + externals
-
-    def dtype_of(self, name: str) -> DType:
-        """What a network runs in: f32 once its values went over the range of f16."""
-        return self._kernels[name].dtype
-
-    def close(self) -> None:
-        """Frees all memory of the device that the model takes. Nothing can be run any more."""
-        with self.device.turn:
-            if not self._is_open:
-                return
-            self._is_open = False
-            for name, programs in self._programs.items():
-                for key in list(programs):
-                    self._drop(name, key)
-            self._pipelines.clear()
-            self._arena.close()
-            self._weights.close()
-            self.device.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    # ------------------------------------------------------------------------------------------ runs
-
     def condition(self, tokens: np.ndarray, size: RunSize) -> Conditioning:
         """The denoiser's inputs for each row of token ids, by the model's text networks."""
 
@@ -237,7 +93,8 @@ class Engine:
         with self.device.turn:
             if self.memory != "low":
                 return self.model.condition(run, tokens)
-            rows = {(size.clip_skip, row.tobytes()): row for row in tokens}
+            keys = [(size.clip_skip, row.tobytes()) for row in tokens]
+            rows = dict(zip(keys, tokens, strict=True))
             missing = [key for key in rows if key not in self._prompts]
             made = self.model.condition(run, np.stack([rows[key] for key in missing])) if missing else {}
             known = {key: self._prompts.pop(key) for key in rows if key in self._prompts}
@@ -245,8 +102,7 @@ class Engine:
             self._prompts |= known  # the last ones come last
             for key in list(self._prompts)[:-_MAX_PROMPTS]:
                 del self._prompts[key]
-            found = [known[size.clip_skip, row.tobytes()] for row in tokens]
-            return {name: np.stack([row[name] for row in found]) for name in found[0]}
+            return {name: np.stack([known[key][name] for key in keys]) for name in known[keys[0]]}
 
     def encode(self, images: np.ndarray, size: RunSize) -> np.ndarray:
         """The moments (B, H, W, 2 C) of pictures (B, height, width, 3), in -1..1, for the family's `draw_latents`."""
@@ -275,12 +131,12 @@ class Engine:
     def _fit_projection(self) -> Projection:
         side, decoder = SAMPLE_CELLS * self.model.scale_factor, self.model.decoder
         size = self.model.run_size(width=side, height=side)
-        latents = sample_latents(self.model.latent_channels)
+        latents, key = sample_latents(self.model.latent_channels), self._key(decoder, size)
         with self.device.turn:
-            is_new = self._key(decoder, size) not in self._programs[decoder]
+            is_new = key not in self._programs[decoder]
             fitted = fit_projection(latents, self.decode(latents, size))
             if is_new:
-                self._drop(decoder, self._key(decoder, size))
+                self._drop(decoder, key)
         return fitted
 
     def run(
@@ -413,14 +269,6 @@ class Engine:
             f"{name}: its values are not finite in f32 either; use a smaller guidance_scale, or download the model "
             "again, whose weights may be damaged"
         )
-
-    def _change_kernels(self, name: str, kernels: Kernels) -> None:
-        """The network's next program is made with these; it has none now."""
-        for changed in (name, UPDATE) if name == self.model.denoiser and UPDATE in self._networks else (name,):
-            for key in list(self._programs[changed]):
-                self._drop(changed, key)
-            self._kernels[changed] = kernels
-        self._pipelines.clear()
 
 
 def _is_finite(array: np.ndarray) -> bool:

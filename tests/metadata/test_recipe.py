@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.metadata.recipe import read_recipes
 from shaderfusion.metadata.samplers import find_sampler, find_web_uis, schedule_type, web_ui_name
 from shaderfusion.metadata.settings import make_texts
 from shaderfusion.schedulers import SCHEDULERS
+from shaderfusion.schedulers.config import SchedulerConfig
 
 SETTINGS = {
     "prompt": "a fox",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from trajectories import Case, check, golden_cases
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod
 
 

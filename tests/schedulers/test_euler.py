@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from trajectories import Case, check, golden_cases
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 
 
 @pytest.mark.parametrize("case", golden_cases("euler"), ids=str)

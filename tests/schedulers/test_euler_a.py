@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from trajectories import Case, check, golden_cases
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 
 
 @pytest.mark.parametrize("case", golden_cases("euler_a"), ids=str)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from trajectories import Case, check, golden_cases, trajectory
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 
 
 @pytest.mark.parametrize("case", golden_cases("lms"), ids=str)

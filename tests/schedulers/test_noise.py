@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from trajectories import GOLDEN
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, betas, inference_timesteps, prediction
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from trajectories import golden_cases
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.schedulers import SCHEDULERS, make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod
 
 

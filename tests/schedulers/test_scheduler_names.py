@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler, make_schedule, require_scheduler
+from shaderfusion.schedulers.config import SchedulerConfig
 
 CONFIG = SchedulerConfig(skip_prk_steps=True)
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
 from shaderfusion.schedulers import make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 
 

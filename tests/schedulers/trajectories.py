@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.schedulers import Schedule, Update, find_scheduler, make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.seeds import PictureNoise
 
 STEP_SEED = 7  # of make_schedulers.py

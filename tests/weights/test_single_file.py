@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from weights.ldm_files import golden, write_header, write_model
 
-from shaderfusion.config import ClipTextConfig, Config, SchedulerConfig, UNetConfig, VaeConfig
+from shaderfusion.config import ClipTextConfig, Config, UNetConfig, VaeConfig
 from shaderfusion.errors import ModelError, ShaderfusionError, WeightsError
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.weights.model_files import ModelFiles
 from shaderfusion.weights.single_file import SingleFile, UnknownTensorsWarning
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from shaderfusion.bench.subject import Subject
 from shaderfusion.bench.values import normal
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.denoising import DenoisingState, Step
 from shaderfusion.engine import Engine
 from shaderfusion.schedulers import Update, make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 
 __all__ = ["GUIDANCE_SCALE", "NUM_STEPS", "SCHEDULER", "TIMESTEP", "make_image", "make_token_ids", "run_iteration"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.families.family import Family
 from shaderfusion.families.stable_diffusion import StableDiffusion
@@ -13,6 +12,7 @@ from shaderfusion.families.stable_diffusion_xl import StableDiffusionXL
 from shaderfusion.files import exists, is_folder, shown
 from shaderfusion.weights.hub import download, is_hub_id
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
+from shaderfusion.weights.other_formats import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.weights.other_vae import WithOtherVae
 from shaderfusion.weights.single_file import SingleFile
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_COUNT
-from shaderfusion.config import ClipTextConfig, Config, SchedulerConfig
+from shaderfusion.config import ClipTextConfig, Config
 from shaderfusion.errors import DeviceLimitError, InputError
 from shaderfusion.families.run_size import Defaults, Memory, RunSize
 from shaderfusion.files import shown
@@ -21,6 +21,7 @@ from shaderfusion.kernels.capabilities import Capabilities
 from shaderfusion.kernels.common.denoise_step import NUM_COEFFICIENTS, denoise_step
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.previews import Projection
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.tensor import DType, TensorSpec, dtype_size_bytes
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import TensorSource

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -71,6 +72,15 @@ def add(a: Array, b: Array) -> Array:
     return a + b
 
 
+class _Terms(TypedDict, total=False):
+    """What a product may be scaled by, and what is added to it."""
+
+    scale: float
+    bias: Array | None
+    image_bias: Array | None
+    residual: Array | None
+
+
 def _epilogue(
     sums: Array,
     scale: float = 1.0,
@@ -88,17 +98,9 @@ def _epilogue(
     return out if residual is None else out + residual
 
 
-def matmul(
-    a: Array,
-    b: Array,
-    *,
-    scale: float = 1.0,
-    bias: Array | None = None,
-    image_bias: Array | None = None,
-    residual: Array | None = None,
-) -> Array:
+def matmul(a: Array, b: Array, **epilogue: Unpack[_Terms]) -> Array:
     """scale sum_k a[..., m, k] b[k, n] + bias[n] + image_bias[image of m, n] + residual[..., m, n]."""
-    return _epilogue(a @ b, scale, bias, image_bias, residual)
+    return _epilogue(a @ b, **epilogue)
 
 
 def attention_scores(q: Array, k: Array, *, num_heads: int, scale: float) -> Array:
@@ -124,10 +126,7 @@ def conv2d_direct(
     end_padding: int | None = None,
     upsample: int = 1,
     size: tuple[int, int] | None = None,
-    scale: float = 1.0,
-    bias: Array | None = None,
-    image_bias: Array | None = None,
-    residual: Array | None = None,
+    **epilogue: Unpack[_Terms],
 ) -> Array:
     """scale sum_{i, j, c} u[b, S y + i - P, S x + j - P, c] weight[i, j, c, o] + biases + residual; u is 0 outside.
 
@@ -140,7 +139,7 @@ def conv2d_direct(
     padded = np.pad(x, [(0, 0), border, border, (0, 0)])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel_size, kernel_size), axis=(1, 2))
     sums = np.einsum("byxcij,ijco->byxo", patches[:, ::stride, ::stride], weight)
-    return _epilogue(sums, scale, bias, image_bias, residual)
+    return _epilogue(sums, **epilogue)
 
 
 def _upsample(x: Array, factor: int, size: tuple[int, int] | None) -> Array:
@@ -385,10 +384,7 @@ def winograd_conv(
     m: int,
     upsample: int = 1,
     size: tuple[int, int] | None = None,
-    scale: float = 1.0,
-    bias: Array | None = None,
-    image_bias: Array | None = None,
-    residual: Array | None = None,
+    **epilogue: Unpack[_Terms],
 ) -> Array:
     """scale A^T [sum_c (G g_c G^T) . (B^T d_c B)] A + biases + residual, tile by tile; weight by winograd_filters.
 
@@ -403,4 +399,4 @@ def winograd_conv(
     M = np.einsum("ijbyxc,ijco->ijbyxo", V, weight.reshape(m + 2, m + 2, *weight.shape[1:]))
     Y = np.einsum("ik,jl,klbyxo->byixjo", AT, AT, M, optimize=True)
     sums = Y.reshape(B, -1, padded.shape[2] - 2, weight.shape[-1])[:, :H, :W]
-    return _epilogue(sums, scale, bias, image_bias, residual)
+    return _epilogue(sums, **epilogue)

@@ -289,13 +289,11 @@ class Kernels:
 
     def activate(self, x: TensorSpec, out: TensorSpec, *, activation: Activation | None) -> Calls:
         """out = activation(x), of any shape."""
-        strips = row_strips(self._max_bytes, x, out)
-        return tuple(activate(rows, part, activation=activation) for rows, part in strips)
+        return tuple(activate(*parts, activation=activation) for parts in row_strips(self._max_bytes, x, out))
 
     def affine(self, x: TensorSpec, out: TensorSpec, *, scale: float, shift: float = 0.0) -> Calls:
         """out = scale x + shift, of any shape."""
-        strips = row_strips(self._max_bytes, x, out)
-        return tuple(affine(rows, part, scale=scale, shift=shift) for rows, part in strips)
+        return tuple(affine(*parts, scale=scale, shift=shift) for parts in row_strips(self._max_bytes, x, out))
 
     def concat_channels(self, a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Calls:
         """out = [a, b] along the last dimension."""

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.schedulers import SCHEDULERS, SPACINGS, find_scheduler
+from shaderfusion.schedulers.config import SchedulerConfig
 
 __all__ = [
     "AUTOMATIC",

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from shaderfusion.arguments import LARGEST_F32
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
 from shaderfusion.files import shown
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.names import (
     SCHEDULERS,
     SPACINGS,

@@ -4,7 +4,7 @@ sigma  = eta sqrt((1 - alpha_prev) / (1 - alpha)) sqrt(1 - alpha / alpha_prev)
 x_prev = sqrt(alpha_prev) x_0 + sqrt(1 - alpha_prev - sigma^2) eps + sigma noise
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 

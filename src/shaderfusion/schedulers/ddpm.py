@@ -8,7 +8,7 @@ With beta = 1 - alpha / alpha_prev, from the timestep to the next one that is vi
     variance = (1 - alpha_prev) / (1 - alpha) beta, or beta itself (section 3.2)
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, timesteps_at, trained_sigmas, with_sigmas
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.dpm2 import interleaved, midpoint_sigmas, midpoint_step
 from shaderfusion.schedulers.schedule import Schedule
 from shaderfusion.schedulers.sigmas import timesteps_at, with_sigmas

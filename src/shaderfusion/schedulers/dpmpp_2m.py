@@ -10,7 +10,7 @@ predictions of x_0:
 import math
 from collections.abc import Callable
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 from shaderfusion.schedulers.sigmas import from_solver, solver_sigmas, trained_sigmas

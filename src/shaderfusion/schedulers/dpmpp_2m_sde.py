@@ -7,7 +7,7 @@ With h and D as DPM++ 2M has them:
              + sqrt(1 - alpha_prev) sqrt(1 - e^-2h) noise
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.dpmpp_2m import solve
 from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from shaderfusion.brownian import Times
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.dpm2 import interleaved
 from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, timesteps_at, trained_sigmas, with_sigmas, x0_of

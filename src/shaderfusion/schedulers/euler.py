@@ -6,7 +6,7 @@ In units where x = x_0 + sigma eps, sigma = sqrt((1 - alpha) / alpha):
     x_prev = x + (sigma_prev - sigma) eps,    UNet input = x / sqrt(sigma^2 + 1)
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, spacing_of_sigmas, trained_sigmas, with_sigmas
 

@@ -9,7 +9,7 @@ so that, as in DDPM (Ho et al. 2020, section 3.2, the smaller variance), x_prev 
 sigma_prev. Units and the UNet's input are Euler's.
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
 

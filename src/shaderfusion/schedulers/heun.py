@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
 

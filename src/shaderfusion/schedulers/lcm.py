@@ -8,7 +8,7 @@ The model goes from any x_t to an image in one step; new noise takes the image b
 The timesteps are num_inference_steps of the original_inference_steps that the model was distilled with (section 4.3).
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, distillation_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.schedule import Schedule, Update
 from shaderfusion.schedulers.sigmas import inference_sigmas, slope, trained_sigmas, with_sigmas
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.files import shown
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.ddim import ddim
 from shaderfusion.schedulers.ddpm import ddpm
 from shaderfusion.schedulers.dpm2 import dpm2

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.schedulers.config import SchedulerConfig
 
 __all__ = [
     "ALIGN_YOUR_STEPS",

@@ -9,7 +9,7 @@ applied to the Adams-Bashforth combination eps of the last four model outputs. T
 with the mean of the two outputs (Heun's method), as in the latent diffusion code.
 """
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 

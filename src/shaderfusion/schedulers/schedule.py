@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shaderfusion.brownian import Times
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import ModelError
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import PredictionType, prediction
 
 __all__ = ["Schedule", "Update", "require_option"]

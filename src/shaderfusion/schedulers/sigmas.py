@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError, ModelError
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, inference_timesteps, prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 

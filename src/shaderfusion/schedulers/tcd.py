@@ -10,7 +10,7 @@ eta is the paper's gamma: 0 adds no noise, 1 goes by way of x_0 as LCM does.
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import alphas_cumprod, distillation_timesteps, prediction, require_signal
 from shaderfusion.schedulers.schedule import Schedule, Update
 

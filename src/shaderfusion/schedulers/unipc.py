@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.schedulers.noise import prediction
 from shaderfusion.schedulers.schedule import Schedule, Update, require_option
 from shaderfusion.schedulers.sigmas import from_solver, solver_sigmas, spacing_of_sigmas, trained_sigmas

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from shaderfusion.config import SchedulerConfig
 from shaderfusion.errors import InputError
 from shaderfusion.metadata.samplers import schedule_type, web_ui_name
 from shaderfusion.schedulers import Schedule, make_schedule
+from shaderfusion.schedulers.config import SchedulerConfig
 
 __all__ = ["MOST_STEPS", "describe_scheduler", "make_schedules"]
 

@@ -11,12 +11,11 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError, WeightsError
 from shaderfusion.files import exists, is_file, is_folder, load_json, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.weights.names import name_candidates
-from shaderfusion.weights.other_formats import NUM_BYTES, other_format
+from shaderfusion.weights.other_formats import CONVERT_PICKLE, NUM_BYTES, PICKLE_SUFFIXES, other_format
 
 __all__ = ["VARIANTS", "Checkpoint", "MappedFile", "StoredTensor", "TensorSource", "find_weights", "read_index"]
 

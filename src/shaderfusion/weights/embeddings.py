@@ -17,14 +17,14 @@ from typing import Any, cast
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from shaderfusion.config import PICKLE_SUFFIXES, ClipTextConfig
+from shaderfusion.config import ClipTextConfig
 from shaderfusion.errors import InputError, ModelError, WeightsError
 from shaderfusion.files import load_bytes, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.text.words import AddedWords, same_word
 from shaderfusion.weights.checkpoint import StoredTensor, TensorSource
-from shaderfusion.weights.other_formats import other_format
+from shaderfusion.weights.other_formats import PICKLE_SUFFIXES, other_format
 
 __all__ = ["AddedTokens", "Embedding", "read_embedding"]
 

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.errors import ModelError
 from shaderfusion.files import exists, load_json, shown
 from shaderfusion.output import say
 from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import VARIANTS, find_weights, read_index
+from shaderfusion.weights.other_formats import CONVERT_PICKLE, PICKLE_SUFFIXES
 
 __all__ = ["download", "is_hub_id"]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shaderfusion.config import Config, SchedulerConfig, VaeConfig
+from shaderfusion.config import Config, VaeConfig
 from shaderfusion.files import load_json
+from shaderfusion.schedulers.config import SchedulerConfig
 from shaderfusion.text.tokenizer import Tokenizer
 from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 

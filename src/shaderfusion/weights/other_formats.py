@@ -1,10 +1,18 @@
-"""What a file is that is no safetensors file, by how it begins: what people have under such a name all the same."""
+"""What a file is that is no safetensors file, by its name or how it begins: what people have all the same."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["NUM_BYTES", "other_format"]
+__all__ = ["CONVERT_PICKLE", "NUM_BYTES", "PICKLE_SUFFIXES", "other_format"]
+
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
+CONVERT_PICKLE = (
+    "pickle files can run code when opened, so shaderfusion never does; convert it where you trust it: "
+    "`StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder, safe_serialization=True)` with diffusers, "
+    "or `StableDiffusionPipeline.from_single_file(...)` for a .ckpt"
+)
 
 NUM_BYTES = 4096
 """Of a file's beginning, all that tells."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shaderfusion.config import CONVERT_PICKLE, PICKLE_SUFFIXES, Config
+from shaderfusion.config import Config
 from shaderfusion.errors import ModelError
 from shaderfusion.files import exists, is_folder
 from shaderfusion.text.tokenizer import Tokenizer
@@ -14,6 +14,7 @@ from shaderfusion.weights.checkpoint import Checkpoint, TensorSource
 from shaderfusion.weights.ldm_config import Shapes, read_vae
 from shaderfusion.weights.ldm_names import VAE_PREFIX, StoredAs, vae_name
 from shaderfusion.weights.model_files import ModelFiles, ModelFolder
+from shaderfusion.weights.other_formats import CONVERT_PICKLE, PICKLE_SUFFIXES
 from shaderfusion.weights.renamed import RenamedTensors
 from shaderfusion.weights.tiny_vae import tiny_vae_options
 

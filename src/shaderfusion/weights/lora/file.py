@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from shaderfusion.config import PICKLE_SUFFIXES
 from shaderfusion.errors import InputError, WeightsError
 from shaderfusion.files import exists, is_file, is_folder, shown
 from shaderfusion.kernels.common.prepare_weight import STORED_SIZE_BYTES, StoredDType
@@ -27,6 +26,7 @@ from shaderfusion.weights.lora.kinds import (
     Whole,
 )
 from shaderfusion.weights.lora.names import Layer, Targets, find_family, find_other_kind, split_key
+from shaderfusion.weights.other_formats import PICKLE_SUFFIXES
 
 __all__ = ["Changes", "find_file", "read_adapter"]
 
