@@ -97,13 +97,13 @@ def test_low_memory(device: Device, k: int) -> None:
     assert on_device == {"vae"}
 
 
-def test_f16(device: Device) -> None:
+def test_f16(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a picture of 4 x 8 x 8 latents, where rounding shows most."""
     if not device.info.has_f16:
         pytest.skip("the device has no f16")
     case = CASES[13]
     pipe = load(device, case["model"], "f16")
-    pipe.scheduler = case["scheduler"]
+    monkeypatch.setattr(pipe, "scheduler", case["scheduler"])  # others share the pipeline
     negative, prompt = golden()["facts"]["prompts"]
     options: dict[str, Any] = {"image": PICTURES / "photo.png", "mask_image": PICTURES / "mask.png", **case["call"]}
     (image,) = pipe(prompt, negative_prompt=negative, **options).images
