@@ -159,7 +159,7 @@ def test_runs_of_several_sizes_one_after_the_other(
         meter = Meter(device, monkeypatch)
         sizes = [pipe.model.run_size(width=side, height=side) for side in (64, 32, 64, 16)]
         for size in sizes:
-            sides = {"width": size.width_px, "height": size.height_px}
+            sides: dict[str, Any] = {"width": size.width_px, "height": size.height_px}
             next(pipe.generate("a fox", seed=1, num_inference_steps=1, **sides))
         planned = measure_runs(pipe.model, kernels, sizes, memory)
         assert planned / 1.01 < meter.peak_bytes <= planned  # which counts all weights of two sizes as loaded at once
