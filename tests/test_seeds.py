@@ -32,11 +32,11 @@ def test_each_is_as_pictures_alone(rng: Rng, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("rng", RNGS)
 def test_noise_along_a_path(rng: Rng) -> None:
     """One path for all pictures, or one of each seed, beside the generators of other noise."""
-    times = Times(0.5, 4.0, (4.0, 2.5, 1.0))
+    times = Times(0.5, 4.0, ((4.0, 2.5), (4.0, 1.0)))
     joint, each, other = PictureNoise(7, 2, rng), PictureNoise(7, 2, rng, "each"), PictureNoise(7, 2, rng)
     generator = {"cpu": NormalGenerator, "philox": PhiloxGenerator}[rng]
     for call in range(2):
-        start, end = times.at[call : call + 2]
+        start, end = times.spans[call]
         path = BrownianPath(7, (2, *SHAPE), 0.5, 4.0, generator)
         np.testing.assert_array_equal(joint.draw_along(times, call, SHAPE), path.increment(start, end))
         paths = [BrownianPath(7 + index, SHAPE, 0.5, 4.0, generator) for index in range(2)]

@@ -25,12 +25,13 @@ POOL_SIZE = 24  # words of a SeedSequence
 
 
 class Times(NamedTuple):
-    """Those of a run whose noise is of one path: call i has the increment from at[i] to at[i + 1]."""
+    """Those of a run whose noise is of one path."""
 
     start: float
     """Of the path, which is below its end."""
     end: float
-    at: tuple[float, ...]
+    spans: tuple[tuple[float, float], ...]
+    """Between which times each call has the increment."""
 
 
 class _Interval(NamedTuple):
@@ -73,18 +74,22 @@ class BrownianPath:
         self._around = [whole]
         """The intervals around the last time asked for, down to the smallest, at whose ends W is known: the next is
         near."""
+        self._last: dict[float, np.ndarray] = {}
+        """W where the last increment began and ended, as the next begins there."""
 
     def increment(self, start: float, end: float) -> np.ndarray:
         """W(end) - W(start) over the root of the time between, which makes it standard normal: float32.
 
         Times beyond an end of the path are that end.
         """
-        w_start, w_end = self._at(start), self._at(end)
+        whole, known = self._around[0], self._last
+        at = [round(min(max(time, whole.start), whole.end), DIGITS) for time in (start, end)]
+        self._last = {time: known[time] if time in known else self._find(time) for time in at}
+        w_start, w_end = (self._last[time] for time in at)
         return ((w_end - w_start) / (abs(end - start) ** 0.5 or 1.0)).astype(np.float32)
 
-    def _at(self, time: float) -> np.ndarray:
-        whole, w = self._around[0], self._w
-        time = round(min(max(time, whole.start), whole.end), DIGITS)
+    def _find(self, time: float) -> np.ndarray:
+        w = self._w
         around = [interval for interval in self._around if interval.start <= time <= interval.end]
         while time not in around[-1][:2]:  # about twenty times for the first time, and fewer for one near the last
             (a, b, depth, place), m = around[-1], around[-1].middle

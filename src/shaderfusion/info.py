@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from shaderfusion.tensor import DType
 from shaderfusion.weights.checkpoint import TensorSource
 from shaderfusion.weights.footprint import loading_bytes
 
-__all__ = ["ComponentInfo", "MemoryInfo", "ModelInfo", "TurnInfo", "describe", "measure_memory"]
+__all__ = ["ComponentInfo", "MemoryInfo", "ModelInfo", "TurnInfo", "describe", "measure_memory", "measure_runs"]
 
 
 @dataclass(frozen=True)
@@ -213,21 +213,41 @@ def measure_memory(model: Family, kernels: Kernels, size: RunSize, memory: Memor
     return _measure(model, memory, model.record(kernels, size, memory))
 
 
+def measure_runs(model: Family, kernels: Kernels, sizes: Sequence[RunSize], memory: Memory) -> int:
+    """The most bytes that an engine allocates for runs of these sizes, one after the other.
+
+    What the size before needs stays beside each, but in low memory; the same filters may be in two layouts then.
+    """
+    if memory == "low":
+        return max(measure_memory(model, kernels, size, memory).peak_bytes for size in sizes)
+    before: dict[tuple[str, Hashable], Graph] = {}
+    peak_bytes = kept_bytes = 0
+    for size in sizes:
+        recorded = model.record(kernels, size, memory)
+        own = {(name, model.networks[name].size_of(size)): graph for name, graph in recorded.items()}
+        turn = _measure_turn(tuple(recorded), list((before | own).values()))
+        peak_bytes = max(peak_bytes, turn.loading_bytes + kept_bytes, turn.running_bytes)
+        kept_bytes = turn.tensors_bytes + turn.inputs_and_outputs_bytes
+        before = own
+    return peak_bytes
+
+
 def _measure(model: Family, memory: Memory, graphs: Mapping[str, Graph]) -> MemoryInfo:
-    turns = ({name: graphs[name] for name in names} for names in model.turns(memory))
-    return MemoryInfo(memory, tuple(map(_measure_turn, turns)))
+    turns = (_measure_turn(names, [graphs[name] for name in names]) for names in model.turns(memory))
+    return MemoryInfo(memory, tuple(turns))
 
 
-def _measure_turn(graphs: Mapping[str, Graph]) -> TurnInfo:
-    weights = [weight for graph in graphs.values() for weight in graph.weights.values()]
-    plans = ([(size, "") for size in plan_memory(graph.calls).buffer_sizes_bytes] for graph in graphs.values())
-    read = ([(graph.inputs | graph.outputs)[name] for name in read_after(graph)] for graph in graphs.values())
+def _measure_turn(networks: tuple[str, ...], graphs: Sequence[Graph]) -> TurnInfo:
+    """Of these networks, which may have graphs of several sizes: what has one form is there once."""
+    weights = {(graph.name, weight.form): weight for graph in graphs for weight in graph.weights.values()}.values()
+    plans = ([(size, "") for size in plan_memory(graph.calls).buffer_sizes_bytes] for graph in graphs)
+    read = ([(graph.inputs | graph.outputs)[name] for name in read_after(graph)] for graph in graphs)
     return TurnInfo(
-        networks=tuple(graphs),
+        networks=networks,
         weights_bytes=sum(weight.tensor.size_bytes for weight in weights),
         staging_bytes=loading_bytes(weights),
         tensors_bytes=sum(size for size, _ in largest_of_each(plans)),
-        inputs_and_outputs_bytes=sum(tensor.size_bytes for graph in graphs.values() for tensor in graph.externals),
+        inputs_and_outputs_bytes=sum(tensor.size_bytes for graph in graphs for tensor in graph.externals),
         read_back_bytes=max(sum(tensor.size_bytes for tensor in tensors) for tensors in read),
     )
 

@@ -55,4 +55,4 @@ class PictureNoise:
         if not self._paths:
             rows = (self._pictures_of_one, *shape)
             self._paths = [BrownianPath(seed, rows, times.start, times.end, self._rng) for seed in self._seeds]
-        return np.concatenate([path.increment(*times.at[call : call + 2]) for path in self._paths])
+        return np.concatenate([path.increment(*times.spans[call]) for path in self._paths])

@@ -26,3 +26,17 @@ def test_noise_makes_up_for_what_the_step_takes() -> None:
         x = apply_update(update, x, x / sigma, state, np.eye(len(sigmas) + 1)[i + 1])
         following = [*sigmas, 0.0][i + 1]
         assert np.sum(x**2) == pytest.approx(following**2, rel=1e-6, abs=1e-15)
+
+
+def test_what_a_callback_changes_between_the_calls_of_a_step_goes_to_the_model_alone() -> None:
+    """As in diffusers, whose second call begins with the sample before the first, and with noise of the path."""
+    schedule = make_schedule(SchedulerConfig(), 6, "dpmpp_sde")
+    x, m, noise = np.random.default_rng(1).normal(size=(3, 2, 5))
+    ends: list[np.ndarray] = []
+    for change in (0.0, 2.0):
+        state = new_state((5,))
+        middle = apply_update(schedule.updates[0], x[0], m[0], state, noise[0]) + change
+        sigma = (1 / schedule.input_scales[1] ** 2 - 1) ** 0.5
+        eps = (middle - x[1]) / sigma  # of a model that says the same x_0 whatever it is given
+        ends.append(apply_update(schedule.updates[1], middle, eps, state, noise[1]))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-6)

@@ -7,9 +7,8 @@ each of the two targets s the sigma_up(s) and sigma_down(s) of Euler's method wi
     x'     = r(sigma_mid) x + (1 - r(sigma_mid)) x_0(x, sigma) + sigma_up(sigma_mid) n_mid
     x_prev = r(sigma_prev) x + (1 - r(sigma_prev)) x_0(x', sigma_mid) + sigma_up(sigma_prev) n
 
-Both noises are increments of one Brownian path over sigma, so that n = sqrt(a) n_mid + sqrt(1 - a) n_new, where
-a = (sigma - sigma_mid) / (sigma - sigma_prev), and n_new is the increment after n_mid's. What n_mid was follows from
-x', x and x_0, which are kept. The last step, to sigma = 0, is Euler's.
+Both noises are increments of one Brownian path over sigma, from sigma to the target, over the root of the difference.
+The last step, to sigma = 0, is Euler's.
 """
 
 from collections.abc import Sequence
@@ -54,32 +53,18 @@ def _times(sigmas: Sequence[float]) -> Times:
     rounded = np.array(sigmas, dtype=np.float32)
     t = -np.log(rounded.astype(np.float64)).astype(np.float32)
     t_mid = t[:-1] + (t[1:] - t[:-1]) * np.float32(0.5)
-    at = np.exp(-interleaved(t, t_mid)).astype(np.float32)
-    return Times(float(rounded.min()), float(rounded.max()), tuple(at.tolist()))
+    at, middles = (np.exp(-each.astype(np.float64)).astype(np.float32).tolist() for each in (t, t_mid))
+    spans = [(start, end) for start, *ends in zip(at[:-1], middles, at[1:], strict=True) for end in ends]
+    return Times(float(rounded.min()), float(rounded.max()), tuple(spans))
 
 
 def _step(sigma: float, middle: float, sigma_prev: float, config: SchedulerConfig) -> tuple[Update, Update]:
     x0_x, x0_m = x0_of(sigma, config.prediction_type)
-    r_mid, up_mid = _ancestral(sigma, middle)
-    first = Update(
-        c_x=r_mid + (1 - r_mid) * x0_x,
-        c_m=(1 - r_mid) * x0_m,
-        c_noise=up_mid,
-        h_x=x0_x,
-        h_m=x0_m,
-        save_sample=True,
-    )
+    r, up = _ancestral(sigma, middle)
+    first = Update(c_x=r + (1 - r) * x0_x, c_m=(1 - r) * x0_m, c_noise=up, save_sample=True)
     x0_x, x0_m = x0_of(middle, config.prediction_type)
     r, up = _ancestral(sigma, sigma_prev)
-    a = (sigma - middle) / (sigma - sigma_prev)
-    again = up * a**0.5 / up_mid  # of up_mid n_mid = x' - r_mid x - (1 - r_mid) x_0
-    return first, Update(
-        c_x=(1 - r) * x0_x + again,
-        c_m=(1 - r) * x0_m,
-        c_saved=r - again * r_mid,
-        c_h1=-again * (1 - r_mid),
-        c_noise=up * (1 - a) ** 0.5,
-    )
+    return first, Update(c_x=(1 - r) * x0_x, c_m=(1 - r) * x0_m, c_saved=r, c_noise=up)
 
 
 def _ancestral(sigma: float, target: float) -> tuple[float, float]:

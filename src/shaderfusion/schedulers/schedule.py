@@ -90,7 +90,7 @@ class Schedule:
             input_scales=self.input_scales[first_call:],
             updates=updates,
             alphas=self.alphas[first_call:],
-            path_times=self.path_times and self.path_times._replace(at=self.path_times.at[first_call:]),
+            path_times=self.path_times and self.path_times._replace(spans=self.path_times.spans[first_call:]),
             updates_from=None,
         )
 

@@ -14,7 +14,7 @@ from shaderfusion.families.family import Family
 from shaderfusion.families.run_size import Memory, RunSize, usual_memory
 from shaderfusion.files import exists, is_folder
 from shaderfusion.gpu.device import Device, open_device
-from shaderfusion.info import measure_memory
+from shaderfusion.info import measure_runs
 from shaderfusion.kernels.optimizations import Optimizations
 from shaderfusion.kernels.select import Kernels
 from shaderfusion.output import say
@@ -98,7 +98,7 @@ class Models:
         self.current: str | None = None
         self.planned_bytes = 0
         self._optimizations: Optimizations | None = None
-        self._sizes: set[RunSize] = set()
+        self._sizes: list[RunSize] = []
         self._pipe: StableDiffusionPipeline | None = None
         self._adapters: set[str] = set()
 
@@ -140,7 +140,7 @@ class Models:
         `sizes` are those of a picture's runs, one after the other.
         """
         if self._pipe and (self.current, self._optimizations) == (name, optimizations):
-            if set(sizes) != self._sizes:
+            if list(sizes) != self._sizes:
                 self._plan(name, optimizations, sizes)
             return self._pipe
         self.close()
@@ -161,12 +161,11 @@ class Models:
         return self._pipe
 
     def _plan(self, name: str, optimizations: Optimizations, sizes: Sequence[RunSize]) -> int:
-        """Bytes of the device that the largest of these runs takes, which are then the planned ones."""
+        """Bytes of the device that these runs take after the last one, which are then the planned ones."""
         tuning = find_tuning(self._common.get("tuning", "auto"), self.device.info, self.dtype)
         kernels = Kernels(self.dtype, self.device.capabilities, optimizations, tuning)
-        family = self.family(name)
-        self.planned_bytes = max(measure_memory(family, kernels, size, self.memory).peak_bytes for size in sizes)
-        self._sizes = set(sizes)
+        self.planned_bytes = measure_runs(self.family(name), kernels, [*self._sizes[-1:], *sizes], self.memory)
+        self._sizes = list(sizes)
         return self.planned_bytes
 
     def load_adapters(self, files: Mapping[str, Path]) -> None:
@@ -194,6 +193,7 @@ class Models:
         """Frees what the model on the device takes."""
         pipe, self._pipe, self.current, self.planned_bytes = self._pipe, None, None, 0
         self._adapters.clear()
+        self._sizes.clear()
         if pipe:
             pipe.close()
 
@@ -201,6 +201,7 @@ class Models:
         """After the driver dropped the device."""
         self._pipe, self.current, self.planned_bytes = None, None, 0
         self._adapters.clear()
+        self._sizes.clear()
         self.device = self._open_device()
 
     def _open_device(self) -> Device:
