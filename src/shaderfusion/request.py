@@ -121,12 +121,12 @@ def make_request(
         guidance_scale = model.defaults.guidance_scale
     scale = require_guidance_scale(guidance_scale)
     schedule = make_schedule(model.scheduler_config, num_inference_steps, scheduler, eta=eta)
-    num_calls = len(schedule.updates)
+    num_steps = len(schedule.updates)
     guided = scale > 1 and not model.reads_guidance_scale
     if image is not None:
         strength = _STRENGTH if strength is None else require_strength(strength)
         schedule = last_steps(schedule, num_inference_steps, strength)
-    read = _reader(model, len(schedule.updates), num_calls, prompt_syntax, emphasis)
+    read = _reader(model, len(schedule.updates), num_steps, prompt_syntax, emphasis)
 
     adapters: Mapping[str, Mapping[str, float]] = {}
     weights = None

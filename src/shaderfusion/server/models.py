@@ -191,18 +191,21 @@ class Models:
 
     def close(self) -> None:
         """Frees what the model on the device takes."""
-        pipe, self._pipe, self.current, self.planned_bytes = self._pipe, None, None, 0
-        self._adapters.clear()
-        self._sizes.clear()
+        pipe = self._pipe
+        self._forget()
         if pipe:
             pipe.close()
 
     def reopen(self) -> None:
         """After the driver dropped the device."""
+        self._forget()
+        self.device = self._open_device()
+
+    def _forget(self) -> None:
+        """The model on the device, and all that follows from it."""
         self._pipe, self.current, self.planned_bytes = None, None, 0
         self._adapters.clear()
         self._sizes.clear()
-        self.device = self._open_device()
 
     def _open_device(self) -> Device:
         return open_device(self._common.get("device"), runtime=self._common.get("runtime", "auto"))
